@@ -1,1 +1,5 @@
 //! kafka-client
+
+mod topic_partition;
+
+pub use topic_partition::TopicPartition;
