@@ -1,0 +1,403 @@
+//! Frames: a 4-byte length, then a header and a message. Bytes in, whole frames out; messages in, segments out.
+//!
+//! Nothing here owns a socket. [`FrameDecoder`] is fed by whoever reads one; [`EncodedFrame`] is a list of segments
+//! for a vectored write, in which record batches are the producer's own `Bytes`, not copies.
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use kafka_protocol::messages::{RequestHeader, ResponseHeader};
+use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, Request, StrBytes};
+
+use crate::scatter::ScatterBuf;
+use crate::shape::{self, ShapeError};
+
+/// The largest frame accepted unless told otherwise: 100 MiB, Kafka's `socket.request.max.bytes`.
+pub const DEFAULT_MAX_FRAME_BYTES: usize = 100 * 1024 * 1024;
+
+/// How much room a reader keeps free for small frames, so that one read takes many of them.
+const READ_CHUNK_BYTES: usize = 64 * 1024;
+
+/// A frame takes this much of the buffer on the peer's word alone; beyond it, room grows only as bytes really arrive,
+/// so that a peer which announces 100 MiB and sends nothing costs one chunk.
+const TRUSTED_FRAME_BYTES: usize = 8 * 1024 * 1024;
+
+const LENGTH_BYTES: usize = 4;
+
+/// Why bytes are not a frame, or a frame is not a message.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum FrameError {
+    /// The length prefix is negative: the peer does not speak Kafka.
+    #[error("a frame announces a negative length ({length}); the peer does not speak Kafka's protocol")]
+    NegativeLength {
+        /// The announced length.
+        length: i32,
+    },
+    /// The length prefix exceeds the limit. A TLS or HTTP peer shows up here too.
+    #[error("a frame of {length} bytes exceeds the limit of {limit} bytes")]
+    TooLarge {
+        /// The announced length in bytes.
+        length: usize,
+        /// The limit in bytes.
+        limit: usize,
+    },
+    /// The frame ends before the header does.
+    #[error("a frame of {length} bytes is too short for its header")]
+    TooShort {
+        /// The frame's length in bytes.
+        length: usize,
+    },
+    /// The API key is none of Kafka's.
+    #[error("unknown API key {api_key}")]
+    UnknownApi {
+        /// The key in the header.
+        api_key: i16,
+    },
+    /// The message has no such version.
+    #[error("API key {api_key} has no version {version}")]
+    UnsupportedVersion {
+        /// The key in the header.
+        api_key: i16,
+        /// The version in the header.
+        version: i16,
+    },
+    /// The frame's lengths and counts do not fit its schema.
+    #[error("malformed {what} of API key {api_key} version {version}: {source}")]
+    BadShape {
+        /// "request" or "response".
+        what: &'static str,
+        /// The API key.
+        api_key: i16,
+        /// The version.
+        version: i16,
+        /// What does not fit, and where.
+        source: ShapeError,
+    },
+    /// The message cannot be decoded or encoded for another reason.
+    #[error("cannot {action} API key {api_key} version {version}: {reason}")]
+    Message {
+        /// "decode" or "encode".
+        action: &'static str,
+        /// The API key.
+        api_key: i16,
+        /// The version.
+        version: i16,
+        /// The codec's own words.
+        reason: String,
+    },
+}
+
+/// Splits a stream of bytes into frames.
+///
+/// Read into [`read_buffer`](Self::read_buffer), then take frames with [`next_frame`](Self::next_frame) until it
+/// answers `None`. Frames are slices of the buffer: nothing is copied, and a frame keeps its buffer alive.
+#[derive(Debug)]
+pub struct FrameDecoder {
+    buffer: BytesMut,
+    max_frame_bytes: usize,
+}
+
+impl FrameDecoder {
+    /// A decoder that refuses frames longer than `max_frame_bytes` (without the length prefix).
+    pub fn new(max_frame_bytes: usize) -> Self {
+        Self { buffer: BytesMut::new(), max_frame_bytes }
+    }
+
+    /// The buffer to append incoming bytes to; it always has room.
+    pub fn read_buffer(&mut self) -> &mut BytesMut {
+        if self.buffer.len() == self.buffer.capacity() {
+            self.buffer.reserve(READ_CHUNK_BYTES);
+        }
+        &mut self.buffer
+    }
+
+    /// Whether the stream stands between two frames, so that its end now is a clean one.
+    pub fn is_empty(&self) -> bool {
+        self.buffer.is_empty()
+    }
+
+    /// The next whole frame without its length prefix, or `None` until more bytes arrive.
+    ///
+    /// After an error the stream has lost its frame boundaries: close the connection.
+    pub fn next_frame(&mut self) -> Result<Option<Bytes>, FrameError> {
+        let Some(prefix) = self.buffer.first_chunk::<LENGTH_BYTES>() else {
+            return Ok(None);
+        };
+        let length = i32::from_be_bytes(*prefix);
+        let Ok(length) = usize::try_from(length) else {
+            return Err(FrameError::NegativeLength { length });
+        };
+        if length > self.max_frame_bytes {
+            return Err(FrameError::TooLarge { length, limit: self.max_frame_bytes });
+        }
+        let whole = LENGTH_BYTES + length;
+        if self.buffer.len() < whole {
+            let wanted = whole.min(TRUSTED_FRAME_BYTES.max(2 * self.buffer.len()));
+            self.buffer.reserve(wanted.saturating_sub(self.buffer.len()).max(1));
+            return Ok(None);
+        }
+        self.buffer.advance(LENGTH_BYTES);
+        Ok(Some(self.buffer.split_to(length).freeze()))
+    }
+}
+
+/// A frame ready for a vectored write, length prefix included.
+#[derive(Debug, Clone)]
+pub struct EncodedFrame {
+    segments: Vec<Bytes>,
+    size_bytes: usize,
+}
+
+impl EncodedFrame {
+    /// The frame's bytes in order.
+    pub fn segments(&self) -> &[Bytes] {
+        &self.segments
+    }
+
+    /// The frame's bytes in order, owned.
+    pub fn into_segments(self) -> Vec<Bytes> {
+        self.segments
+    }
+
+    /// The frame's length in bytes, prefix included.
+    pub fn size_bytes(&self) -> usize {
+        self.size_bytes
+    }
+}
+
+/// Encodes a request with its header.
+///
+/// `payloads` are the record batches inside the message, in the order in which it encodes them; they become segments
+/// of their own instead of being copied. Pass `&[]` when there are none.
+pub fn encode_request<R: Request>(
+    request: &R,
+    version: i16,
+    correlation_id: i32,
+    client_id: Option<&str>,
+    payloads: &[Bytes],
+) -> Result<EncodedFrame, FrameError> {
+    let header = RequestHeader::default()
+        .with_request_api_key(R::KEY)
+        .with_request_api_version(version)
+        .with_correlation_id(correlation_id)
+        .with_client_id(client_id.map(|id| StrBytes::from_string(id.to_owned())));
+    encode_frame(&header, R::header_version(version), request, version, R::KEY, payloads)
+}
+
+/// Encodes the response of the request type `R` with its header. `payloads` as in [`encode_request`].
+pub fn encode_response<R: Request>(
+    response: &R::Response,
+    version: i16,
+    correlation_id: i32,
+    payloads: &[Bytes],
+) -> Result<EncodedFrame, FrameError> {
+    let header = ResponseHeader::default().with_correlation_id(correlation_id);
+    encode_frame(&header, R::Response::header_version(version), response, version, R::KEY, payloads)
+}
+
+fn encode_frame<H: Encodable, M: Encodable>(
+    header: &H,
+    header_version: i16,
+    message: &M,
+    version: i16,
+    api_key: i16,
+    payloads: &[Bytes],
+) -> Result<EncodedFrame, FrameError> {
+    let failed = |reason: String| FrameError::Message { action: "encode", api_key, version, reason };
+    let mut first = BytesMut::with_capacity(256);
+    first.put_i32(0);
+    let mut buf = ScatterBuf::new(first, payloads);
+    header.encode(&mut buf, header_version).map_err(|error| failed(error.to_string()))?;
+    message.encode(&mut buf, version).map_err(|error| failed(error.to_string()))?;
+    let size_bytes = buf.len();
+    let length = i32::try_from(size_bytes - LENGTH_BYTES)
+        .map_err(|_| failed(format!("{size_bytes} bytes do not fit a frame")))?;
+    let mut segments = buf.into_segments();
+    // The first segment is the inline part that starts with the prefix. Where a payload follows, it shares its buffer
+    // with later inline parts and is copied here: header and topic name, some hundred bytes a request.
+    if let Some(first) = segments.first_mut() {
+        let mut inline = BytesMut::from(std::mem::take(first));
+        if let Some(prefix) = inline.first_chunk_mut::<LENGTH_BYTES>() {
+            *prefix = length.to_be_bytes();
+        }
+        *first = inline.freeze();
+    }
+    Ok(EncodedFrame { segments, size_bytes })
+}
+
+/// The API key and version of a request frame, without decoding anything else.
+pub fn peek_api(frame: &[u8]) -> Result<(i16, i16), FrameError> {
+    match frame {
+        [k0, k1, v0, v1, ..] => Ok((i16::from_be_bytes([*k0, *k1]), i16::from_be_bytes([*v0, *v1]))),
+        _ => Err(FrameError::TooShort { length: frame.len() }),
+    }
+}
+
+/// The correlation id of a response frame.
+pub fn peek_correlation_id(frame: &[u8]) -> Result<i32, FrameError> {
+    let id = frame.first_chunk::<4>().ok_or(FrameError::TooShort { length: frame.len() })?;
+    Ok(i32::from_be_bytes(*id))
+}
+
+/// Decodes a request's header and moves `frame` to the start of its body.
+///
+/// ApiVersions is special: a client may send a version that this library does not know, and the broker must still
+/// answer it (KIP-511). The header of such a request is read as the newest known one.
+pub fn decode_request_header(frame: &mut Bytes) -> Result<RequestHeader, FrameError> {
+    let (api_key, version) = peek_api(frame)?;
+    let key = kafka_protocol::messages::ApiKey::try_from(api_key)
+        .map_err(|()| FrameError::UnknownApi { api_key })?;
+    let header_version = key.request_header_version(version);
+    shape::check_request_header(header_version, frame).map_err(|source| FrameError::BadShape {
+        what: "request header",
+        api_key,
+        version,
+        source,
+    })?;
+    RequestHeader::decode(frame, header_version).map_err(|error| FrameError::Message {
+        action: "decode",
+        api_key,
+        version,
+        reason: error.to_string(),
+    })
+}
+
+/// Decodes a request's body (what [`decode_request_header`] leaves).
+pub fn decode_request<R: Request>(mut body: Bytes, version: i16) -> Result<R, FrameError> {
+    if version < R::VERSIONS.min || version > R::VERSIONS.max {
+        return Err(FrameError::UnsupportedVersion { api_key: R::KEY, version });
+    }
+    shape::check_request(R::KEY, version, &body).map_err(|source| FrameError::BadShape {
+        what: "request",
+        api_key: R::KEY,
+        version,
+        source,
+    })?;
+    decode_message(&mut body, R::KEY, version)
+}
+
+/// Decodes a response frame, header included.
+pub fn decode_response<R: Request>(mut frame: Bytes, version: i16) -> Result<R::Response, FrameError> {
+    let api_key = R::KEY;
+    if version < R::VERSIONS.min || version > R::VERSIONS.max {
+        return Err(FrameError::UnsupportedVersion { api_key, version });
+    }
+    let header_version = R::Response::header_version(version);
+    let bad_shape = |what: &'static str| {
+        move |source: ShapeError| FrameError::BadShape { what, api_key, version, source }
+    };
+    shape::check_response_header(header_version, &frame).map_err(bad_shape("response header"))?;
+    let _header = ResponseHeader::decode(&mut frame, header_version).map_err(|error| {
+        FrameError::Message { action: "decode", api_key, version, reason: error.to_string() }
+    })?;
+    shape::check_response(api_key, version, &frame).map_err(bad_shape("response"))?;
+    decode_message(&mut frame, api_key, version)
+}
+
+fn decode_message<M: Decodable>(bytes: &mut Bytes, api_key: i16, version: i16) -> Result<M, FrameError> {
+    M::decode(bytes, version).map_err(|error| FrameError::Message {
+        action: "decode",
+        api_key,
+        version,
+        reason: error.to_string(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
+    use kafka_protocol::messages::{MetadataRequest, ProduceRequest, TopicName};
+
+    fn whole(frame: &EncodedFrame) -> Vec<u8> {
+        frame.segments().concat()
+    }
+
+    fn produce(batches: &[Bytes]) -> ProduceRequest {
+        let partitions = batches
+            .iter()
+            .zip(0..)
+            .map(|(batch, index)| {
+                PartitionProduceData::default().with_index(index).with_records(Some(batch.clone()))
+            })
+            .collect();
+        ProduceRequest::default().with_acks(-1).with_timeout_ms(30_000).with_topic_data(vec![
+            TopicProduceData::default()
+                .with_name(TopicName(StrBytes::from_static_str("orders")))
+                .with_partition_data(partitions),
+        ])
+    }
+
+    #[test]
+    fn record_batches_travel_as_the_producers_own_bytes() {
+        let batches =
+            [Bytes::from(vec![1u8; 4096]), Bytes::from(vec![2u8; 100]), Bytes::from(vec![3u8; 4096])];
+        let request = produce(&batches);
+        let scattered = encode_request(&request, 9, 7, Some("me"), &batches).unwrap();
+        let copied = encode_request(&request, 9, 7, Some("me"), &[]).unwrap();
+        assert_eq!(whole(&scattered), whole(&copied));
+        assert_eq!(scattered.size_bytes(), whole(&copied).len());
+        // Large batches are segments of their own; the small one is not worth an iovec.
+        let kept: Vec<_> =
+            scattered.segments().iter().filter(|s| s.as_ptr() == batches[0].as_ptr()).collect();
+        assert_eq!(kept.len(), 1);
+        assert_eq!(scattered.segments().len(), 5);
+    }
+
+    #[test]
+    fn a_request_survives_the_wire_in_one_byte_reads() {
+        let batches = [Bytes::from(vec![9u8; 2000])];
+        let request = produce(&batches);
+        let bytes = whole(&encode_request(&request, 9, 42, Some("me"), &batches).unwrap());
+        let mut decoder = FrameDecoder::new(DEFAULT_MAX_FRAME_BYTES);
+        let mut frames = Vec::new();
+        for _ in 0..3 {
+            for &byte in &bytes {
+                decoder.read_buffer().put_u8(byte);
+                frames.extend(decoder.next_frame().unwrap());
+            }
+        }
+        assert_eq!(frames.len(), 3);
+        assert!(decoder.is_empty());
+        for mut frame in frames {
+            let header = decode_request_header(&mut frame).unwrap();
+            assert_eq!((header.correlation_id, header.request_api_version), (42, 9));
+            assert_eq!(decode_request::<ProduceRequest>(frame, 9).unwrap(), request);
+        }
+    }
+
+    #[test]
+    fn oversized_and_negative_lengths_are_refused_before_any_memory_is_taken() {
+        let mut decoder = FrameDecoder::new(1000);
+        decoder.read_buffer().put_i32(1001);
+        assert!(matches!(decoder.next_frame(), Err(FrameError::TooLarge { length: 1001, limit: 1000 })));
+        let mut decoder = FrameDecoder::new(1000);
+        decoder.read_buffer().put_i32(-5);
+        assert!(matches!(decoder.next_frame(), Err(FrameError::NegativeLength { length: -5 })));
+    }
+
+    #[test]
+    fn an_announced_length_alone_does_not_take_memory() {
+        let mut decoder = FrameDecoder::new(DEFAULT_MAX_FRAME_BYTES);
+        decoder.read_buffer().put_i32(DEFAULT_MAX_FRAME_BYTES as i32);
+        assert!(decoder.next_frame().unwrap().is_none());
+        assert!(decoder.read_buffer().capacity() <= 2 * TRUSTED_FRAME_BYTES);
+    }
+
+    #[test]
+    fn truncated_requests_are_errors_that_name_the_api() {
+        let mut frame = Bytes::from(whole(&encode_request(&produce(&[]), 9, 1, None, &[]).unwrap()));
+        frame.advance(LENGTH_BYTES);
+        for cut in 0..frame.len() {
+            let mut short = frame.slice(..cut);
+            let result =
+                decode_request_header(&mut short).and_then(|_| decode_request::<ProduceRequest>(short, 9));
+            assert!(result.is_err(), "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn unknown_versions_are_refused() {
+        let error = decode_request::<MetadataRequest>(Bytes::new(), 99).unwrap_err();
+        assert!(matches!(error, FrameError::UnsupportedVersion { api_key: 3, version: 99 }));
+    }
+}

@@ -1,0 +1,255 @@
+//! Encodes records straight into the buffer that becomes the batch.
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use super::records::Header;
+use super::{
+    ATTRIBUTES_AT, BASE_OFFSET_AT, BASE_SEQUENCE_AT, BASE_TIMESTAMP_AT, BATCH_HEADER_BYTES,
+    BATCH_LOG_OVERHEAD, CONTROL, LAST_OFFSET_DELTA_AT, LENGTH_AT, LOG_APPEND_TIME, MAGIC, MAGIC_AT,
+    MAX_TIMESTAMP_AT, NO_LEADER_EPOCH, NO_PRODUCER_EPOCH, NO_PRODUCER_ID, NO_SEQUENCE, NO_TIMESTAMP,
+    PRODUCER_EPOCH_AT, PRODUCER_ID_AT, RECORD_COUNT_AT, TRANSACTIONAL, TimestampType, patch,
+    patch_leader_epoch, seal_crc,
+};
+use crate::compression::{Compression, CompressionError, compress};
+use crate::varint::{
+    MAX_VARINT_BYTES, MAX_VARLONG_BYTES, put_varint, put_varlong, varint_size, varlong_size,
+};
+
+/// A batch that is being filled.
+#[derive(Debug)]
+pub struct BatchBuilder {
+    buf: BytesMut,
+    base_timestamp: i64,
+    max_timestamp: i64,
+    count: i32,
+}
+
+/// What is known only when a batch is closed.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Seal {
+    /// The producer's id; [`NO_PRODUCER_ID`] by default.
+    pub producer_id: i64,
+    /// The producer's epoch.
+    pub producer_epoch: i16,
+    /// The sequence number of the first record.
+    pub base_sequence: i32,
+    /// The offset of the first record: 0 from producers, the log's end from brokers.
+    pub base_offset: i64,
+    /// The leader's epoch: unknown (-1) from producers.
+    pub leader_epoch: i32,
+    /// Whether the batch belongs to a transaction.
+    pub transactional: bool,
+    /// Whether it holds a control record.
+    pub control: bool,
+    /// Which clock the timestamps come from.
+    pub timestamp_type: TimestampType,
+    /// How to compress the records.
+    pub compression: Compression,
+}
+
+impl Default for Seal {
+    fn default() -> Self {
+        Self {
+            producer_id: NO_PRODUCER_ID,
+            producer_epoch: NO_PRODUCER_EPOCH,
+            base_sequence: NO_SEQUENCE,
+            base_offset: 0,
+            leader_epoch: NO_LEADER_EPOCH,
+            transactional: false,
+            control: false,
+            timestamp_type: TimestampType::CreateTime,
+            compression: Compression::None,
+        }
+    }
+}
+
+impl Seal {
+    /// The seal of an idempotent producer's batch.
+    pub fn idempotent(producer_id: i64, producer_epoch: i16, base_sequence: i32) -> Self {
+        Self { producer_id, producer_epoch, base_sequence, ..Self::default() }
+    }
+
+    /// Compresses the records with `compression`.
+    pub fn compression(mut self, compression: Compression) -> Self {
+        self.compression = compression;
+        self
+    }
+}
+
+/// Why a batch could not be sealed.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum SealError {
+    /// The codec failed.
+    #[error(transparent)]
+    Compression(#[from] CompressionError),
+    /// The batch grew beyond what its length field can say.
+    #[error("a batch of {size} bytes exceeds the format's limit of 2 GiB")]
+    TooLarge {
+        /// The batch's size in bytes.
+        size: usize,
+    },
+}
+
+/// No record is larger in a batch than this, whatever its place in it.
+pub fn record_size_upper_bound(key: Option<&[u8]>, value: Option<&[u8]>, headers: &[Header]) -> usize {
+    // Length, attributes, timestamp delta, offset delta, key length, value length, header count.
+    const FIXED: usize = 5 * MAX_VARINT_BYTES + 1 + MAX_VARLONG_BYTES;
+    FIXED
+        + key.map_or(0, <[u8]>::len)
+        + value.map_or(0, <[u8]>::len)
+        + headers.iter().map(header_size).sum::<usize>()
+}
+
+impl BatchBuilder {
+    /// A batch whose buffer has room for `capacity` bytes, header included; it grows when records need more.
+    pub fn new(capacity: usize) -> Self {
+        Self::with_buffer(BytesMut::with_capacity(capacity.max(BATCH_HEADER_BYTES)))
+    }
+
+    /// A batch in a buffer of the caller's, which is cleared first.
+    pub fn with_buffer(mut buf: BytesMut) -> Self {
+        buf.clear();
+        buf.put_bytes(0, BATCH_HEADER_BYTES);
+        Self { buf, base_timestamp: NO_TIMESTAMP, max_timestamp: NO_TIMESTAMP, count: 0 }
+    }
+
+    /// Appends a record and returns its index in the batch.
+    ///
+    /// `timestamp` is in milliseconds since 1970.
+    #[inline]
+    pub fn append(
+        &mut self,
+        timestamp: i64,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        headers: &[Header],
+    ) -> i32 {
+        let index = self.count;
+        if index == 0 {
+            self.base_timestamp = timestamp;
+            self.max_timestamp = timestamp;
+        } else if timestamp > self.max_timestamp {
+            self.max_timestamp = timestamp;
+        }
+        self.put_record(index, timestamp.wrapping_sub(self.base_timestamp), key, value, headers);
+        self.count += 1;
+        index
+    }
+
+    /// The record with an offset delta of its own, for logs that keep gaps. Deltas must grow.
+    fn put_record(
+        &mut self,
+        offset_delta: i32,
+        timestamp_delta: i64,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        headers: &[Header],
+    ) {
+        let key_bytes = key.map_or(0, <[u8]>::len);
+        let value_bytes = value.map_or(0, <[u8]>::len);
+        let key_length = key.map_or(-1, |key| key.len() as i32);
+        let value_length = value.map_or(-1, |value| value.len() as i32);
+        let size = 1
+            + varlong_size(timestamp_delta)
+            + varint_size(offset_delta)
+            + varint_size(key_length)
+            + key_bytes
+            + varint_size(value_length)
+            + value_bytes
+            + varint_size(headers.len() as i32)
+            + headers.iter().map(header_size).sum::<usize>();
+        self.buf.reserve(MAX_VARINT_BYTES + size);
+        // The small fields are gathered on the stack: one bounds check for all of them instead of one for each.
+        let mut prefix = [0u8; PREFIX_BYTES];
+        let mut rest = &mut prefix[..];
+        put_varint(&mut rest, size as i32);
+        rest.put_u8(0);
+        put_varlong(&mut rest, timestamp_delta);
+        put_varint(&mut rest, offset_delta);
+        put_varint(&mut rest, key_length);
+        let used = PREFIX_BYTES - rest.len();
+        self.buf.extend_from_slice(&prefix[..used]);
+        self.buf.extend_from_slice(key.unwrap_or_default());
+        put_varint(&mut self.buf, value_length);
+        self.buf.extend_from_slice(value.unwrap_or_default());
+        put_varint(&mut self.buf, headers.len() as i32);
+        for header in headers {
+            put_varint(&mut self.buf, header.key.len() as i32);
+            self.buf.extend_from_slice(header.key.as_bytes());
+            put_varint(&mut self.buf, header.value.as_ref().map_or(-1, |value| value.len() as i32));
+            self.buf.extend_from_slice(header.value.as_deref().unwrap_or_default());
+        }
+    }
+
+    /// How many records the batch holds.
+    pub fn count(&self) -> i32 {
+        self.count
+    }
+
+    /// Whether the batch holds no record.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// The batch's size so far, header included, before compression.
+    pub fn size_bytes(&self) -> usize {
+        self.buf.len()
+    }
+
+    /// The largest timestamp so far, or [`NO_TIMESTAMP`].
+    pub fn max_timestamp(&self) -> i64 {
+        self.max_timestamp
+    }
+
+    /// Writes the header, compresses if asked to, and computes the checksum.
+    pub fn finish(self, seal: &Seal) -> Result<Bytes, SealError> {
+        let mut buf = match seal.compression {
+            Compression::None => self.buf,
+            codec => {
+                let mut packed = Vec::with_capacity(self.buf.len() / 2);
+                packed.resize(BATCH_HEADER_BYTES, 0);
+                compress(codec, self.buf.get(BATCH_HEADER_BYTES..).unwrap_or_default(), &mut packed)?;
+                BytesMut::from(Bytes::from(packed))
+            }
+        };
+        let length = i32::try_from(buf.len() - BATCH_LOG_OVERHEAD)
+            .map_err(|_| SealError::TooLarge { size: buf.len() })?;
+        let mut attributes = i16::from(seal.compression.kind().id());
+        for (flag, set) in [
+            (LOG_APPEND_TIME, seal.timestamp_type == TimestampType::LogAppendTime),
+            (TRANSACTIONAL, seal.transactional),
+            (CONTROL, seal.control),
+        ] {
+            if set {
+                attributes |= flag;
+            }
+        }
+        patch(&mut buf, BASE_OFFSET_AT, seal.base_offset.to_be_bytes());
+        patch(&mut buf, LENGTH_AT, length.to_be_bytes());
+        patch_leader_epoch(&mut buf, seal.leader_epoch);
+        patch(&mut buf, MAGIC_AT, [MAGIC]);
+        patch(&mut buf, ATTRIBUTES_AT, attributes.to_be_bytes());
+        patch(&mut buf, LAST_OFFSET_DELTA_AT, (self.count - 1).to_be_bytes());
+        patch(&mut buf, BASE_TIMESTAMP_AT, self.base_timestamp.to_be_bytes());
+        patch(&mut buf, MAX_TIMESTAMP_AT, self.max_timestamp.to_be_bytes());
+        patch(&mut buf, PRODUCER_ID_AT, seal.producer_id.to_be_bytes());
+        patch(&mut buf, PRODUCER_EPOCH_AT, seal.producer_epoch.to_be_bytes());
+        patch(&mut buf, BASE_SEQUENCE_AT, seal.base_sequence.to_be_bytes());
+        patch(&mut buf, RECORD_COUNT_AT, self.count.to_be_bytes());
+        seal_crc(&mut buf);
+        Ok(buf.freeze())
+    }
+}
+
+fn header_size(header: &Header) -> usize {
+    let value = header.value.as_ref();
+    varint_size(header.key.len() as i32)
+        + header.key.len()
+        + varint_size(value.map_or(-1, |value| value.len() as i32))
+        + value.map_or(0, Bytes::len)
+}
+
+/// Everything before a record's key, at its largest.
+const PREFIX_BYTES: usize = 3 * MAX_VARINT_BYTES + 1 + MAX_VARLONG_BYTES;
