@@ -1,6 +1,6 @@
 //! Encodes records straight into the buffer that becomes the batch.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 
 use super::records::Header;
 use super::{
@@ -12,13 +12,13 @@ use super::{
 };
 use crate::compression::{Compression, CompressionError, compress};
 use crate::varint::{
-    MAX_VARINT_BYTES, MAX_VARLONG_BYTES, put_varint, put_varlong, varint_size, varlong_size,
+    MAX_VARINT_BYTES, MAX_VARLONG_BYTES, Scratch, put_varint, varint_size, zigzag, zigzag_long,
 };
 
 /// A batch that is being filled.
 #[derive(Debug)]
 pub struct BatchBuilder {
-    buf: BytesMut,
+    buf: Vec<u8>,
     base_timestamp: i64,
     max_timestamp: i64,
     count: i32,
@@ -105,13 +105,13 @@ pub fn record_size_upper_bound(key: Option<&[u8]>, value: Option<&[u8]>, headers
 impl BatchBuilder {
     /// A batch whose buffer has room for `capacity` bytes, header included; it grows when records need more.
     pub fn new(capacity: usize) -> Self {
-        Self::with_buffer(BytesMut::with_capacity(capacity.max(BATCH_HEADER_BYTES)))
+        Self::with_buffer(Vec::with_capacity(capacity.max(BATCH_HEADER_BYTES)))
     }
 
     /// A batch in a buffer of the caller's, which is cleared first.
-    pub fn with_buffer(mut buf: BytesMut) -> Self {
+    pub fn with_buffer(mut buf: Vec<u8>) -> Self {
         buf.clear();
-        buf.put_bytes(0, BATCH_HEADER_BYTES);
+        buf.resize(BATCH_HEADER_BYTES, 0);
         Self { buf, base_timestamp: NO_TIMESTAMP, max_timestamp: NO_TIMESTAMP, count: 0 }
     }
 
@@ -147,40 +147,47 @@ impl BatchBuilder {
         value: Option<&[u8]>,
         headers: &[Header],
     ) {
-        let key_bytes = key.map_or(0, <[u8]>::len);
-        let value_bytes = value.map_or(0, <[u8]>::len);
         let key_length = key.map_or(-1, |key| key.len() as i32);
         let value_length = value.map_or(-1, |value| value.len() as i32);
-        let size = 1
-            + varlong_size(timestamp_delta)
-            + varint_size(offset_delta)
-            + varint_size(key_length)
-            + key_bytes
-            + varint_size(value_length)
-            + value_bytes
-            + varint_size(headers.len() as i32)
+        let (key, value) = (key.unwrap_or_default(), value.unwrap_or_default());
+        // Small fields are gathered on the stack, because their sizes are part of the length that comes before them.
+        let mut before_key = Scratch::default();
+        before_key.put(0);
+        before_key.put(zigzag_long(timestamp_delta));
+        before_key.put(zigzag(offset_delta));
+        before_key.put(zigzag(key_length));
+        let mut before_value = Scratch::default();
+        before_value.put(zigzag(value_length));
+        let mut before_headers = Scratch::default();
+        before_headers.put(zigzag(headers.len() as i32));
+        let size = before_key.len()
+            + key.len()
+            + before_value.len()
+            + value.len()
+            + before_headers.len()
             + headers.iter().map(header_size).sum::<usize>();
-        self.buf.reserve(MAX_VARINT_BYTES + size);
-        // The small fields are gathered on the stack: one bounds check for all of them instead of one for each.
-        let mut prefix = [0u8; PREFIX_BYTES];
-        let mut rest = &mut prefix[..];
-        put_varint(&mut rest, size as i32);
-        rest.put_u8(0);
-        put_varlong(&mut rest, timestamp_delta);
-        put_varint(&mut rest, offset_delta);
-        put_varint(&mut rest, key_length);
-        let used = PREFIX_BYTES - rest.len();
-        self.buf.extend_from_slice(&prefix[..used]);
-        self.buf.extend_from_slice(key.unwrap_or_default());
-        put_varint(&mut self.buf, value_length);
-        self.buf.extend_from_slice(value.unwrap_or_default());
-        put_varint(&mut self.buf, headers.len() as i32);
-        for header in headers {
-            put_varint(&mut self.buf, header.key.len() as i32);
-            self.buf.extend_from_slice(header.key.as_bytes());
-            put_varint(&mut self.buf, header.value.as_ref().map_or(-1, |value| value.len() as i32));
-            self.buf.extend_from_slice(header.value.as_deref().unwrap_or_default());
+        let mut length = Scratch::default();
+        length.put(zigzag(size as i32));
+
+        self.buf.reserve(length.len() + size);
+        self.buf.extend_from_slice(length.as_slice());
+        self.buf.extend_from_slice(before_key.as_slice());
+        if !key.is_empty() {
+            self.buf.extend_from_slice(key);
         }
+        self.buf.extend_from_slice(before_value.as_slice());
+        self.buf.extend_from_slice(value);
+        self.buf.extend_from_slice(before_headers.as_slice());
+        for header in headers {
+            self.put_header(header);
+        }
+    }
+
+    fn put_header(&mut self, header: &Header) {
+        put_varint(&mut self.buf, header.key.len() as i32);
+        self.buf.extend_from_slice(header.key.as_bytes());
+        put_varint(&mut self.buf, header.value.as_ref().map_or(-1, |value| value.len() as i32));
+        self.buf.extend_from_slice(header.value.as_deref().unwrap_or_default());
     }
 
     /// How many records the batch holds.
@@ -211,7 +218,7 @@ impl BatchBuilder {
                 let mut packed = Vec::with_capacity(self.buf.len() / 2);
                 packed.resize(BATCH_HEADER_BYTES, 0);
                 compress(codec, self.buf.get(BATCH_HEADER_BYTES..).unwrap_or_default(), &mut packed)?;
-                BytesMut::from(Bytes::from(packed))
+                packed
             }
         };
         let length = i32::try_from(buf.len() - BATCH_LOG_OVERHEAD)
@@ -239,7 +246,7 @@ impl BatchBuilder {
         patch(&mut buf, BASE_SEQUENCE_AT, seal.base_sequence.to_be_bytes());
         patch(&mut buf, RECORD_COUNT_AT, self.count.to_be_bytes());
         seal_crc(&mut buf);
-        Ok(buf.freeze())
+        Ok(Bytes::from(buf))
     }
 }
 
@@ -250,6 +257,3 @@ fn header_size(header: &Header) -> usize {
         + varint_size(value.map_or(-1, |value| value.len() as i32))
         + value.map_or(0, Bytes::len)
 }
-
-/// Everything before a record's key, at its largest.
-const PREFIX_BYTES: usize = 3 * MAX_VARINT_BYTES + 1 + MAX_VARLONG_BYTES;
