@@ -26,6 +26,7 @@ pub mod error_code;
 pub mod frame;
 pub mod murmur2;
 pub mod record_batch;
+pub mod records;
 mod scatter;
 mod shape;
 pub mod varint;

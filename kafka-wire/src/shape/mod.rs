@@ -12,6 +12,8 @@ mod tables;
 #[cfg(test)]
 mod tests;
 
+use crate::varint;
+
 /// The most elements (of all arrays together, plus unknown tagged fields) that one frame may hold.
 ///
 /// An element of one byte on the wire can be a struct of some hundred bytes in memory; this bounds that growth. A metadata
@@ -79,9 +81,9 @@ pub enum ShapeError {
         /// The field's name in the schema.
         field: &'static str,
     },
-    /// An unsigned varint that does not fit into 32 bits.
-    #[error("{field} has a varint of more than 32 bits")]
-    LongVarint {
+    /// An unsigned varint that is cut short or does not fit into 32 bits.
+    #[error("{field} has a varint that is cut short or longer than 32 bits")]
+    BadVarint {
         /// The field's name in the schema.
         field: &'static str,
     },
@@ -354,16 +356,11 @@ impl<'a> Walk<'a> {
     }
 
     fn varint(&mut self, name: &'static str) -> Result<usize, ShapeError> {
-        let mut value = 0u64;
-        for shift in [0, 7, 14, 21, 28] {
-            let [byte] = self.array(name)?;
-            value |= u64::from(byte & 0x7f) << shift;
-            if byte < 0x80 {
-                let value = u32::try_from(value).map_err(|_| ShapeError::LongVarint { field: name })?;
-                return Ok(value as usize);
-            }
-        }
-        Err(ShapeError::LongVarint { field: name })
+        let mut at = 0;
+        let value =
+            varint::read_unsigned_varint(self.bytes, &mut at).ok_or(ShapeError::BadVarint { field: name })?;
+        self.take(at, name)?;
+        Ok(value as usize)
     }
 }
 
