@@ -16,8 +16,6 @@
 
 mod codec;
 mod schemas;
-#[cfg(test)]
-mod tests;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use kafka_protocol::protocol::{Decodable, Encodable, Message};
@@ -96,19 +94,17 @@ fn encode(prefix: i16, record: &impl Encodable, api_key: i16, version: i16) -> R
 
 /// Which record a coordinator's key names, to be compared with `OffsetCommitKey::API_KEY` and its siblings.
 ///
-/// Kafka before 2.1 wrote 0 for offset commits, in the same format: [`decode_key`] takes that for 1.
+/// In `__consumer_offsets`, 0 is an offset commit as well: Kafka before 0.9 wrote that, and [`decode_key`] takes it.
 pub fn key_type(mut key: &[u8]) -> Result<i16, RecordError> {
     let length = key.len();
-    match key.try_get_i16().map_err(|_| RecordError::NoPrefix { length })? {
-        0 => Ok(OffsetCommitKey::API_KEY),
-        api_key => Ok(api_key),
-    }
+    key.try_get_i16().map_err(|_| RecordError::NoPrefix { length })
 }
 
 /// Reads a coordinator record's key.
 pub fn decode_key<K: Record>(mut key: Bytes) -> Result<K, RecordError> {
     let found = key_type(&key)?;
-    if found != K::API_KEY {
+    let old_offset_commit = found == 0 && K::API_KEY == OffsetCommitKey::API_KEY;
+    if found != K::API_KEY && !old_offset_commit {
         return Err(RecordError::OtherKey { expected: K::API_KEY, found });
     }
     key.advance(2);
