@@ -1,0 +1,180 @@
+//! Who is compared, where each is found and how each is asked to do the same work.
+
+use std::env;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use crate::measure::{self, Measured};
+
+/// What a client is asked to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Work {
+    Produce,
+    Consume,
+}
+
+/// A Kafka client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Peer {
+    Ours,
+    Java,
+    Librdkafka,
+    FranzGo,
+    Krafka,
+}
+
+const RECORD_BYTES: &str = "100";
+
+/// franz-go's benchmark never ends; it is stopped after this long and its own lines say what it did.
+const FRANZ_GO_SECONDS: u64 = 8;
+
+impl Peer {
+    pub(crate) const ALL: [Peer; 5] = [Self::Ours, Self::Java, Self::Librdkafka, Self::FranzGo, Self::Krafka];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Ours => "ours",
+            Self::Java => "java",
+            Self::Librdkafka => "librdkafka",
+            Self::FranzGo => "franz-go",
+            Self::Krafka => "krafka",
+        }
+    }
+
+    /// The program (for Java: the folder of Kafka's jars), or what is missing.
+    pub(crate) fn find(self) -> Result<PathBuf, String> {
+        let from_env = |variable: &str, what: &str| {
+            env::var_os(variable).map(PathBuf::from).ok_or_else(|| format!("set {variable} to {what}"))
+        };
+        let path = match self {
+            Self::Ours => {
+                let me = env::current_exe().map_err(|error| error.to_string())?;
+                me.with_file_name("kafka")
+            }
+            Self::Java => from_env("KAFKA_JARS", "the folder that `cargo xtask kafka jars` prints")?,
+            Self::Librdkafka => from_env("RDKAFKA_PERFORMANCE", "librdkafka's examples/rdkafka_performance")?,
+            Self::FranzGo => from_env("FRANZ_GO_BENCH", "the binary of franz-go's examples/bench")?,
+            Self::Krafka => {
+                from_env("KRAFKA_BENCH", "a program `BENCH produce|consume SERVER TOPIC RECORDS`")?
+            }
+        };
+        if path.exists() { Ok(path) } else { Err(format!("{} does not exist", path.display())) }
+    }
+
+    /// Does the work once.
+    pub(crate) fn run(
+        self,
+        program: &PathBuf,
+        work: Work,
+        server: &str,
+        topic: &str,
+        records: u64,
+    ) -> Result<Measured, String> {
+        let n = records.to_string();
+        let mut command = Command::new(program);
+        let mut stop_after = None;
+        match (self, work) {
+            (Self::Ours, Work::Produce) => {
+                command.args([
+                    "perf",
+                    "produce",
+                    "--bootstrap-server",
+                    server,
+                    "--topic",
+                    topic,
+                    "--partitions",
+                    "4",
+                ]);
+                command.args(["--records", &n, "--record-size", RECORD_BYTES]);
+            }
+            (Self::Ours, Work::Consume) => {
+                command.args([
+                    "perf",
+                    "consume",
+                    "--bootstrap-server",
+                    server,
+                    "--topic",
+                    topic,
+                    "--records",
+                    &n,
+                ]);
+            }
+            (Self::Java, work) => {
+                command = Command::new("java");
+                command.arg("-Xmx1g").arg("-Dorg.slf4j.simpleLogger.defaultLogLevel=error").arg("-cp");
+                command.arg(program.join("*"));
+                if work == Work::Produce {
+                    command.args(["org.apache.kafka.tools.ProducerPerformance", "--topic", topic]);
+                    command.args(["--num-records", &n, "--record-size", RECORD_BYTES, "--throughput", "-1"]);
+                    command.args(["--producer-props", &format!("bootstrap.servers={server}")]);
+                    command.args(["acks=all", "linger.ms=5", "batch.size=131072"]);
+                } else {
+                    command.args(["org.apache.kafka.tools.ConsumerPerformance", "--topic", topic]);
+                    command.args(["--num-records", &n, "--bootstrap-server", server, "--timeout", "20000"]);
+                }
+            }
+            (Self::Librdkafka, Work::Produce) => {
+                command.args(["-P", "-t", topic, "-s", RECORD_BYTES, "-c", &n, "-b", server, "-a", "-1"]);
+                command.args(["-X", "enable.idempotence=true", "-X", "linger.ms=5"]);
+                command.args(["-X", "queue.buffering.max.messages=1000000", "-q"]);
+            }
+            (Self::Librdkafka, Work::Consume) => {
+                command.args([
+                    "-C", "-t", topic, "-p", "0", "-p", "1", "-p", "2", "-p", "3", "-c", &n, "-b", server,
+                ]);
+                command.args(["-o", "beginning", "-q", "-X", "fetch.queue.backoff.ms=1"]);
+            }
+            (Self::FranzGo, work) => {
+                command.args([
+                    "-brokers",
+                    server,
+                    "-topic",
+                    topic,
+                    "-record-bytes",
+                    RECORD_BYTES,
+                    "-pprof",
+                    "",
+                ]);
+                command.args(["-compression", "none", "-linger", "5ms", "-static-record"]);
+                if work == Work::Consume {
+                    command.arg("-consume");
+                }
+                stop_after = Some(Duration::from_secs(FRANZ_GO_SECONDS));
+            }
+            (Self::Krafka, work) => {
+                let mode = if work == Work::Produce { "produce" } else { "consume" };
+                command.args([mode, server, topic, &n]);
+            }
+        }
+        let (output, wall, cpu, peak_bytes) =
+            measure::run(&mut command, stop_after).map_err(|error| format!("{}: {error}", self.name()))?;
+        let said = String::from_utf8_lossy(&output.stdout);
+        if stop_after.is_none() && !output.status.success() {
+            let why = String::from_utf8_lossy(&output.stderr);
+            return Err(format!("{} failed ({}): {said}{why}", self.name(), output.status));
+        }
+        let records = if self == Self::FranzGo { franz_go_records(&said) } else { records };
+        Ok(Measured { records, wall, cpu, peak_bytes })
+    }
+}
+
+/// Sums franz-go's lines, one a second: `12.34 MiB/s; 129.41k records/s`.
+fn franz_go_records(said: &str) -> u64 {
+    let thousands = said.lines().filter_map(|line| {
+        let (_, rest) = line.split_once("; ")?;
+        rest.split_once("k records/s")?.0.trim().parse::<f64>().ok()
+    });
+    (thousands.sum::<f64>() * 1000.0) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn franz_gos_lines_are_summed() {
+        assert_eq!(franz_go_records("1.00 MiB/s; 10.50k records/s\n2.00 MiB/s; 20.00k records/s\n"), 30_500);
+        assert_eq!(franz_go_records("starting\n"), 0);
+    }
+}
