@@ -12,31 +12,37 @@ pub(crate) struct Jars {
 }
 
 impl Jars {
-    /// The folder of `KAFKA_JARS` if that is set, else one in the user's cache folder, filled by `mvn` when it is not yet.
+    /// The folder that `KAFKA_JARS` names, else one in the user's cache folder, filled by `mvn` when it is not yet.
     pub(crate) fn find_or_fetch(root: &Path) -> Result<Self, String> {
-        let folder = match std::env::var_os("KAFKA_JARS") {
-            Some(folder) => PathBuf::from(folder),
+        let named = std::env::var_os("KAFKA_JARS").map(PathBuf::from);
+        let is_named = named.is_some();
+        let folder = match named {
+            Some(folder) => folder,
             None => cache_folder()?.join(format!("apache-kafka-{KAFKA_VERSION}")),
         };
         let jars = Self { folder };
-        if !jars.jar("kafka-clients").is_file() || !jars.jar("kafka-tools").is_file() {
-            jars.fetch(root)?;
+        match jars.jar("kafka-clients") {
+            jar if jar.is_file() => {}
+            jar if is_named => return Err(format!("KAFKA_JARS: there is no {}", jar.display())),
+            _ => jars.fetch(root)?,
         }
         Ok(jars)
     }
 
     fn fetch(&self, root: &Path) -> Result<(), String> {
-        eprintln!("fetching Apache Kafka {KAFKA_VERSION} into {}", self.folder.display());
-        std::fs::create_dir_all(&self.folder)
-            .map_err(|error| format!("{}: {error}", self.folder.display()))?;
+        println!("fetching Apache Kafka {KAFKA_VERSION} into {}", self.folder.display());
+        // Renamed when complete, so that an interrupted download is not taken for a whole one.
+        let partial = self.folder.with_file_name(format!("partial-{}", std::process::id()));
+        std::fs::create_dir_all(&partial).map_err(|error| format!("{}: {error}", partial.display()))?;
         let mut mvn = Command::new("mvn");
         mvn.args(["-q", "-B", "-f"]).arg(root.join("integration-tests/apache/pom.xml"));
-        mvn.args(["dependency:copy-dependencies", &format!("-DoutputDirectory={}", self.folder.display())]);
+        mvn.args(["dependency:copy-dependencies", &format!("-DoutputDirectory={}", partial.display())]);
         let status = mvn.status().map_err(|error| format!("mvn (needed to fetch Apache Kafka): {error}"))?;
-        if !status.success() || !self.jar("kafka-clients").is_file() {
+        if !status.success() {
             return Err(format!("mvn could not fetch Apache Kafka: {status}"));
         }
-        Ok(())
+        let _ = std::fs::remove_dir_all(&self.folder);
+        std::fs::rename(&partial, &self.folder).map_err(|error| format!("{}: {error}", self.folder.display()))
     }
 
     pub(crate) fn jar(&self, artifact: &str) -> PathBuf {

@@ -3,12 +3,21 @@
 
 mod generate;
 mod jars;
+mod kafka;
+mod test;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 const HELP: &str = "\
+cargo xtask test                 formats, lints, tests on our broker, then on Apache Kafka if java and mvn are there
 cargo xtask generate [--check]   write (or compare) the Rust generated from the schemas in Apache Kafka's jars
+cargo xtask kafka start [PORT]   start a real Apache Kafka on 127.0.0.1:PORT (19092)
+cargo xtask kafka stop [PORT]    stop it
+cargo xtask kafka run CLASS ...  run one of Kafka's tools, e.g. org.apache.kafka.tools.TopicCommand
+cargo xtask kafka jars           print the folder of Kafka's jars, for java -cp
+
+Apache Kafka comes from Maven Central once, into a folder of the user's cache; KAFKA_JARS names another one.
 ";
 
 fn main() -> ExitCode {
@@ -16,6 +25,8 @@ fn main() -> ExitCode {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let root = root();
     let done = match arguments.as_slice() {
+        ["test"] => test::run(&root),
+        ["kafka", rest @ ..] => kafka::run(&root, rest),
         ["generate"] => generate::run(&root, false),
         ["generate", "--check"] => generate::run(&root, true),
         [] | ["help" | "--help" | "-h"] => {
