@@ -1,6 +1,31 @@
-//! kafka-client
+//! A Kafka client on tokio: connections, metadata, requests, a producer and a consumer.
+//!
+//! ```no_run
+//! # async fn f() -> Result<(), kafka_client::Error> {
+//! use kafka_client::Client;
+//!
+//! let client = Client::connect("localhost:9092").await?;
+//! for topic in client.refresh_all_topics().await?.topics() {
+//!     println!("{}: {} partitions", topic.name, topic.partitions.len());
+//! }
+//! # Ok(()) }
+//! ```
 
+mod backoff;
+pub mod client;
+pub mod cluster;
+pub mod config;
+pub mod consumer;
+mod error;
 pub mod group;
+pub mod net;
 mod topic_partition;
 
+pub use client::{Client, ClientBuilder, Target};
+pub use cluster::Cluster;
+pub use config::ConfigError;
+pub use error::Error;
+/// Kafka's protocol: messages for [`Client::request`], error codes, record batches.
+pub use kafka_wire as wire;
+pub use net::{ConnectionError, RequestError};
 pub use topic_partition::TopicPartition;

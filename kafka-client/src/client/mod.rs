@@ -1,0 +1,297 @@
+//! The shared handle: configuration, connections and what is known of the cluster.
+
+mod builder;
+mod request;
+
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
+
+use kafka_wire::messages::metadata_request::MetadataRequestTopic;
+use kafka_wire::messages::{FindCoordinatorRequest, MetadataRequest, MetadataResponse, TopicName};
+use kafka_wire::{Request, StrBytes};
+use tokio::time::Instant;
+
+pub use builder::ClientBuilder;
+pub use request::{ClientRequest, Target};
+
+use crate::backoff::{Backoff, random_unit};
+use crate::cluster::{self, Asked, Cluster, CoordinatorKind, Coordinators, Metadata, MetadataConfig};
+use crate::config::{ConfigError, Properties};
+use crate::error::Error;
+use crate::net::{Address, Call, Connection, Node, Pool, PoolConfig, Purpose, RequestError};
+
+/// A handle to a Kafka cluster: cheap to clone, shared by every producer, consumer and request.
+///
+/// Connections open when they are needed and close when the last handle and the last open request are gone. Dropping it
+/// never blocks.
+#[derive(Debug, Clone)]
+pub struct Client {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    config: ClientBuilder,
+    bootstrap: Vec<Node>,
+    pool: Pool,
+    metadata: Arc<Metadata>,
+    coordinators: Coordinators,
+    retry_backoff: Backoff,
+    refreshing: OnceLock<()>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.metadata.close();
+    }
+}
+
+impl Client {
+    /// Connects to the cluster behind `bootstrap` (`host:port,host:port`) with default options.
+    ///
+    /// Fails when no broker answers within 10 s. Dropping the future ends the attempt.
+    pub async fn connect(bootstrap: impl Into<String>) -> Result<Self, Error> {
+        Self::builder(bootstrap).connect().await
+    }
+
+    /// Options for a client of the cluster behind `bootstrap` (`host:port,host:port`).
+    pub fn builder(bootstrap: impl Into<String>) -> ClientBuilder {
+        ClientBuilder::new(bootstrap)
+    }
+
+    /// A client from Kafka's own configuration keys, such as a Java application's `client.properties`.
+    ///
+    /// Keys of producers and consumers become the defaults of this client's. An unknown key is an error that names the
+    /// nearest known one. Nothing connects before the client is used.
+    pub fn from_properties<K: AsRef<str>, V: Into<String>>(
+        pairs: impl IntoIterator<Item = (K, V)>,
+    ) -> Result<Self, ConfigError> {
+        ClientBuilder::from_properties(Properties::new(pairs)?)?.build()
+    }
+
+    fn start(config: ClientBuilder, bootstrap: Vec<Address>) -> Self {
+        let (reconnect_backoff, retry_backoff) = config.backoffs();
+        let pool = Pool::new(
+            config.connector.clone(),
+            PoolConfig {
+                client_id: config.client_id.clone(),
+                max_frame_bytes: config.max_frame_bytes,
+                setup_timeout: config.setup_timeout,
+                reconnect_backoff,
+            },
+        );
+        let bootstrap = bootstrap.into_iter().zip(1..).map(|(address, n)| Node { id: -n, address }).collect();
+        let inner = Inner {
+            config,
+            bootstrap,
+            pool,
+            metadata: Arc::new(Metadata::new()),
+            coordinators: Coordinators::default(),
+            retry_backoff,
+            refreshing: OnceLock::new(),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// The cluster as it was described last; empty until something was asked.
+    pub fn cluster(&self) -> Arc<Cluster> {
+        self.inner.metadata.snapshot()
+    }
+
+    /// Asks a broker for topics by name and returns the new snapshot.
+    ///
+    /// A topic that does not exist is no error here: see [`Cluster::topic_error`]. Retriable failures are tried again for
+    /// `default.api.timeout`. Dropping the future is harmless.
+    pub async fn refresh_topics<T: AsRef<str>>(
+        &self,
+        topics: impl IntoIterator<Item = T>,
+    ) -> Result<Arc<Cluster>, RequestError> {
+        let topics: Vec<Arc<str>> = topics.into_iter().map(|topic| Arc::from(topic.as_ref())).collect();
+        self.refresh_within(Some(&topics), self.inner.config.api_timeout).await
+    }
+
+    /// Asks a broker for every topic of the cluster and returns the new snapshot. As [`refresh_topics`](Self::refresh_topics).
+    pub async fn refresh_all_topics(&self) -> Result<Arc<Cluster>, RequestError> {
+        self.refresh_within(None, self.inner.config.api_timeout).await
+    }
+
+    /// Sends a request of Kafka's protocol, in the newest version that both ends know.
+    ///
+    /// ```no_run
+    /// # async fn f(client: kafka_client::Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// use kafka_client::{Target, wire::messages::DescribeClusterRequest};
+    /// let answer = client.request(DescribeClusterRequest::default()).to(Target::Controller).await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn request<R: Request>(&self, request: R) -> ClientRequest<R> {
+        ClientRequest::new(self.clone(), request)
+    }
+
+    /// The configuration keys given to [`from_properties`](Self::from_properties); empty otherwise.
+    pub fn properties(&self) -> &Properties {
+        &self.inner.config.properties
+    }
+
+    pub(crate) fn config(&self) -> &ClientBuilder {
+        &self.inner.config
+    }
+
+    pub(crate) fn retry_backoff(&self) -> Backoff {
+        self.inner.retry_backoff
+    }
+
+    pub(crate) fn request_timeout(&self) -> Duration {
+        self.inner.config.request_timeout
+    }
+
+    pub(crate) fn metadata(&self) -> &Arc<Metadata> {
+        &self.inner.metadata
+    }
+
+    /// Says that the snapshot is stale for `topics`, without waiting for a new one.
+    pub(crate) fn want_refresh<'a>(&self, topics: impl IntoIterator<Item = &'a Arc<str>>) {
+        self.ensure_refreshing();
+        self.inner.metadata.want(topics);
+    }
+
+    /// One round of asking for `topics` (all of the cluster's if `None`), shared with everybody who asks.
+    pub(crate) async fn refresh_once(
+        &self,
+        topics: Option<&[Arc<str>]>,
+    ) -> Result<Arc<Cluster>, RequestError> {
+        self.ensure_refreshing();
+        match self.inner.metadata.round(topics).await.error {
+            None => Ok(self.cluster()),
+            Some(error) => Err(error),
+        }
+    }
+
+    /// Rounds of asking until one succeeds or the time is over.
+    pub(crate) async fn refresh_within(
+        &self,
+        topics: Option<&[Arc<str>]>,
+        waited: Duration,
+    ) -> Result<Arc<Cluster>, RequestError> {
+        let deadline = Instant::now() + waited;
+        let mut last = None;
+        loop {
+            match tokio::time::timeout_at(deadline, self.refresh_once(topics)).await {
+                Ok(Ok(cluster)) => return Ok(cluster),
+                Ok(Err(error)) if error.is_retriable() => last = Some(Box::new(error)),
+                Ok(Err(error)) => return Err(error),
+                Err(_) => return Err(RequestError::Timeout { waited, last }),
+            }
+        }
+    }
+
+    /// The connection to a broker of the cluster, opened if needed.
+    pub(crate) async fn broker_connection(
+        &self,
+        id: i32,
+        purpose: Purpose,
+    ) -> Result<Connection, RequestError> {
+        let mut node = self.node(id);
+        if node.is_none() {
+            self.refresh_once(Some(&[])).await?;
+            node = self.node(id);
+        }
+        let node = node.ok_or(RequestError::UnknownBroker { broker_id: id })?;
+        self.inner.pool.connection(&node, purpose).await.map_err(RequestError::NotSent)
+    }
+
+    /// The connection to the coordinator of a group or a transaction, found and opened if needed.
+    ///
+    /// Callers that are told `NOT_COORDINATOR`, or lose the connection, say [`forget_coordinator`](Self::forget_coordinator).
+    pub(crate) async fn coordinator_connection(
+        &self,
+        kind: CoordinatorKind,
+        key: &str,
+    ) -> Result<Connection, RequestError> {
+        let node = match self.inner.coordinators.get(kind, key) {
+            Some(node) => node,
+            None => {
+                let connection = self.any_connection(Purpose::Control).await?;
+                let version = connection.version_of::<FindCoordinatorRequest>(i16::MAX)?;
+                let question = cluster::question(kind, key, version);
+                let response = connection.request(&question, Call::within(self.request_timeout())).await?;
+                let node = cluster::answer(key, response)?;
+                self.inner.coordinators.remember(kind, key, node.clone());
+                node
+            }
+        };
+        self.inner.pool.connection(&node, Purpose::Coordinator).await.map_err(RequestError::NotSent)
+    }
+
+    pub(crate) fn forget_coordinator(&self, kind: CoordinatorKind, key: &str) {
+        self.inner.coordinators.forget(kind, key);
+    }
+
+    /// A connection to whichever broker can be asked soonest.
+    pub(crate) async fn any_connection(&self, purpose: Purpose) -> Result<Connection, RequestError> {
+        self.inner.any_connection(purpose).await
+    }
+
+    fn node(&self, id: i32) -> Option<Node> {
+        let cluster = self.cluster();
+        cluster.broker(id).map(|broker| Node { id, address: broker.address.clone() })
+    }
+
+    /// The refreshing task starts with the first question, which is asked from inside a runtime.
+    fn ensure_refreshing(&self) {
+        self.inner.refreshing.get_or_init(|| {
+            let config = MetadataConfig {
+                max_age: self.inner.config.metadata_max_age,
+                retry_backoff: self.inner.retry_backoff,
+            };
+            // Weak, so that the task does not keep alive the client whose end it waits for.
+            let inner = Arc::downgrade(&self.inner);
+            let fetch = move |asked| fetch_metadata(inner.clone(), asked);
+            tokio::spawn(cluster::run(self.inner.metadata.clone(), config, fetch));
+        });
+    }
+}
+
+impl Inner {
+    async fn any_connection(&self, purpose: Purpose) -> Result<Connection, RequestError> {
+        let now = Instant::now();
+        let cluster = self.metadata.snapshot();
+        let known = cluster.brokers().map(|b| Node { id: b.id, address: b.address.clone() });
+        // The bootstrap servers stay candidates: a cluster may have moved away from under us (KIP-899).
+        let candidates =
+            known.map(|node| (false, node)).chain(self.bootstrap.iter().map(|n| (true, n.clone())));
+        let best = candidates.min_by(|(a_bootstrap, a), (b_bootstrap, b)| {
+            let rank = |node| self.pool.readiness(node, purpose, now);
+            rank(a).cmp(&rank(b)).then(a_bootstrap.cmp(b_bootstrap)).then_with(|| {
+                if random_unit() < 0.5 { std::cmp::Ordering::Less } else { std::cmp::Ordering::Greater }
+            })
+        });
+        // There is at least one bootstrap server.
+        let (_, node) = best.ok_or(RequestError::ClientClosed)?;
+        self.pool.connection(&node, purpose).await.map_err(RequestError::NotSent)
+    }
+}
+
+/// Asks whichever broker is there; `None` once the client is gone.
+async fn fetch_metadata(client: Weak<Inner>, asked: Asked) -> Option<Result<MetadataResponse, RequestError>> {
+    let inner = client.upgrade()?;
+    let topics = match asked {
+        Asked::All => None,
+        Asked::Topics(names) => Some(
+            names
+                .iter()
+                .map(|name| {
+                    let name = TopicName(StrBytes::from_string(name.to_string()));
+                    MetadataRequestTopic::default().with_name(Some(name))
+                })
+                .collect(),
+        ),
+    };
+    let request = MetadataRequest::default()
+        .with_topics(topics)
+        .with_allow_auto_topic_creation(inner.config.auto_create_topics);
+    let answer = match inner.any_connection(Purpose::Control).await {
+        Ok(connection) => connection.request(&request, Call::within(inner.config.request_timeout)).await,
+        Err(error) => Err(error),
+    };
+    Some(answer)
+}

@@ -1,0 +1,27 @@
+//! Connections: one for each broker and class of traffic, opened when first needed.
+
+mod address;
+mod connection;
+mod connector;
+mod error;
+mod pool;
+
+pub use address::{Address, AddressError};
+pub use connector::{BoxStream, Connecting, Connector, Stream, TcpConnector};
+pub use error::{ConnectionError, RequestError};
+
+pub(crate) use connection::{Answer, Call, Connection};
+pub(crate) use pool::{Node, Pool, PoolConfig};
+
+/// What a connection is for. Classes of traffic do not share one, so that a produce never waits behind a long poll.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Purpose {
+    /// Produce requests.
+    Produce,
+    /// Fetch requests, which the broker may hold for `fetch.max.wait`.
+    Fetch,
+    /// Group and transaction coordination; JoinGroup may be held for a whole rebalance.
+    Coordinator,
+    /// Everything else: metadata, offsets, administration.
+    Control,
+}
