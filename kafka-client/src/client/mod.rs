@@ -70,16 +70,8 @@ impl Client {
     }
 
     fn start(config: ClientBuilder, bootstrap: Vec<Address>) -> Self {
-        let (reconnect_backoff, retry_backoff) = config.backoffs();
-        let pool = Pool::new(
-            config.connector.clone(),
-            PoolConfig {
-                client_id: config.client_id.clone(),
-                max_frame_bytes: config.max_frame_bytes,
-                setup_timeout: config.setup_timeout,
-                reconnect_backoff,
-            },
-        );
+        let (_, retry_backoff) = config.backoffs();
+        let pool = new_pool(&config);
         let bootstrap = bootstrap.into_iter().zip(1..).map(|(address, n)| Node { id: -n, address }).collect();
         let inner = Inner {
             config,
@@ -207,19 +199,29 @@ impl Client {
         kind: CoordinatorKind,
         key: &str,
     ) -> Result<Connection, RequestError> {
-        let node = match self.inner.coordinators.get(kind, key) {
-            Some(node) => node,
-            None => {
-                let connection = self.any_connection(Purpose::Control).await?;
-                let version = connection.version_of::<FindCoordinatorRequest>(i16::MAX)?;
-                let question = cluster::question(kind, key, version);
-                let response = connection.request(&question, Call::within(self.request_timeout())).await?;
-                let node = cluster::answer(key, response)?;
-                self.inner.coordinators.remember(kind, key, node.clone());
-                node
-            }
-        };
+        let node = self.coordinator(kind, key).await?;
         self.inner.pool.connection(&node, Purpose::Coordinator).await.map_err(RequestError::NotSent)
+    }
+
+    /// The coordinator of a group or a transaction, asked for if it is not known.
+    pub(crate) async fn coordinator(&self, kind: CoordinatorKind, key: &str) -> Result<Node, RequestError> {
+        if let Some(node) = self.inner.coordinators.get(kind, key) {
+            return Ok(node);
+        }
+        let connection = self.any_connection(Purpose::Control).await?;
+        let version = connection.version_of::<FindCoordinatorRequest>(i16::MAX)?;
+        let question = cluster::question(kind, key, version);
+        let response = connection.request(&question, Call::within(self.request_timeout())).await?;
+        let node = cluster::answer(key, response)?;
+        self.inner.coordinators.remember(kind, key, node.clone());
+        Ok(node)
+    }
+
+    /// Connections that nobody else uses. Brokers answer a connection's requests one after the other, so a
+    /// JoinGroup or a Fetch that is held back would hold back those of every other consumer on this handle; and
+    /// members of one group that share a connection could wait for each other until the rebalance times out.
+    pub(crate) fn own_connections(&self) -> Pool {
+        new_pool(&self.inner.config)
     }
 
     pub(crate) fn forget_coordinator(&self, kind: CoordinatorKind, key: &str) {
@@ -231,7 +233,7 @@ impl Client {
         self.inner.any_connection(purpose).await
     }
 
-    fn node(&self, id: i32) -> Option<Node> {
+    pub(crate) fn node(&self, id: i32) -> Option<Node> {
         let cluster = self.cluster();
         cluster.broker(id).map(|broker| Node { id, address: broker.address.clone() })
     }
@@ -249,6 +251,17 @@ impl Client {
             tokio::spawn(cluster::run(self.inner.metadata.clone(), config, fetch));
         });
     }
+}
+
+fn new_pool(config: &ClientBuilder) -> Pool {
+    let (reconnect_backoff, _) = config.backoffs();
+    let pool_config = PoolConfig {
+        client_id: config.client_id.clone(),
+        max_frame_bytes: config.max_frame_bytes,
+        setup_timeout: config.setup_timeout,
+        reconnect_backoff,
+    };
+    Pool::new(config.connector.clone(), pool_config)
 }
 
 impl Inner {
