@@ -1,0 +1,458 @@
+//! The group coordinator: who is in a group, what each member reads, and how far the group has read.
+//!
+//! A [`Coordinator`] is the state of one partition of `__consumer_offsets` and decides without clock, socket or log: a
+//! call and [`Now`] in, a [`Decision`] out. Its records are appended, then [`Coordinator::finish`] replays them and says
+//! which calls are answered. The same replay rebuilds the state after a restart (Kafka's `CoordinatorRuntime`).
+//! [`service`] is the shell around it.
+//!
+//! What a rebalance is waiting for (parked joins and syncs, sessions) is not on record, in Kafka neither: after a restart
+//! a group is Empty or Stable, and its members are heard from or expire.
+//!
+//! Classic groups are here; consumer (KIP-848), share (KIP-932) and streams groups (KIP-1071) are further variants of
+//! [`Group`], with their records in [`record`].
+
+mod admin;
+pub(crate) mod classic;
+#[cfg(test)]
+mod model;
+mod offsets;
+pub(crate) mod record;
+pub(crate) mod service;
+#[cfg(test)]
+mod testing;
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use kafka_wire::ErrorCode;
+use kafka_wire::messages::{
+    DeleteGroupsResponse, HeartbeatRequest, HeartbeatResponse, JoinGroupResponse, LeaveGroupRequest,
+    LeaveGroupResponse, OffsetCommitResponse, OffsetDeleteResponse, SyncGroupRequest, SyncGroupResponse,
+};
+
+use classic::{ClassicGroup, Join};
+use offsets::Offsets;
+use record::GroupRecord;
+
+/// The time of a decision: monotonic for deadlines, and milliseconds since 1970 for records.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Now {
+    pub(crate) at: Instant,
+    pub(crate) ms: i64,
+}
+
+/// Names a call whose answer may have to wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct CallId(pub(crate) u64);
+
+/// Who sent a request, as groups remember and show it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Caller {
+    pub(crate) client_id: String,
+    /// As Kafka prints an address: `/127.0.0.1`.
+    pub(crate) client_host: String,
+}
+
+/// The limits that groups work within, by Kafka's keys.
+#[derive(Debug, Clone)]
+pub(crate) struct GroupConfig {
+    /// `group.initial.rebalance.delay.ms`.
+    pub(crate) initial_rebalance_delay: Duration,
+    /// `group.min.session.timeout.ms`.
+    pub(crate) min_session_timeout_ms: i32,
+    /// `group.max.session.timeout.ms`.
+    pub(crate) max_session_timeout_ms: i32,
+    /// `group.max.size`.
+    pub(crate) max_size: usize,
+    /// `offset.metadata.max.bytes`.
+    pub(crate) offset_metadata_max_bytes: usize,
+    /// `offsets.retention.minutes`, in milliseconds.
+    pub(crate) offsets_retention_ms: i64,
+    /// `offsets.retention.check.interval.ms`.
+    pub(crate) offsets_check_interval: Duration,
+}
+
+/// What a step decided.
+#[derive(Debug, Default)]
+#[must_use = "the records have to be appended and the decision finished"]
+pub(crate) struct Decision {
+    /// To be appended in one batch.
+    pub(crate) records: Vec<GroupRecord>,
+    /// Good whatever becomes of the records.
+    answers: Vec<Answer>,
+    /// What waits for the append.
+    after: Vec<After>,
+}
+
+/// An answer to a call.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Answer {
+    pub(crate) call: CallId,
+    pub(crate) response: Response,
+}
+
+/// The responses that a coordinator gives to calls that may change its state.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Response {
+    JoinGroup(JoinGroupResponse),
+    SyncGroup(SyncGroupResponse),
+    Heartbeat(HeartbeatResponse),
+    LeaveGroup(LeaveGroupResponse),
+    OffsetCommit(OffsetCommitResponse),
+    OffsetDelete(OffsetDeleteResponse),
+    DeleteGroups(DeleteGroupsResponse),
+}
+
+/// What happens once the fate of a decision's records is known.
+#[derive(Debug)]
+enum After {
+    /// Answer as it is, or with the error.
+    Answer(Answer),
+    /// A group that could not be put on record did not come to be.
+    Created {
+        group: String,
+    },
+    Assigned {
+        group: String,
+        generation: i32,
+        assignments: BTreeMap<String, Bytes>,
+    },
+    StaticReplaced(StaticReplacement),
+}
+
+/// A static member whose new id is being written.
+#[derive(Debug)]
+struct StaticReplacement {
+    group: String,
+    old_id: String,
+    new_id: String,
+    old_leader: Option<String>,
+    restore: classic::Restore,
+    /// The client knows how to be a leader that does not assign.
+    skip_assignment: bool,
+}
+
+impl Decision {
+    fn answer(&mut self, call: CallId, response: Response) {
+        self.answers.push(Answer { call, response });
+    }
+
+    fn answer_when_written(&mut self, call: CallId, response: Response) {
+        self.after.push(After::Answer(Answer { call, response }));
+    }
+}
+
+/// A group, by its protocol.
+#[derive(Debug)]
+enum Group {
+    Classic(ClassicGroup),
+}
+
+impl Group {
+    fn is_empty(&self) -> bool {
+        match self {
+            Self::Classic(group) => group.is_empty(),
+        }
+    }
+
+    fn is_subscribed_to(&self, topic: &str) -> bool {
+        match self {
+            Self::Classic(group) => group.is_subscribed_to(topic),
+        }
+    }
+}
+
+/// The groups of one partition of `__consumer_offsets`.
+#[derive(Debug)]
+pub(crate) struct Coordinator {
+    config: GroupConfig,
+    groups: BTreeMap<String, Group>,
+    offsets: Offsets,
+    /// Hints when to look at a group; a group's own deadlines decide. At most one live hint for each deadline moved
+    /// forward, so that a heartbeat, which moves one back, costs nothing here.
+    wake_ups: BinaryHeap<Reverse<(Instant, String)>>,
+    /// The earliest hint of each group.
+    hinted: BTreeMap<String, Instant>,
+    offsets_check_at: Instant,
+}
+
+impl Coordinator {
+    pub(crate) fn new(config: GroupConfig, now: Now) -> Self {
+        let offsets_check_at = now.at + config.offsets_check_interval;
+        Self {
+            config,
+            groups: BTreeMap::new(),
+            offsets: Offsets::default(),
+            wake_ups: BinaryHeap::new(),
+            hinted: BTreeMap::new(),
+            offsets_check_at,
+        }
+    }
+
+    /// Applies a record of the log, as it was appended or as it is read back.
+    pub(crate) fn replay(&mut self, record: &GroupRecord, now: Now) {
+        match record {
+            GroupRecord::Offset { group, topic, partition, value } => {
+                self.replay_offset(group, topic, *partition, value.clone(), now);
+            }
+            GroupRecord::Group { group, value: None } => {
+                self.groups.remove(group);
+            }
+            GroupRecord::Group { group, value: Some(value) } => {
+                self.groups.insert(group.clone(), Group::Classic(ClassicGroup::replay(value, now)));
+                self.hint(group);
+            }
+        }
+    }
+
+    /// The whole log has been replayed: members have a session timeout from now on to be heard.
+    pub(crate) fn loaded(&mut self, now: Now) -> Decision {
+        let mut out = Decision::default();
+        let group_ids: Vec<String> = self.groups.keys().cloned().collect();
+        for group_id in group_ids {
+            self.step(&group_id, now, &mut out, |Group::Classic(group), cx| group.loaded(cx));
+        }
+        out
+    }
+
+    /// JoinGroup.
+    pub(crate) fn join(&mut self, join: Join<'_>, now: Now) -> Decision {
+        let mut out = Decision::default();
+        let (request, group_id) = (join.request, join.request.group_id.as_str());
+        let timeouts = self.config.min_session_timeout_ms..=self.config.max_session_timeout_ms;
+        let refused = if group_id.is_empty() {
+            Some(ErrorCode::InvalidGroupId)
+        } else if !timeouts.contains(&request.session_timeout_ms) {
+            Some(ErrorCode::InvalidSessionTimeout)
+        } else if !request.member_id.is_empty() && !self.groups.contains_key(group_id) {
+            Some(ErrorCode::UnknownMemberId)
+        } else {
+            None
+        };
+        if let Some(error) = refused {
+            out.answer(join.call, Join::refusal(&request.member_id, error));
+            return out;
+        }
+        let is_new = !self.groups.contains_key(group_id);
+        if is_new {
+            self.groups.insert(group_id.to_owned(), Group::Classic(ClassicGroup::new(now)));
+        }
+        self.step(group_id, now, &mut out, |Group::Classic(group), cx| group.join(join, cx));
+        if is_new && let Some(Group::Classic(group)) = self.groups.get(group_id) {
+            if group.is_empty() && !group.has_pending_members() {
+                // Refused: no group came of it.
+                self.groups.remove(group_id);
+            } else if out.records.is_empty() {
+                out.records.push(ClassicGroup::new(now).current_record(group_id));
+                out.after.push(After::Created { group: group_id.to_owned() });
+            }
+        }
+        out
+    }
+
+    /// SyncGroup.
+    pub(crate) fn sync(&mut self, call: CallId, request: &SyncGroupRequest, now: Now) -> Decision {
+        let mut out = Decision::default();
+        let group_id = request.group_id.as_str();
+        if group_id.is_empty() {
+            out.answer(call, classic::sync_refusal(ErrorCode::InvalidGroupId));
+        } else if !self
+            .step(group_id, now, &mut out, |Group::Classic(group), cx| group.sync(call, request, cx))
+        {
+            out.answer(call, classic::sync_refusal(ErrorCode::UnknownMemberId));
+        }
+        out
+    }
+
+    /// Heartbeat.
+    pub(crate) fn heartbeat(&mut self, call: CallId, request: &HeartbeatRequest, now: Now) -> Decision {
+        let mut out = Decision::default();
+        let group_id = request.group_id.as_str();
+        let mut heard = Err(ErrorCode::UnknownMemberId);
+        if group_id.is_empty() {
+            heard = Err(ErrorCode::InvalidGroupId);
+        } else {
+            self.step(group_id, now, &mut out, |Group::Classic(group), cx| {
+                heard = group.heartbeat(request, cx)
+            });
+        }
+        let error = heard.err().unwrap_or(ErrorCode::None);
+        out.answer(call, Response::Heartbeat(HeartbeatResponse::default().with_error_code(error.code())));
+        out
+    }
+
+    /// LeaveGroup. Before version 3 the caller makes a list of the one member.
+    pub(crate) fn leave(&mut self, call: CallId, request: &LeaveGroupRequest, now: Now) -> Decision {
+        let mut out = Decision::default();
+        let group_id = request.group_id.as_str();
+        let mut response = LeaveGroupResponse::default();
+        if group_id.is_empty() {
+            response.error_code = ErrorCode::InvalidGroupId.code();
+        } else {
+            let mut members = None;
+            self.step(group_id, now, &mut out, |Group::Classic(group), cx| {
+                members = Some(group.leave(&request.members, cx));
+            });
+            response.members = members.unwrap_or_else(|| classic::leave_refusals(&request.members));
+        }
+        out.answer_when_written(call, Response::LeaveGroup(response));
+        out
+    }
+
+    /// The first thing that is due by now, if anything is. To be asked until there is nothing more.
+    pub(crate) fn expire(&mut self, now: Now) -> Option<Decision> {
+        while let Some(Reverse((at, group_id))) = self.wake_ups.peek().cloned() {
+            if at > now.at {
+                break;
+            }
+            let mut out = Decision::default();
+            let mut expired = false;
+            self.step(&group_id, now, &mut out, |Group::Classic(group), cx| expired = group.expire(cx));
+            if expired {
+                return Some(out);
+            }
+            self.wake_ups.pop();
+            if self.hinted.get(&group_id) == Some(&at) {
+                self.hinted.remove(&group_id);
+                self.hint(&group_id);
+            }
+        }
+        if self.offsets_check_at <= now.at {
+            self.offsets_check_at = now.at + self.config.offsets_check_interval.max(Duration::from_millis(1));
+            return Some(self.expire_offsets(now));
+        }
+        None
+    }
+
+    /// When [`expire`](Self::expire) is to be asked again.
+    pub(crate) fn next_wake_up(&self) -> Instant {
+        let group = self.wake_ups.peek().map(|Reverse((at, _))| *at);
+        group.map_or(self.offsets_check_at, |at| at.min(self.offsets_check_at))
+    }
+
+    /// Applies the records of a decision if they are `written`, and says which calls to answer.
+    pub(crate) fn finish(
+        &mut self,
+        decision: Decision,
+        written: Result<(), ErrorCode>,
+        now: Now,
+    ) -> Vec<Answer> {
+        let Decision { records, answers, after } = decision;
+        let written = written.map_err(append_error);
+        if written.is_ok() {
+            for record in &records {
+                match record {
+                    // A living group is ahead of its record: it knows parked calls, and protocols not chosen.
+                    GroupRecord::Group { group, value: Some(_) } if self.groups.contains_key(group) => {}
+                    record => self.replay(record, now),
+                }
+            }
+        }
+        let mut out = Decision { answers, ..Decision::default() };
+        for after in after {
+            match after {
+                After::Answer(answer) => out.answers.push(answer.with_outcome(written)),
+                After::Created { group } => {
+                    if let Err(error) = written
+                        && let Some(Group::Classic(mut group)) = self.groups.remove(&group)
+                    {
+                        group.refuse_all(error, &mut out);
+                    }
+                }
+                After::Assigned { group, generation, assignments } => {
+                    self.step(&group, now, &mut out, |Group::Classic(group), cx| {
+                        group.assigned(generation, assignments, written, cx);
+                    });
+                }
+                After::StaticReplaced(replaced) => {
+                    let group = replaced.group.clone();
+                    self.step(&group, now, &mut out, |Group::Classic(group), cx| {
+                        group.static_replaced(replaced, written, cx);
+                    });
+                }
+            }
+        }
+        out.answers
+    }
+
+    /// Runs a step of a group and notes its next deadline. False if there is no such group.
+    fn step(
+        &mut self,
+        group_id: &str,
+        now: Now,
+        out: &mut Decision,
+        step: impl FnOnce(&mut Group, &mut classic::Cx<'_>),
+    ) -> bool {
+        let Some(group) = self.groups.get_mut(group_id) else { return false };
+        step(group, &mut classic::Cx { group_id, config: &self.config, now, out });
+        self.hint(group_id);
+        true
+    }
+
+    /// Makes sure that the group is looked at when it is due.
+    fn hint(&mut self, group_id: &str) {
+        let Some(Group::Classic(group)) = self.groups.get(group_id) else { return };
+        let Some(deadline) = group.next_deadline() else { return };
+        if self.hinted.get(group_id).is_none_or(|hinted| deadline < *hinted) {
+            self.hinted.insert(group_id.to_owned(), deadline);
+            self.wake_ups.push(Reverse((deadline, group_id.to_owned())));
+        }
+    }
+}
+
+impl Answer {
+    /// The answer if all went well, or the same one with an error.
+    fn with_outcome(mut self, written: Result<(), ErrorCode>) -> Self {
+        let Err(error) = written else { return self };
+        let code = error.code();
+        match &mut self.response {
+            Response::JoinGroup(response) => response.error_code = code,
+            Response::SyncGroup(response) => response.error_code = code,
+            Response::Heartbeat(response) => response.error_code = code,
+            Response::LeaveGroup(response) => {
+                response.error_code = code;
+                response.members.clear();
+            }
+            Response::OffsetCommit(response) => {
+                for partition in response.topics.iter_mut().flat_map(|topic| &mut topic.partitions) {
+                    partition.error_code = code;
+                }
+            }
+            Response::OffsetDelete(response) => {
+                response.error_code = code;
+                response.topics.clear();
+            }
+            Response::DeleteGroups(response) => {
+                for result in &mut response.results {
+                    result.error_code = code;
+                }
+            }
+        }
+        self
+    }
+}
+
+/// What a member is told when the log refuses a record (`GroupMetadataManager.appendGroupMetadataErrorToResponseError`).
+fn append_error(error: ErrorCode) -> ErrorCode {
+    match error {
+        ErrorCode::UnknownTopicOrPartition | ErrorCode::NotEnoughReplicas | ErrorCode::RequestTimedOut => {
+            ErrorCode::CoordinatorNotAvailable
+        }
+        ErrorCode::NotLeaderOrFollower | ErrorCode::KafkaStorageError => ErrorCode::NotCoordinator,
+        ErrorCode::MessageTooLarge | ErrorCode::RecordListTooLarge | ErrorCode::InvalidFetchSize => {
+            ErrorCode::UnknownServerError
+        }
+        other => other,
+    }
+}
+
+/// Which partition of `__consumer_offsets` holds a group: `Utils.abs(groupId.hashCode()) % partitions`.
+pub(crate) fn partition_for(group_id: &str, partitions: i32) -> i32 {
+    let hash =
+        group_id.encode_utf16().fold(0i32, |hash, unit| hash.wrapping_mul(31).wrapping_add(i32::from(unit)));
+    // Kafka's abs of the smallest integer is 0.
+    let hash = if hash == i32::MIN { 0 } else { hash.abs() };
+    hash % partitions.max(1)
+}

@@ -1,0 +1,278 @@
+//! Committed offsets: commit, fetch, delete, expire (Kafka's `OffsetMetadataManager`).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use kafka_wire::messages::offset_commit_response::{
+    OffsetCommitResponsePartition, OffsetCommitResponseTopic,
+};
+use kafka_wire::messages::offset_delete_response::{
+    OffsetDeleteResponsePartition, OffsetDeleteResponseTopic,
+};
+use kafka_wire::messages::{
+    OffsetCommitRequest, OffsetCommitResponse, OffsetDeleteRequest, OffsetDeleteResponse,
+};
+use kafka_wire::{ErrorCode, Uuid};
+
+use super::classic::ClassicGroup;
+use super::record::{CommittedOffset, GroupRecord};
+use super::{CallId, Coordinator, Decision, Group, Now, Response};
+
+/// From this version on a commit to an unknown group says so (KIP-848).
+const GROUP_ID_NOT_FOUND_VERSION: i16 = 9;
+
+pub(super) type TopicOffsets = BTreeMap<i32, CommittedOffset>;
+
+/// Offsets by group, topic and partition. No level is kept empty.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Offsets {
+    by_group: BTreeMap<String, BTreeMap<String, TopicOffsets>>,
+}
+
+impl Offsets {
+    fn put(&mut self, group: &str, topic: &str, partition: i32, value: CommittedOffset) {
+        let topics = self.by_group.entry(group.to_owned()).or_default();
+        topics.entry(topic.to_owned()).or_default().insert(partition, value);
+    }
+
+    fn remove(&mut self, group: &str, topic: &str, partition: i32) {
+        let Some(topics) = self.by_group.get_mut(group) else { return };
+        if let Some(partitions) = topics.get_mut(topic) {
+            partitions.remove(&partition);
+            if partitions.is_empty() {
+                topics.remove(topic);
+            }
+        }
+        if topics.is_empty() {
+            self.by_group.remove(group);
+        }
+    }
+
+    fn of_group(&self, group: &str) -> impl Iterator<Item = (&str, i32, &CommittedOffset)> {
+        self.by_group.get(group).into_iter().flatten().flat_map(|(topic, partitions)| {
+            partitions.iter().map(move |(partition, value)| (topic.as_str(), *partition, value))
+        })
+    }
+}
+
+/// A commit with its topics known to exist, by name.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Commit<'a> {
+    pub(crate) call: CallId,
+    pub(crate) request: &'a OffsetCommitRequest,
+    pub(crate) version: i16,
+}
+
+impl Coordinator {
+    /// OffsetCommit. The caller has checked the topics, and fills in ids in the answer.
+    ///
+    /// The empty group id is a group like another here, for the sake of clients that had no other.
+    pub(crate) fn commit(&mut self, commit: Commit<'_>, now: Now) -> Decision {
+        let mut out = Decision::default();
+        let Commit { call, request, version } = commit;
+        if let Err(error) = self.check_commit(request, version) {
+            out.answer(call, Response::OffsetCommit(commit_refusal(request, error)));
+            return out;
+        }
+        self.step(&request.group_id, now, &mut out, |Group::Classic(group), cx| {
+            group.note_commit(&request.member_id, cx.now);
+        });
+        // Asked for in versions 2 to 4; -1: the broker's retention.
+        let expires_at_ms =
+            (request.retention_time_ms >= 0).then(|| now.ms.saturating_add(request.retention_time_ms));
+        let mut response = OffsetCommitResponse::default();
+        for topic in &request.topics {
+            let mut partitions = Vec::with_capacity(topic.partitions.len());
+            for partition in &topic.partitions {
+                let metadata = partition.committed_metadata.as_deref().unwrap_or_default();
+                // Kafka counts the characters of a Java string.
+                let length = metadata.encode_utf16().count();
+                let too_large = length > self.config.offset_metadata_max_bytes;
+                let error = if too_large { ErrorCode::OffsetMetadataTooLarge } else { ErrorCode::None };
+                partitions.push(
+                    OffsetCommitResponsePartition::default()
+                        .with_partition_index(partition.partition_index)
+                        .with_error_code(error.code()),
+                );
+                if !too_large {
+                    out.records.push(GroupRecord::Offset {
+                        group: request.group_id.to_string(),
+                        topic: topic.name.to_string(),
+                        partition: partition.partition_index,
+                        value: Some(CommittedOffset {
+                            offset: partition.committed_offset,
+                            leader_epoch: partition.committed_leader_epoch.max(-1),
+                            metadata: metadata.to_owned(),
+                            committed_at_ms: now.ms,
+                            expires_at_ms,
+                            topic_id: topic.topic_id,
+                        }),
+                    });
+                }
+            }
+            response.topics.push(
+                OffsetCommitResponseTopic::default()
+                    .with_name(topic.name.clone())
+                    .with_topic_id(topic.topic_id)
+                    .with_partitions(partitions),
+            );
+        }
+        out.answer_when_written(call, Response::OffsetCommit(response));
+        out
+    }
+
+    fn check_commit(&self, request: &OffsetCommitRequest, version: i16) -> Result<(), ErrorCode> {
+        let generation = request.generation_id_or_member_epoch;
+        match self.groups.get(request.group_id.as_str()) {
+            Some(Group::Classic(group)) => group.check_offset_commit(
+                &request.member_id,
+                request.group_instance_id.as_deref(),
+                generation,
+            ),
+            // A simple group begins with its first commit.
+            None if generation < 0 => Ok(()),
+            None if version >= GROUP_ID_NOT_FOUND_VERSION => Err(ErrorCode::GroupIdNotFound),
+            None => Err(ErrorCode::IllegalGeneration),
+        }
+    }
+
+    pub(super) fn replay_offset(
+        &mut self,
+        group: &str,
+        topic: &str,
+        partition: i32,
+        value: Option<CommittedOffset>,
+        now: Now,
+    ) {
+        match value {
+            Some(value) => {
+                if !self.groups.contains_key(group) {
+                    self.groups.insert(group.to_owned(), Group::Classic(ClassicGroup::new(now)));
+                }
+                self.offsets.put(group, topic, partition, value);
+            }
+            None => self.offsets.remove(group, topic, partition),
+        }
+    }
+
+    /// What a group has committed of a partition. `topic_id`, if known, keeps the offset of a deleted namesake apart.
+    pub(crate) fn committed(
+        &self,
+        group: &str,
+        topic: &str,
+        topic_id: Option<Uuid>,
+        partition: i32,
+    ) -> Option<&CommittedOffset> {
+        let committed = self.offsets.by_group.get(group)?.get(topic)?.get(&partition)?;
+        let same_topic = topic_id.is_none_or(|id| committed.topic_id.is_nil() || committed.topic_id == id);
+        same_topic.then_some(committed)
+    }
+
+    /// All that a group has committed, by topic.
+    pub(crate) fn committed_topics(
+        &self,
+        group: &str,
+    ) -> impl Iterator<Item = (&str, &BTreeMap<i32, CommittedOffset>)> {
+        let topics = self.offsets.by_group.get(group).into_iter().flatten();
+        topics.map(|(topic, partitions)| (topic.as_str(), partitions))
+    }
+
+    /// OffsetDelete: only offsets of topics that the group does not read.
+    pub(crate) fn delete_offsets(&mut self, call: CallId, request: &OffsetDeleteRequest) -> Decision {
+        let mut out = Decision::default();
+        let group_id = request.group_id.as_str();
+        let mut response = OffsetDeleteResponse::default();
+        let group = self.groups.get(group_id);
+        let checked = match group {
+            None => Err(ErrorCode::GroupIdNotFound),
+            Some(Group::Classic(group)) => group.check_offset_delete(),
+        };
+        if let Err(error) = checked {
+            out.answer(call, Response::OffsetDelete(response.with_error_code(error.code())));
+            return out;
+        }
+        for topic in &request.topics {
+            let subscribed = group.is_some_and(|group| group.is_subscribed_to(&topic.name));
+            let error = if subscribed { ErrorCode::GroupSubscribedToTopic } else { ErrorCode::None };
+            let partitions = topic.partitions.iter().map(|partition| {
+                OffsetDeleteResponsePartition::default()
+                    .with_partition_index(partition.partition_index)
+                    .with_error_code(error.code())
+            });
+            response.topics.push(
+                OffsetDeleteResponseTopic::default()
+                    .with_name(topic.name.clone())
+                    .with_partitions(partitions.collect()),
+            );
+            let unused =
+                topic.partitions.iter().filter(|_| !subscribed).map(|partition| partition.partition_index);
+            let committed: BTreeSet<i32> = unused
+                .filter(|&index| self.committed(group_id, &topic.name, None, index).is_some())
+                .collect();
+            out.records.extend(committed.into_iter().map(|index| tombstone(group_id, &topic.name, index)));
+        }
+        out.answer_when_written(call, Response::OffsetDelete(response));
+        out
+    }
+
+    /// Tombstones for all offsets of a group.
+    pub(super) fn offset_tombstones(&self, group: &str) -> impl Iterator<Item = GroupRecord> {
+        self.offsets.of_group(group).map(move |(topic, partition, _)| tombstone(group, topic, partition))
+    }
+
+    /// Topics were deleted: their offsets mean nothing any more.
+    pub(crate) fn topics_deleted(&mut self, topics: &[String]) -> Decision {
+        let mut out = Decision::default();
+        for group in self.offsets.by_group.keys() {
+            let of_deleted =
+                self.offsets.of_group(group).filter(|(topic, ..)| topics.iter().any(|t| t == topic));
+            out.records.extend(of_deleted.map(|(topic, partition, _)| tombstone(group, topic, partition)));
+        }
+        out
+    }
+
+    /// Expires offsets whose retention has passed since they could matter (KIP-211), and groups left with nothing.
+    pub(super) fn expire_offsets(&self, now: Now) -> Decision {
+        let mut out = Decision::default();
+        for (group_id, kind) in &self.groups {
+            let Group::Classic(group) = kind;
+            let mut none_left = true;
+            for (topic, partition, offset) in self.offsets.of_group(group_id) {
+                let expired = match (group.retention_base_ms(offset.committed_at_ms), offset.expires_at_ms) {
+                    (None, _) => false,
+                    (Some(_), _) if kind.is_subscribed_to(topic) => false,
+                    (Some(_), Some(at)) => now.ms >= at,
+                    (Some(base), None) => now.ms.saturating_sub(base) >= self.config.offsets_retention_ms,
+                };
+                if expired {
+                    out.records.push(tombstone(group_id, topic, partition));
+                } else {
+                    none_left = false;
+                }
+            }
+            if none_left && kind.is_empty() && !group.has_pending_members() {
+                out.records.push(GroupRecord::Group { group: group_id.clone(), value: None });
+            }
+        }
+        out
+    }
+}
+
+fn tombstone(group: &str, topic: &str, partition: i32) -> GroupRecord {
+    GroupRecord::Offset { group: group.to_owned(), topic: topic.to_owned(), partition, value: None }
+}
+
+/// The same error for every partition of a commit.
+pub(crate) fn commit_refusal(request: &OffsetCommitRequest, error: ErrorCode) -> OffsetCommitResponse {
+    let topics = request.topics.iter().map(|topic| {
+        let partitions = topic.partitions.iter().map(|partition| {
+            OffsetCommitResponsePartition::default()
+                .with_partition_index(partition.partition_index)
+                .with_error_code(error.code())
+        });
+        OffsetCommitResponseTopic::default()
+            .with_name(topic.name.clone())
+            .with_topic_id(topic.topic_id)
+            .with_partitions(partitions.collect())
+    });
+    OffsetCommitResponse::default().with_topics(topics.collect())
+}
