@@ -1,6 +1,7 @@
 //! The project's own chores; `cargo xtask` lists them.
 #![expect(clippy::print_stdout, reason = "a program for the terminal")]
 
+mod fuzz;
 mod generate;
 mod jars;
 mod kafka;
@@ -12,6 +13,7 @@ use std::process::ExitCode;
 const HELP: &str = "\
 cargo xtask test                 formats, lints, tests on our broker, then on Apache Kafka if java and mvn are there
 cargo xtask generate [--check]   write (or compare) the Rust generated from the schemas in Apache Kafka's jars
+cargo xtask fuzz [TARGET|all] [SECONDS]   run fuzz targets (needs cargo-fuzz and a nightly toolchain)
 cargo xtask kafka start [PORT]   start a real Apache Kafka on 127.0.0.1:PORT (19092)
 cargo xtask kafka stop [PORT]    stop it
 cargo xtask kafka run CLASS ...  run one of Kafka's tools, e.g. org.apache.kafka.tools.TopicCommand
@@ -26,6 +28,7 @@ fn main() -> ExitCode {
     let root = root();
     let done = match arguments.as_slice() {
         ["test"] => test::run(&root),
+        ["fuzz", rest @ ..] => fuzz::run(&root, rest),
         ["kafka", rest @ ..] => kafka::run(&root, rest),
         ["generate"] => generate::run(&root, false),
         ["generate", "--check"] => generate::run(&root, true),
