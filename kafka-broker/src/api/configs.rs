@@ -1,0 +1,169 @@
+//! DescribeConfigs: every known key of a topic or of the broker, with where its value comes from.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use kafka_wire::StrBytes;
+use kafka_wire::error_code::ErrorCode;
+use kafka_wire::messages::describe_configs_request::DescribeConfigsResource;
+use kafka_wire::messages::describe_configs_response::{
+    DescribeConfigsResourceResult, DescribeConfigsResult, DescribeConfigsSynonym,
+};
+use kafka_wire::messages::{DescribeConfigsRequest, DescribeConfigsResponse};
+
+use super::text;
+use crate::cluster::record::ConfigResource;
+use crate::cluster::topic_name;
+use crate::config::topic::broker_synonyms;
+use crate::config::{ConfigDef, broker, topic};
+use crate::dispatch::RequestContext;
+use crate::state::BrokerState;
+
+/// Where a value comes from: `DescribeConfigsResponse.ConfigSource`.
+mod source {
+    pub(super) const TOPIC: i8 = 1;
+    pub(super) const STATIC_BROKER: i8 = 4;
+    pub(super) const DEFAULT: i8 = 5;
+}
+
+/// One key's effective value.
+pub(crate) struct Entry {
+    pub(crate) def: &'static ConfigDef,
+    pub(crate) value: String,
+    pub(crate) source: i8,
+}
+
+/// Every topic key with the value that holds for a topic with the given own values.
+pub(crate) fn topic_entries(state: &BrokerState, own: &BTreeMap<String, String>) -> Vec<Entry> {
+    topic::TABLE
+        .iter()
+        .map(|def| match own.get(def.name) {
+            Some(value) => Entry { def, value: value.clone(), source: source::TOPIC },
+            None => {
+                let given =
+                    broker_synonyms(def.name).iter().any(|(key, _)| state.config.given(key).is_some());
+                let source = if given { source::STATIC_BROKER } else { source::DEFAULT };
+                Entry { def, value: topic::inherited(def, &state.config), source }
+            }
+        })
+        .collect()
+}
+
+pub(crate) async fn describe_configs(
+    state: &Arc<BrokerState>,
+    _context: &RequestContext,
+    request: DescribeConfigsRequest,
+    version: i16,
+) -> DescribeConfigsResponse {
+    let show = Show {
+        synonyms: request.include_synonyms,
+        documentation: version >= 3 && request.include_documentation,
+        types: version >= 3,
+    };
+    let results = request.resources.iter().map(|resource| describe(state, resource, show)).collect();
+    DescribeConfigsResponse::default().with_results(results)
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Show {
+    synonyms: bool,
+    documentation: bool,
+    types: bool,
+}
+
+fn describe(state: &BrokerState, resource: &DescribeConfigsResource, show: Show) -> DescribeConfigsResult {
+    let answer = DescribeConfigsResult::default()
+        .with_resource_type(resource.resource_type)
+        .with_resource_name(resource.resource_name.clone());
+    let described = match resource.resource_type {
+        ConfigResource::TOPIC => describe_topic(state, &resource.resource_name, show),
+        ConfigResource::BROKER => describe_broker(state, &resource.resource_name, show),
+        other => Err((ErrorCode::InvalidRequest, format!("Unsupported resource type: {other}"))),
+    };
+    match described {
+        Ok(mut configs) => {
+            // Null and empty both ask for all keys (`ConfigHelper.describeConfigs`).
+            if let Some(keys) = resource.configuration_keys.as_ref().filter(|keys| !keys.is_empty()) {
+                configs.retain(|config| keys.contains(&config.name));
+            }
+            answer.with_configs(configs)
+        }
+        Err((code, message)) => answer.with_error_code(code.code()).with_error_message(Some(text(&message))),
+    }
+}
+
+type Described = Result<Vec<DescribeConfigsResourceResult>, (ErrorCode, String)>;
+
+fn describe_topic(state: &BrokerState, name: &str, show: Show) -> Described {
+    topic_name::check(name).map_err(|problem| (ErrorCode::InvalidTopicException, problem))?;
+    let own = state.cluster.read(|image, _| {
+        image.topic(name)?;
+        Some(image.configs(&ConfigResource::Topic(name.to_owned())).cloned().unwrap_or_default())
+    });
+    let own = own.ok_or_else(|| {
+        (ErrorCode::UnknownTopicOrPartition, "This server does not host this topic-partition.".to_owned())
+    })?;
+    let synonyms = |entry: &Entry| {
+        let own = own.get(entry.def.name).map(|value| synonym(entry.def.name, value, source::TOPIC));
+        let broker = broker_synonyms(entry.def.name).iter().flat_map(|(key, _)| broker_synonym(state, key));
+        own.into_iter().chain(broker).collect()
+    };
+    Ok(topic_entries(state, &own).iter().map(|entry| result(entry, show, false, synonyms)).collect())
+}
+
+fn describe_broker(state: &BrokerState, name: &str, show: Show) -> Described {
+    if name.is_empty() {
+        // The defaults of all brokers: dynamic values only, and there are none.
+        return Ok(Vec::new());
+    }
+    if name.parse() != Ok(state.node_id) {
+        let message = format!("Unexpected broker id, expected {} but received {name}", state.node_id);
+        return Err((ErrorCode::InvalidRequest, message));
+    }
+    let table = broker::TABLE.iter().map(|def| {
+        let given = state.config.given(def.name);
+        let source = if given.is_some() { source::STATIC_BROKER } else { source::DEFAULT };
+        (def, given.or(def.default), source)
+    });
+    Ok(table
+        .map(|(def, value, source)| {
+            let entry = Entry { def, value: value.unwrap_or_default().to_owned(), source };
+            let answer = result(&entry, show, true, |entry| broker_synonym(state, entry.def.name));
+            answer.with_value(value.map(text))
+        })
+        .collect())
+}
+
+fn result(
+    entry: &Entry,
+    show: Show,
+    read_only: bool,
+    synonyms: impl FnOnce(&Entry) -> Vec<DescribeConfigsSynonym>,
+) -> DescribeConfigsResourceResult {
+    let mut answer = DescribeConfigsResourceResult::default()
+        .with_name(StrBytes::from_static_str(entry.def.name))
+        .with_value(Some(text(&entry.value)))
+        .with_read_only(read_only)
+        .with_config_source(entry.source);
+    if show.synonyms {
+        answer.synonyms = synonyms(entry);
+    }
+    if show.types {
+        answer.config_type = entry.def.kind.wire_type();
+    }
+    if show.documentation {
+        answer.documentation = Some(StrBytes::from_static_str(entry.def.doc));
+    }
+    answer
+}
+
+/// What a broker key contributes: its set value, then its default.
+fn broker_synonym(state: &BrokerState, key: &str) -> Vec<DescribeConfigsSynonym> {
+    let given = state.config.given(key).map(|value| synonym(key, value, source::STATIC_BROKER));
+    let default = crate::config::find(broker::TABLE, key).and_then(|def| def.default);
+    given.into_iter().chain(default.map(|value| synonym(key, value, source::DEFAULT))).collect()
+}
+
+fn synonym(key: &str, value: &str, source: i8) -> DescribeConfigsSynonym {
+    DescribeConfigsSynonym::default().with_name(text(key)).with_value(Some(text(value))).with_source(source)
+}

@@ -1,0 +1,62 @@
+//! FindCoordinator: which node serves a group, a transactional id or a share partition.
+
+use std::sync::Arc;
+
+use kafka_wire::StrBytes;
+use kafka_wire::error_code::ErrorCode;
+use kafka_wire::messages::find_coordinator_response::Coordinator;
+use kafka_wire::messages::{BrokerId, FindCoordinatorRequest, FindCoordinatorResponse};
+
+use super::text;
+use crate::dispatch::RequestContext;
+use crate::state::BrokerState;
+
+pub(crate) async fn find_coordinator(
+    state: &Arc<BrokerState>,
+    _context: &RequestContext,
+    request: FindCoordinatorRequest,
+    version: i16,
+) -> FindCoordinatorResponse {
+    let kind = if version == 0 { 0 } else { request.key_type };
+    if version >= 4 {
+        let coordinators = request.coordinator_keys.into_iter().map(|key| find(state, key, kind, version));
+        return FindCoordinatorResponse::default().with_coordinators(coordinators.collect());
+    }
+    let found = find(state, request.key, kind, version);
+    let answer = FindCoordinatorResponse::default()
+        .with_error_code(found.error_code)
+        .with_node_id(found.node_id)
+        .with_host(found.host)
+        .with_port(found.port);
+    if version >= 1 { answer.with_error_message(found.error_message) } else { answer }
+}
+
+fn find(state: &Arc<BrokerState>, key: StrBytes, kind: i8, version: i16) -> Coordinator {
+    let topic = match kind {
+        0 => Ok(Some("__consumer_offsets")),
+        // The node is named, so that InitProducerId gets to say that transactions do not exist here yet: an error
+        // here would be retried until the producer's time is up.
+        1 => Ok(None),
+        2 if version >= 6 => Err((ErrorCode::InvalidRequest, "share groups are not supported yet")),
+        _ => Err((ErrorCode::InvalidRequest, "unknown coordinator key type")),
+    };
+    let hosted = topic.and_then(|topic| {
+        topic.map_or(Ok(()), |topic| state.create_internal_topic(topic)).map_err(|refusal| {
+            tracing::warn!(topic, reason = refusal.message, "internal topic not created");
+            (ErrorCode::CoordinatorNotAvailable, "the coordinator's topic cannot be created")
+        })
+    });
+    let answer = Coordinator::default().with_key(key);
+    match hosted {
+        Ok(()) => answer
+            .with_node_id(BrokerId(state.node_id))
+            .with_host(state.host.clone())
+            .with_port(i32::from(state.port))
+            .with_error_message(Some(text("NONE"))),
+        Err((code, message)) => answer
+            .with_node_id(BrokerId(-1))
+            .with_port(-1)
+            .with_error_code(code.code())
+            .with_error_message(Some(text(message))),
+    }
+}

@@ -1,0 +1,86 @@
+//! ListOffsets: a partition's first, last or by-time offset.
+
+use std::sync::Arc;
+
+use kafka_wire::error_code::ErrorCode;
+use kafka_wire::messages::list_offsets_request::ListOffsetsPartition;
+use kafka_wire::messages::list_offsets_response::{ListOffsetsPartitionResponse, ListOffsetsTopicResponse};
+use kafka_wire::messages::{ListOffsetsRequest, ListOffsetsResponse};
+
+use crate::dispatch::RequestContext;
+use crate::partition::Partition;
+use crate::state::BrokerState;
+
+/// Timestamps that mean something else (`ListOffsetsRequest`).
+mod special {
+    pub(super) const LATEST: i64 = -1;
+    pub(super) const EARLIEST: i64 = -2;
+    pub(super) const MAX_TIMESTAMP: i64 = -3;
+    pub(super) const EARLIEST_LOCAL: i64 = -4;
+    pub(super) const LATEST_TIERED: i64 = -5;
+    pub(super) const EARLIEST_PENDING_UPLOAD: i64 = -6;
+}
+
+pub(crate) async fn handle(
+    state: &Arc<BrokerState>,
+    _context: &RequestContext,
+    request: ListOffsetsRequest,
+    version: i16,
+) -> ListOffsetsResponse {
+    let topics = request
+        .topics
+        .iter()
+        .map(|topic| {
+            let hosted = state.topics.by_name(&topic.name);
+            let partitions = topic.partitions.iter().map(|asked| {
+                let index = asked.partition_index;
+                let partition = hosted.as_ref().and_then(|hosted| hosted.partition(index));
+                let found = match partition {
+                    Some(partition) => find(&partition, asked, version),
+                    None => Err(ErrorCode::UnknownTopicOrPartition),
+                };
+                let answer = ListOffsetsPartitionResponse::default().with_partition_index(index);
+                match found {
+                    Ok(found) => {
+                        let answer = answer.with_offset(found.offset).with_timestamp(found.timestamp);
+                        if version >= 4 { answer.with_leader_epoch(found.leader_epoch) } else { answer }
+                    }
+                    Err(code) => answer.with_error_code(code.code()).with_offset(-1).with_timestamp(-1),
+                }
+            });
+            ListOffsetsTopicResponse::default()
+                .with_name(topic.name.clone())
+                .with_partitions(partitions.collect())
+        })
+        .collect();
+    ListOffsetsResponse::default().with_topics(topics)
+}
+
+struct Found {
+    offset: i64,
+    timestamp: i64,
+    leader_epoch: i32,
+}
+
+fn find(partition: &Partition, asked: &ListOffsetsPartition, version: i16) -> Result<Found, ErrorCode> {
+    partition.check_leader_epoch(asked.current_leader_epoch)?;
+    let log = partition.lock()?;
+    let at = |offset: i64| Found { offset, timestamp: -1, leader_epoch: log.epoch_at(offset) };
+    let none = Found { offset: -1, timestamp: -1, leader_epoch: -1 };
+    Ok(match asked.timestamp {
+        // With one replica and no transactions, high watermark and last stable offset are the log's end.
+        special::LATEST => Found { leader_epoch: partition.leader_epoch(), ..at(log.high_watermark()) },
+        special::EARLIEST | special::EARLIEST_LOCAL => at(log.log_start_offset()),
+        special::MAX_TIMESTAMP if version >= 7 => match log.max_timestamp()? {
+            Some((timestamp, offset)) => Found { timestamp, ..at(offset) },
+            None => none,
+        },
+        special::LATEST_TIERED if version >= 9 => none,
+        special::EARLIEST_PENDING_UPLOAD => none,
+        timestamp if timestamp < 0 => return Err(ErrorCode::UnsupportedVersion),
+        timestamp => match log.by_timestamp(timestamp)? {
+            Some((timestamp, offset)) => Found { timestamp, ..at(offset) },
+            None => none,
+        },
+    })
+}

@@ -1,0 +1,39 @@
+//! One file for each family of APIs. A handler reads and changes [`BrokerState`](crate::state::BrokerState) and
+//! returns an answer; it knows no socket.
+
+pub(crate) mod api_versions;
+pub(crate) mod cluster;
+pub(crate) mod configs;
+pub(crate) mod coordinators;
+pub(crate) mod fetch;
+pub(crate) mod list_offsets;
+pub(crate) mod metadata;
+pub(crate) mod produce;
+pub(crate) mod producer_ids;
+pub(crate) mod topics;
+
+use kafka_wire::StrBytes;
+
+/// An owned string for an answer. Strings of a request are slices of its frame: fine to echo, wrong to keep.
+pub(crate) fn text(value: &str) -> StrBytes {
+    StrBytes::from_string(value.to_owned())
+}
+
+/// What "not asked for" looks like in the authorized-operations fields.
+pub(crate) const OPERATIONS_NOT_ASKED: i32 = i32::MIN;
+/// Without an authorizer a client may do all that can be done to a topic: READ, WRITE, CREATE, DELETE, ALTER,
+/// DESCRIBE, DESCRIBE_CONFIGS and ALTER_CONFIGS (`AclEntry.supportedOperations`), one bit for each.
+pub(crate) const TOPIC_OPERATIONS: i32 = bits(&[3, 4, 5, 6, 7, 8, 10, 11]);
+/// The same for the cluster: CREATE, ALTER, DESCRIBE, CLUSTER_ACTION, DESCRIBE_CONFIGS, ALTER_CONFIGS and
+/// IDEMPOTENT_WRITE.
+pub(crate) const CLUSTER_OPERATIONS: i32 = bits(&[5, 7, 8, 9, 10, 11, 12]);
+
+const fn bits(operations: &[i32]) -> i32 {
+    let mut set = 0;
+    let mut at = 0;
+    while at < operations.len() {
+        set |= 1 << operations[at];
+        at += 1;
+    }
+    set
+}

@@ -1,0 +1,295 @@
+//! The handle of a running broker, and how one is started.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use kafka_wire::StrBytes;
+use tokio::io::DuplexStream;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use crate::clock::Clock;
+use crate::cluster::record::MetadataRecord;
+use crate::cluster::topics::Refusal;
+use crate::cluster::{Cluster, METADATA_VERSION, ReplayError};
+use crate::config::ConfigError;
+use crate::config::broker::{BrokerConfig, Profile};
+use crate::folder::Logs;
+use crate::state::BrokerState;
+use crate::{ids, maintenance, server};
+
+/// In-memory connections that wait to be accepted; one more waits in [`Broker::connect`].
+const IN_MEMORY_BACKLOG: usize = 128;
+/// What an in-memory connection buffers in each direction.
+const IN_MEMORY_BUFFER_BYTES: usize = 256 * 1024;
+
+/// A running broker.
+///
+/// Dropping it closes its port and its connections at once, without waiting and without a last sync to disk; what was
+/// acknowledged is found again at the next start. [`shutdown`](Self::shutdown) is the orderly way.
+pub struct Broker {
+    addr: SocketAddr,
+    in_memory: mpsc::Sender<DuplexStream>,
+    tasks: Vec<JoinHandle<()>>,
+    state: Arc<BrokerState>,
+}
+
+/// Why a broker did not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// A configuration is unknown or has a value that it cannot have.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The address cannot be listened on.
+    #[error("cannot listen on {addr}")]
+    Listen {
+        /// The address that was asked for.
+        addr: String,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// `advertised.listeners` is not of the form `PLAINTEXT://host:port`.
+    #[error("advertised.listeners must be PLAINTEXT://host:port, not {value}")]
+    AdvertisedListener {
+        /// What was given.
+        value: String,
+    },
+    /// Another broker works on the data folder.
+    #[error("data folder {} is in use by another broker", .path.display())]
+    FolderInUse {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// The data folder belongs to another node.
+    #[error("data folder {} belongs to node {stored}, not to node {given}", .path.display())]
+    OtherNode {
+        /// The folder.
+        path: PathBuf,
+        /// The node id in the folder's `meta.properties`.
+        stored: i32,
+        /// The node id of this broker.
+        given: i32,
+    },
+    /// The data folder cannot be read or written.
+    #[error("data folder {}: {reason}", .path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// What failed.
+        reason: String,
+    },
+    /// The metadata in the data folder cannot be used.
+    #[error(transparent)]
+    Replay(#[from] ReplayError),
+    /// The metadata log cannot be written.
+    #[error("the metadata log cannot be written: {reason}")]
+    Metadata {
+        /// What failed.
+        reason: String,
+    },
+}
+
+/// Collects what a broker starts with. Made by [`Broker::builder`].
+#[derive(Debug, Clone)]
+pub struct Builder {
+    data_dir: Option<PathBuf>,
+    listen: String,
+    node_id: i32,
+    profile: Profile,
+    configs: Vec<(String, String)>,
+}
+
+impl Builder {
+    /// The folder to keep everything in; it is created if it does not exist. Default: nothing is kept, all is in
+    /// memory.
+    pub fn data_dir(mut self, path: impl Into<PathBuf>) -> Self {
+        self.data_dir = Some(path.into());
+        self
+    }
+
+    /// The address to listen on, as `host:port`. Default `127.0.0.1:0`, which takes a free port.
+    pub fn listen(mut self, addr: impl Into<String>) -> Self {
+        self.listen = addr.into();
+        self
+    }
+
+    /// The node's id (`node.id`). Default 1.
+    pub fn node_id(mut self, node_id: i32) -> Self {
+        self.node_id = node_id;
+        self
+    }
+
+    /// Which defaults to start from. Default [`Profile::Embedded`].
+    pub fn profile(mut self, profile: Profile) -> Self {
+        self.profile = profile;
+        self
+    }
+
+    /// Sets a configuration by Kafka's key, such as `num.partitions` or `log.retention.ms`. The last call for a key
+    /// wins.
+    pub fn config(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.configs.push((key.into(), value.into()));
+        self
+    }
+
+    /// Starts the broker. When this returns, clients can connect.
+    ///
+    /// Must be called inside a tokio runtime with I/O and time enabled; the broker's tasks run there. Dropping the
+    /// future before it is ready leaves no task behind.
+    pub async fn start(self) -> Result<Broker, StartError> {
+        let config = BrokerConfig::new(self.profile, &self.configs)?;
+        let clock = Clock::start();
+        let listen_error = |source| StartError::Listen { addr: self.listen.clone(), source };
+        let listener = TcpListener::bind(&self.listen).await.map_err(listen_error)?;
+        let addr = listener.local_addr().map_err(listen_error)?;
+        let (host, port) = advertised(&config, &self.listen, addr)?;
+
+        let logs = Logs::open(self.data_dir.as_deref(), self.node_id, &config)?;
+        let meta = logs.metadata_log(clock.now_ms())?;
+        let cluster = Cluster::open(meta, self.node_id)?;
+        let state = Arc::new(BrokerState {
+            node_id: self.node_id,
+            cluster_id: StrBytes::from_string(logs.cluster_id().to_owned()),
+            directory_id: logs.directory_id(),
+            host: StrBytes::from_string(host.clone()),
+            port,
+            fetch_max_bytes: config.fetch_max_bytes(),
+            config,
+            clock,
+            cluster,
+            topics: Default::default(),
+            logs,
+            producer_ids: Default::default(),
+        });
+        register(&state, host, port)?;
+        state.host_all();
+
+        let (in_memory, accept_in_memory) = mpsc::channel(IN_MEMORY_BACKLOG);
+        let tasks = vec![
+            tokio::spawn(server::run(Arc::clone(&state), listener, accept_in_memory)),
+            tokio::spawn(maintenance::run(Arc::clone(&state))),
+        ];
+        tracing::info!(%addr, node_id = state.node_id, cluster_id = state.cluster_id.as_str(), "broker started");
+        Ok(Broker { addr, in_memory, tasks, state })
+    }
+}
+
+/// The host and port that clients are told: what is configured, else the address listened on.
+fn advertised(config: &BrokerConfig, listen: &str, addr: SocketAddr) -> Result<(String, u16), StartError> {
+    if let Some(value) = config.given("advertised.listeners") {
+        let invalid = || StartError::AdvertisedListener { value: value.to_owned() };
+        let (host, port) =
+            value.strip_prefix("PLAINTEXT://").and_then(|it| it.rsplit_once(':')).ok_or_else(invalid)?;
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        // Port 0 stands for the port that was taken, so that a fixed name goes with a free port.
+        let port = port.parse().map_err(|_| invalid())?;
+        return match host.is_empty() {
+            true => Err(invalid()),
+            false => Ok((host.to_owned(), if port == 0 { addr.port() } else { port })),
+        };
+    }
+    let host = match listen.rsplit_once(':') {
+        // "Every interface" is no address to connect to.
+        _ if addr.ip().is_unspecified() => "localhost".to_owned(),
+        Some((host, _)) if host.parse::<std::net::IpAddr>().is_err() && !host.starts_with('[') => {
+            host.to_owned()
+        }
+        _ => addr.ip().to_string(),
+    };
+    Ok((host, addr.port()))
+}
+
+/// Registers this node with the controller, as each start of a Kafka broker does, and sets the metadata version when
+/// the log is new.
+fn register(state: &BrokerState, host: String, port: u16) -> Result<(), StartError> {
+    let mut controller = state.cluster.controller();
+    let mut records = Vec::new();
+    if controller.read(|image| image.features().is_empty()) {
+        records.push(MetadataRecord::FeatureLevel {
+            name: "metadata.version".to_owned(),
+            level: METADATA_VERSION,
+        });
+    }
+    let epoch = state.cluster.read(|_, offset| offset) + 1 + i64::try_from(records.len()).unwrap_or(0);
+    records.push(MetadataRecord::RegisterBroker {
+        node_id: state.node_id,
+        incarnation: ids::random(),
+        epoch,
+        host,
+        port,
+        rack: state.config.given("broker.rack").map(str::to_owned),
+    });
+    let committed = controller.commit(&records, state.clock.now_ms());
+    committed.map_err(|Refusal { message, .. }| StartError::Metadata { reason: message })
+}
+
+impl Broker {
+    /// A broker's settings, to be completed and started.
+    pub fn builder() -> Builder {
+        Builder {
+            data_dir: None,
+            listen: "127.0.0.1:0".to_owned(),
+            node_id: 1,
+            profile: Profile::default(),
+            configs: Vec::new(),
+        }
+    }
+
+    /// What to give a client as `bootstrap.servers`: the advertised `host:port`.
+    pub fn bootstrap_servers(&self) -> String {
+        match self.state.host.contains(':') {
+            true => format!("[{}]:{}", self.state.host.as_str(), self.state.port),
+            false => format!("{}:{}", self.state.host.as_str(), self.state.port),
+        }
+    }
+
+    /// The address listened on.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Opens a connection in memory: the same protocol without a socket.
+    ///
+    /// Waits while many such connections are being accepted. After the broker has stopped, the connection is closed
+    /// from the start. Dropping the future opens nothing.
+    pub async fn connect(&self) -> DuplexStream {
+        let (client, server) = tokio::io::duplex(IN_MEMORY_BUFFER_BYTES);
+        // A refused stream is dropped, which the client end sees as a closed connection.
+        let _ = self.in_memory.send(server).await;
+        client
+    }
+
+    /// Stops accepting, closes all connections, syncs the logs to disk and marks the folder as cleanly closed.
+    ///
+    /// Dropping the future gives up on what is left of that; nothing acknowledged is lost.
+    pub async fn shutdown(mut self) {
+        for task in std::mem::take(&mut self.tasks) {
+            task.abort();
+            let _ = task.await;
+        }
+        let state = Arc::clone(&self.state);
+        let closed = tokio::task::spawn_blocking(move || maintenance::close(&state)).await;
+        if let Err(error) = closed {
+            tracing::error!(%error, "the logs were not closed");
+        }
+        tracing::info!(addr = %self.addr, "broker stopped");
+    }
+}
+
+impl std::fmt::Debug for Broker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Broker")
+            .field("addr", &self.addr)
+            .field("node_id", &self.state.node_id)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+    }
+}

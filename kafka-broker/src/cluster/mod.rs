@@ -1,0 +1,175 @@
+//! The controller: the cluster's metadata as a state machine over records, and the log in which the records rest.
+//!
+//! Decisions ([`topics`]) are functions of the [`Image`] and a request; they return records. The records are appended
+//! to `__cluster_metadata-0` first and replayed into the image then, so a restart that replays the log comes to the
+//! same image (`QuorumController`).
+
+mod codec;
+pub(crate) mod image;
+pub(crate) mod record;
+pub(crate) mod topic_name;
+pub(crate) mod topics;
+
+use bytes::Bytes;
+use kafka_wire::error_code::ErrorCode;
+use kafka_wire::record_batch::{BatchBuilder, RecordBatch, Seal};
+use parking_lot::{Mutex, MutexGuard, RwLock};
+
+use self::image::Image;
+use self::record::MetadataRecord;
+use self::topics::{Refusal, refuse};
+use crate::log::{Append, Origin, PartitionLog};
+
+/// The topic whose only partition holds the metadata.
+pub(crate) const METADATA_TOPIC: &str = "__cluster_metadata";
+/// The epoch in which this node leads the metadata quorum of one.
+pub(crate) const LEADER_EPOCH: i32 = 1;
+/// 4.3-IV0, the metadata version of Apache Kafka 4.3 (`MetadataVersion`).
+pub(crate) const METADATA_VERSION: i16 = 30;
+/// 3.3-IV3, the oldest that Kafka 4 reads.
+pub(crate) const MIN_METADATA_VERSION: i16 = 7;
+
+/// Reads of the log at start take this many bytes at a time.
+const REPLAY_BYTES: usize = 1024 * 1024;
+/// A metadata batch decompresses to at most this; our own are not compressed.
+const MAX_BATCH_BYTES: usize = 64 * 1024 * 1024;
+
+/// Why the metadata log cannot be replayed. The data folder is then left as it is.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReplayError {
+    /// The log cannot be read.
+    #[error("the metadata log cannot be read at offset {offset}: {reason}")]
+    Read {
+        /// Where reading failed.
+        offset: i64,
+        /// What failed.
+        reason: String,
+    },
+    /// A record is not what Kafka's schema says.
+    #[error("the metadata record at offset {offset} is malformed: {reason}")]
+    Record {
+        /// The record's offset.
+        offset: i64,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+/// The metadata and its log.
+pub(crate) struct Cluster {
+    node_id: i32,
+    log: Mutex<PartitionLog>,
+    view: RwLock<View>,
+}
+
+struct View {
+    image: Image,
+    /// The offset of the last record in the image, -1 before the first.
+    offset: i64,
+}
+
+impl Cluster {
+    /// Replays the whole log.
+    pub(crate) fn open(log: PartitionLog, node_id: i32) -> Result<Self, ReplayError> {
+        let mut view = View { image: Image::default(), offset: log.log_start_offset() - 1 };
+        while view.offset + 1 < log.log_end_offset() {
+            let offset = view.offset + 1;
+            let chunks = log
+                .read(offset, REPLAY_BYTES, true)
+                .map_err(|error| ReplayError::Read { offset, reason: error.to_string() })?;
+            for chunk in chunks {
+                view.replay(chunk)?;
+            }
+            if view.offset < offset {
+                return Err(ReplayError::Read {
+                    offset,
+                    reason: "no records where the log has some".to_owned(),
+                });
+            }
+        }
+        Ok(Self { node_id, log: Mutex::new(log), view: RwLock::new(view) })
+    }
+
+    /// Looks at the image, and at the offset of its last record.
+    pub(crate) fn read<R>(&self, look: impl FnOnce(&Image, i64) -> R) -> R {
+        let view = self.view.read();
+        look(&view.image, view.offset)
+    }
+
+    /// Locks out other changes, so that a decision and its effects are one step.
+    pub(crate) fn controller(&self) -> Controller<'_> {
+        Controller { cluster: self, log: self.log.lock() }
+    }
+}
+
+impl View {
+    fn replay(&mut self, chunk: Bytes) -> Result<(), ReplayError> {
+        let malformed = |offset, reason: String| ReplayError::Record { offset, reason };
+        for batch in RecordBatch::iter(chunk) {
+            let batch = batch.map_err(|error| malformed(self.offset + 1, error.to_string()))?;
+            if batch.next_offset() <= self.offset + 1 {
+                continue;
+            }
+            let end = batch.last_offset();
+            if !batch.is_control() {
+                let records = batch
+                    .records(MAX_BATCH_BYTES)
+                    .map_err(|error| malformed(batch.base_offset(), error.to_string()))?;
+                for record in records {
+                    let record = record.map_err(|error| malformed(batch.base_offset(), error.to_string()))?;
+                    let value = record.value.unwrap_or_default();
+                    match codec::decode(value).map_err(|error| malformed(record.offset, error.to_string()))? {
+                        Some(change) => self.image.replay(&change),
+                        None => tracing::warn!(offset = record.offset, "metadata record without effect here"),
+                    }
+                }
+            }
+            self.offset = end;
+        }
+        Ok(())
+    }
+}
+
+/// The right to change the metadata; one at a time.
+pub(crate) struct Controller<'a> {
+    cluster: &'a Cluster,
+    log: MutexGuard<'a, PartitionLog>,
+}
+
+impl Controller<'_> {
+    /// Looks at the image, which cannot change before this controller is dropped.
+    pub(crate) fn read<R>(&self, look: impl FnOnce(&Image) -> R) -> R {
+        look(&self.cluster.view.read().image)
+    }
+
+    /// Appends the records as one batch, so that a crash keeps all or none of them, and replays them.
+    pub(crate) fn commit(&mut self, records: &[MetadataRecord], now_ms: i64) -> Result<(), Refusal> {
+        if records.is_empty() {
+            return Ok(());
+        }
+        let mut builder = BatchBuilder::new(records.len() * 64);
+        for record in records {
+            match codec::encode(record, self.cluster.node_id) {
+                Ok(value) => builder.append(now_ms, None, Some(&value), &[]),
+                Err(error) => return refuse(ErrorCode::UnknownServerError, error.to_string()),
+            };
+        }
+        let sealed = builder.finish(&Seal::default());
+        let batch = sealed.or_else(|error| refuse(ErrorCode::UnknownServerError, error.to_string()))?;
+        let append = Append { leader_epoch: LEADER_EPOCH, origin: Origin::Coordinator, now_ms };
+        let appended = self.log.append(batch, append).or_else(|error| {
+            tracing::error!(%error, "metadata not written");
+            refuse(ErrorCode::KafkaStorageError, "The metadata log cannot be written.")
+        })?;
+        let mut view = self.cluster.view.write();
+        records.iter().for_each(|record| view.image.replay(record));
+        view.offset = appended.last_offset;
+        Ok(())
+    }
+
+    /// Syncs the metadata log.
+    pub(crate) fn log(&mut self) -> &mut PartitionLog {
+        &mut self.log
+    }
+}

@@ -1,0 +1,213 @@
+//! Broker configurations: Kafka's keys, and what the embedded profile changes.
+
+use std::collections::BTreeMap;
+
+use super::{ConfigDef, ConfigError, Kind, check, find};
+
+const NEVER: &str = "9223372036854775807";
+
+macro_rules! keys {
+    ($($name:literal $kind:expr, $default:expr, $doc:literal;)*) => {
+        &[$(ConfigDef { name: $name, kind: $kind, default: $default, doc: $doc },)*]
+    };
+}
+
+/// The broker keys that this broker knows, in order. A Kafka key that is not here is refused, not ignored.
+#[rustfmt::skip]
+pub(crate) const TABLE: &[ConfigDef] = keys! {
+    "advertised.listeners" Kind::Text, None, "The address that clients are told to connect to, as PLAINTEXT://host:port; unset: the address listened on.";
+    "auto.create.topics.enable" Kind::Boolean, Some("true"), "Whether a client that asks for an unknown topic by name creates it.";
+    "broker.rack" Kind::Text, None, "The rack that the broker tells clients it is in.";
+    "compression.gzip.level" Kind::Int { min: -1, max: 9 }, Some("-1"), "Default of the topic key compression.gzip.level.";
+    "compression.lz4.level" Kind::Int { min: 1, max: 17 }, Some("9"), "Default of the topic key compression.lz4.level.";
+    "compression.type" Kind::OneOf(&["uncompressed", "zstd", "lz4", "snappy", "gzip", "producer"]), Some("producer"), "Default of the topic key compression.type.";
+    "compression.zstd.level" Kind::Int { min: -131_072, max: 22 }, Some("3"), "Default of the topic key compression.zstd.level.";
+    "connections.max.idle.ms" Kind::long(-1), Some("600000"), "A connection without a request for this long is closed, in milliseconds; -1 never.";
+    "default.replication.factor" Kind::Int { min: 1, max: i16::MAX as i64 }, Some("1"), "Replicas of a topic that asks for -1. One node can hold one.";
+    "delete.topic.enable" Kind::Boolean, Some("true"), "Whether topics can be deleted.";
+    "fetch.max.bytes" Kind::int(1024), Some("57671680"), "The most bytes that one fetch is answered with; a first batch above it is still answered whole.";
+    "group.initial.rebalance.delay.ms" Kind::int(0), Some("3000"), "How long the first rebalance of an empty group waits for more members, in milliseconds.";
+    "group.max.session.timeout.ms" Kind::int(0), Some("1800000"), "The longest session timeout that a group member may ask for, in milliseconds.";
+    "group.max.size" Kind::int(1), Some("2147483647"), "The most members of a group.";
+    "group.min.session.timeout.ms" Kind::int(0), Some("6000"), "The shortest session timeout that a group member may ask for, in milliseconds.";
+    "log.cleaner.delete.retention.ms" Kind::long(0), Some("86400000"), "Default of the topic key delete.retention.ms.";
+    "log.cleaner.max.compaction.lag.ms" Kind::long(1), Some(NEVER), "Default of the topic key max.compaction.lag.ms.";
+    "log.cleaner.min.cleanable.ratio" Kind::Double { min: 0.0, max: 1.0 }, Some("0.5"), "Default of the topic key min.cleanable.dirty.ratio.";
+    "log.cleaner.min.compaction.lag.ms" Kind::long(0), Some("0"), "Default of the topic key min.compaction.lag.ms.";
+    "log.cleanup.policy" Kind::List(&["compact", "delete"]), Some("delete"), "Default of the topic key cleanup.policy.";
+    "log.flush.interval.messages" Kind::long(1), Some(NEVER), "Default of the topic key flush.messages.";
+    "log.flush.interval.ms" Kind::long(0), None, "Default of the topic key flush.ms.";
+    "log.flush.scheduler.interval.ms" Kind::long(1), Some(NEVER), "How often logs are looked at for a sync that flush.ms asks for, in milliseconds.";
+    "log.index.interval.bytes" Kind::int(0), Some("4096"), "Default of the topic key index.interval.bytes.";
+    "log.index.size.max.bytes" Kind::int(4), Some("10485760"), "Default of the topic key segment.index.bytes.";
+    "log.local.retention.bytes" Kind::long(-2), Some("-2"), "Default of the topic key local.retention.bytes.";
+    "log.local.retention.ms" Kind::long(-2), Some("-2"), "Default of the topic key local.retention.ms.";
+    "log.message.timestamp.after.max.ms" Kind::long(0), Some("3600000"), "Default of the topic key message.timestamp.after.max.ms.";
+    "log.message.timestamp.before.max.ms" Kind::long(0), Some(NEVER), "Default of the topic key message.timestamp.before.max.ms.";
+    "log.message.timestamp.type" Kind::OneOf(&["CreateTime", "LogAppendTime"]), Some("CreateTime"), "Default of the topic key message.timestamp.type.";
+    "log.preallocate" Kind::Boolean, Some("false"), "Default of the topic key preallocate.";
+    "log.retention.bytes" Kind::long(i64::MIN), Some("-1"), "Default of the topic key retention.bytes.";
+    "log.retention.check.interval.ms" Kind::long(1), Some("300000"), "How often logs are looked at for segments to delete or to roll, in milliseconds.";
+    "log.retention.hours" Kind::int(-1), Some("168"), "Default of the topic key retention.ms, in hours.";
+    "log.retention.minutes" Kind::int(-1), None, "Default of the topic key retention.ms, in minutes; wins over log.retention.hours.";
+    "log.retention.ms" Kind::long(-1), None, "Default of the topic key retention.ms; wins over log.retention.minutes.";
+    "log.roll.hours" Kind::int(1), Some("168"), "Default of the topic key segment.ms, in hours.";
+    "log.roll.jitter.hours" Kind::int(0), Some("0"), "Default of the topic key segment.jitter.ms, in hours.";
+    "log.roll.jitter.ms" Kind::long(0), None, "Default of the topic key segment.jitter.ms; wins over log.roll.jitter.hours.";
+    "log.roll.ms" Kind::long(1), None, "Default of the topic key segment.ms; wins over log.roll.hours.";
+    "log.segment.bytes" Kind::int(1_048_576), Some("1073741824"), "Default of the topic key segment.bytes.";
+    "log.segment.delete.delay.ms" Kind::long(0), Some("60000"), "Default of the topic key file.delete.delay.ms.";
+    "max.connections" Kind::int(0), Some("2147483647"), "The most open connections; one more is closed at once.";
+    "max.request.partition.size.limit" Kind::int(1), Some("2000"), "The most partitions that one DescribeTopicPartitions answer holds.";
+    "message.max.bytes" Kind::int(0), Some("1048588"), "Default of the topic key max.message.bytes.";
+    "min.insync.replicas" Kind::int(1), Some("1"), "Default of the topic key min.insync.replicas.";
+    "num.partitions" Kind::int(1), Some("1"), "Partitions of a topic that asks for -1, or that is created by asking for it.";
+    "offset.metadata.max.bytes" Kind::int(0), Some("4096"), "The longest metadata that may come with a committed offset, in bytes.";
+    "offsets.retention.check.interval.ms" Kind::long(1), Some("600000"), "How often committed offsets are looked at for expiry, in milliseconds.";
+    "offsets.retention.minutes" Kind::int(1), Some("10080"), "How long committed offsets outlive their empty group, in minutes.";
+    "offsets.topic.num.partitions" Kind::Int { min: 1, max: 10_000 }, Some("50"), "Partitions of __consumer_offsets. It must not change once the topic exists.";
+    "offsets.topic.replication.factor" Kind::Short { min: 1 }, Some("3"), "Replicas of __consumer_offsets, at most as many as there are nodes.";
+    "offsets.topic.segment.bytes" Kind::int(1), Some("104857600"), "Segment size of __consumer_offsets, in bytes.";
+    "producer.id.expiration.ms" Kind::int(1), Some("86400000"), "How long a partition remembers an idle producer's sequence numbers, in milliseconds.";
+    "socket.request.max.bytes" Kind::int(1), Some("104857600"), "The largest request, in bytes; a connection that announces more is closed.";
+    "unclean.leader.election.enable" Kind::Boolean, Some("false"), "Default of the topic key unclean.leader.election.enable.";
+};
+
+/// Keys that Kafka would put in this broker's file but that are set by the builder, for a helpful refusal.
+const SET_BY_BUILDER: &[(&str, &str)] = &[
+    ("node.id", "Builder::node_id"),
+    ("broker.id", "Builder::node_id"),
+    ("log.dir", "Builder::data_dir"),
+    ("log.dirs", "Builder::data_dir"),
+    ("listeners", "Builder::listen"),
+];
+
+/// Which defaults a broker starts from; every `config` call wins over them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Profile {
+    /// Kafka's defaults, except what makes tests wait or small brokers large:
+    /// `group.initial.rebalance.delay.ms` 0 (Kafka: 3000), `group.min.session.timeout.ms` 1 (6000),
+    /// `offsets.topic.num.partitions` 4 (50).
+    #[default]
+    Embedded,
+    /// Kafka's defaults without exception.
+    Kafka,
+}
+
+impl Profile {
+    fn values(self) -> &'static [(&'static str, &'static str)] {
+        match self {
+            Self::Embedded => &[
+                ("group.initial.rebalance.delay.ms", "0"),
+                ("group.min.session.timeout.ms", "1"),
+                ("offsets.topic.num.partitions", "4"),
+            ],
+            Self::Kafka => &[],
+        }
+    }
+}
+
+/// The broker's configuration: values that differ from the defaults, by Kafka's keys.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct BrokerConfig {
+    given: BTreeMap<&'static str, String>,
+}
+
+macro_rules! numbers {
+    ($($(#[$doc:meta])* $name:ident: $type:ty = $key:literal;)*) => {
+        impl BrokerConfig {
+            $($(#[$doc])* pub(crate) fn $name(&self) -> $type { self.parsed($key) })*
+        }
+    };
+}
+
+numbers! {
+    auto_create_topics: bool = "auto.create.topics.enable";
+    connections_max_idle_ms: i64 = "connections.max.idle.ms";
+    default_replication_factor: i16 = "default.replication.factor";
+    delete_topics: bool = "delete.topic.enable";
+    fetch_max_bytes: i32 = "fetch.max.bytes";
+    group_initial_rebalance_delay_ms: i32 = "group.initial.rebalance.delay.ms";
+    group_max_session_timeout_ms: i32 = "group.max.session.timeout.ms";
+    group_max_size: i32 = "group.max.size";
+    group_min_session_timeout_ms: i32 = "group.min.session.timeout.ms";
+    flush_check_interval_ms: i64 = "log.flush.scheduler.interval.ms";
+    retention_check_interval_ms: i64 = "log.retention.check.interval.ms";
+    max_connections: usize = "max.connections";
+    max_described_partitions: i32 = "max.request.partition.size.limit";
+    num_partitions: i32 = "num.partitions";
+    offset_metadata_max_bytes: usize = "offset.metadata.max.bytes";
+    offsets_retention_check_interval_ms: i64 = "offsets.retention.check.interval.ms";
+    offsets_retention_minutes: i64 = "offsets.retention.minutes";
+    offsets_topic_partitions: i32 = "offsets.topic.num.partitions";
+    offsets_topic_segment_bytes: i64 = "offsets.topic.segment.bytes";
+    producer_id_expiration_ms: i64 = "producer.id.expiration.ms";
+    socket_request_max_bytes: usize = "socket.request.max.bytes";
+}
+
+impl BrokerConfig {
+    pub(crate) fn new(profile: Profile, given: &[(String, String)]) -> Result<Self, ConfigError> {
+        let mut config = Self::default();
+        for (key, value) in profile.values() {
+            config.set(key, value)?;
+        }
+        for (key, value) in given {
+            config.set(key, value)?;
+        }
+        Ok(config)
+    }
+
+    /// Sets one key after checking it.
+    pub(crate) fn set(&mut self, key: &str, value: &str) -> Result<(), ConfigError> {
+        if let Some((_, setter)) = SET_BY_BUILDER.iter().find(|(known, _)| *known == key) {
+            return Err(ConfigError::invalid(key, value, format!("it is set with {setter}")));
+        }
+        let (def, value) = check(TABLE, key, value)?;
+        self.given.insert(def.name, value);
+        Ok(())
+    }
+
+    /// The value that was set for a key, if one was.
+    pub(crate) fn given(&self, key: &str) -> Option<&str> {
+        self.given.get(key).map(String::as_str)
+    }
+
+    fn parsed<T: std::str::FromStr + Default>(&self, key: &str) -> T {
+        let text = self.given(key).or_else(|| find(TABLE, key)?.default);
+        text.and_then(|text| text.parse().ok()).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_embedded_profile_is_kafkas_but_for_its_documented_exceptions() {
+        let embedded = BrokerConfig::new(Profile::Embedded, &[]).unwrap();
+        assert_eq!(embedded.group_initial_rebalance_delay_ms(), 0);
+        assert_eq!(embedded.num_partitions(), 1);
+        let kafka = BrokerConfig::new(Profile::Kafka, &[]).unwrap();
+        assert_eq!(kafka.group_initial_rebalance_delay_ms(), 3000);
+        assert_eq!(kafka.offsets_topic_partitions(), 50);
+        let given = [("offsets.topic.num.partitions".to_owned(), "7".to_owned())];
+        assert_eq!(BrokerConfig::new(Profile::Embedded, &given).unwrap().offsets_topic_partitions(), 7);
+    }
+
+    #[test]
+    fn keys_that_the_builder_sets_say_so() {
+        let error = BrokerConfig::default().set("log.dirs", "/x").unwrap_err();
+        assert!(error.to_string().contains("Builder::data_dir"), "{error}");
+    }
+
+    #[test]
+    fn every_typed_key_has_a_default_of_its_type() {
+        let config = BrokerConfig::default();
+        assert!(config.auto_create_topics() && config.delete_topics());
+        assert_eq!(config.max_connections(), i32::MAX as usize);
+        assert_eq!(config.flush_check_interval_ms(), i64::MAX);
+        assert_eq!(config.socket_request_max_bytes(), 104_857_600);
+        assert_eq!(config.default_replication_factor(), 1);
+    }
+}

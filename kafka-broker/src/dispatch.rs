@@ -1,0 +1,173 @@
+//! From a request frame to the handler of its API, and back to an answer's frame.
+//!
+//! The list in this file is the one place that says which APIs exist here: `ApiVersions` advertises it and
+//! [`dispatch`] follows it, so an API cannot be advertised without a handler.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use kafka_wire::error_code::ErrorCode;
+use kafka_wire::frame::{self, EncodedFrame, FrameError};
+use kafka_wire::messages::api_versions_response::ApiVersion;
+use kafka_wire::messages::*;
+use kafka_wire::versions::kafka_4_3;
+use kafka_wire::{Request, StrBytes, VersionRange};
+
+use crate::api;
+use crate::state::BrokerState;
+
+/// What a handler may want to know about a request besides its body.
+#[derive(Debug, Clone)]
+pub(crate) struct RequestContext {
+    /// What the client calls itself, if it says so.
+    pub(crate) client_id: Option<StrBytes>,
+    /// Where the client connects from, as `/host`; what `DescribeGroups` shows.
+    pub(crate) client_host: Arc<str>,
+}
+
+/// Why a connection is closed instead of answered.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Hangup {
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    #[error("API key {api_key} is not served")]
+    UnservedApi { api_key: i16 },
+    #[error("API key {api_key} is not served in version {version}")]
+    UnservedVersion { api_key: i16, version: i16 },
+    /// With `acks=0` there is no answer, so closing is the only way to tell the producer (`KafkaApis`).
+    #[error("a produce request with acks=0 failed on {topic}-{partition}: {code}")]
+    UnansweredProduce { topic: String, partition: i32, code: ErrorCode },
+}
+
+/// What this broker serves of an API: what Apache Kafka 4.3 serves and the codec knows.
+fn served<R: Request>() -> VersionRange {
+    match kafka_4_3(R::KEY) {
+        Some(range) => range.intersect(&R::VERSIONS),
+        None => VersionRange { min: 0, max: -1 },
+    }
+}
+
+macro_rules! apis {
+    ($($request:ident => $handler:path,)*) => {
+        /// The versions served of an API key, or `None` when it is not served at all.
+        pub(crate) fn served_versions(api_key: i16) -> Option<VersionRange> {
+            match api_key {
+                ProduceRequest::KEY => Some(served::<ProduceRequest>()),
+                FetchRequest::KEY => Some(served::<FetchRequest>()),
+                ApiVersionsRequest::KEY => Some(served::<ApiVersionsRequest>()),
+                $($request::KEY => Some(served::<$request>()),)*
+                _ => None,
+            }
+        }
+
+        async fn serve(
+            state: &Arc<BrokerState>,
+            context: &RequestContext,
+            api_key: i16,
+            version: i16,
+            correlation_id: i32,
+            body: Bytes,
+        ) -> Result<EncodedFrame, Hangup> {
+            match api_key {
+                $($request::KEY => {
+                    let request = frame::decode_request::<$request>(body, version)?;
+                    let response = $handler(state, context, request, version).await;
+                    Ok(frame::encode_response::<$request>(&response, version, correlation_id, &[])?)
+                })*
+                _ => Err(Hangup::UnservedApi { api_key }),
+            }
+        }
+    };
+}
+
+apis! {
+    ListOffsetsRequest => api::list_offsets::handle,
+    MetadataRequest => api::metadata::handle,
+    FindCoordinatorRequest => api::coordinators::find_coordinator,
+    CreateTopicsRequest => api::topics::create_topics,
+    DeleteTopicsRequest => api::topics::delete_topics,
+    CreatePartitionsRequest => api::topics::create_partitions,
+    InitProducerIdRequest => api::producer_ids::init_producer_id,
+    DescribeConfigsRequest => api::configs::describe_configs,
+    DescribeClusterRequest => api::cluster::describe_cluster,
+    DescribeTopicPartitionsRequest => api::cluster::describe_topic_partitions,
+    DescribeQuorumRequest => api::cluster::describe_quorum,
+}
+
+/// Every served API with its advertised range.
+pub(crate) fn advertised() -> Vec<ApiVersion> {
+    kafka_wire::versions::kafka_4_3_keys()
+        .filter_map(|api_key| Some((api_key, served_versions(api_key)?)))
+        .map(|(api_key, range)| {
+            // librdkafka refuses a broker that does not list Produce from 0; Kafka lists it and serves it from 3.
+            let min = if api_key == ProduceRequest::KEY { 0 } else { range.min };
+            ApiVersion::default().with_api_key(api_key).with_min_version(min).with_max_version(range.max)
+        })
+        .collect()
+}
+
+/// Serves one request frame. `None`: the request wants no answer.
+pub(crate) async fn dispatch(
+    state: &Arc<BrokerState>,
+    client_host: &Arc<str>,
+    mut frame: Bytes,
+) -> Result<Option<EncodedFrame>, Hangup> {
+    let header = frame::decode_request_header(&mut frame)?;
+    let (api_key, version, correlation_id) =
+        (header.request_api_key, header.request_api_version, header.correlation_id);
+    let range = served_versions(api_key).ok_or(Hangup::UnservedApi { api_key })?;
+    if version < range.min || version > range.max {
+        if api_key == ApiVersionsRequest::KEY {
+            // KIP-511: a client of the future learns from a v0 answer what to ask for.
+            let response = api::api_versions::unsupported(range);
+            return Ok(Some(frame::encode_response::<ApiVersionsRequest>(
+                &response,
+                0,
+                correlation_id,
+                &[],
+            )?));
+        }
+        return Err(Hangup::UnservedVersion { api_key, version });
+    }
+    let context = RequestContext { client_id: header.client_id, client_host: Arc::clone(client_host) };
+    let answer = match api_key {
+        ProduceRequest::KEY => {
+            let request = frame::decode_request::<ProduceRequest>(frame, version)?;
+            match api::produce::handle(state, request, version)? {
+                Some(response) => {
+                    frame::encode_response::<ProduceRequest>(&response, version, correlation_id, &[])?
+                }
+                None => return Ok(None),
+            }
+        }
+        FetchRequest::KEY => {
+            let request = frame::decode_request::<FetchRequest>(frame, version)?;
+            api::fetch::handle(state, request, version).await.encode(version, correlation_id)?
+        }
+        ApiVersionsRequest::KEY => {
+            let request = frame::decode_request::<ApiVersionsRequest>(frame, version)?;
+            let response = api::api_versions::handle(state, &request, version);
+            frame::encode_response::<ApiVersionsRequest>(&response, version, correlation_id, &[])?
+        }
+        _ => serve(state, &context, api_key, version, correlation_id, frame).await?,
+    };
+    Ok(Some(answer))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_advertised_range_is_served_but_for_produce_which_starts_at_zero() {
+        let advertised = advertised();
+        assert!(advertised.len() > 10);
+        for api in advertised {
+            let served = served_versions(api.api_key).unwrap();
+            assert!(served.min <= served.max, "{}", api.api_key);
+            assert_eq!(api.max_version, served.max);
+            let expected = if api.api_key == ProduceRequest::KEY { 0 } else { served.min };
+            assert_eq!(api.min_version, expected);
+        }
+    }
+}
