@@ -17,8 +17,10 @@ use crate::cluster::{Cluster, METADATA_VERSION, ReplayError};
 use crate::config::ConfigError;
 use crate::config::broker::{BrokerConfig, Profile};
 use crate::folder::Logs;
+use crate::groups::GroupConfig;
+use crate::groups::service::Groups;
 use crate::state::BrokerState;
-use crate::{ids, maintenance, server};
+use crate::{groups, ids, maintenance, server};
 
 /// In-memory connections that wait to be accepted; one more waits in [`Broker::connect`].
 const IN_MEMORY_BACKLOG: usize = 128;
@@ -157,6 +159,7 @@ impl Builder {
             host: StrBytes::from_string(host.clone()),
             port,
             fetch_max_bytes: config.fetch_max_bytes(),
+            groups: Groups::new(GroupConfig::new(&config)),
             config,
             clock,
             cluster,
@@ -166,11 +169,13 @@ impl Builder {
         });
         register(&state, host, port)?;
         state.host_all();
+        state.groups.load_all(&state);
 
         let (in_memory, accept_in_memory) = mpsc::channel(IN_MEMORY_BACKLOG);
         let tasks = vec![
             tokio::spawn(server::run(Arc::clone(&state), listener, accept_in_memory)),
             tokio::spawn(maintenance::run(Arc::clone(&state))),
+            tokio::spawn(groups::service::run(Arc::clone(&state))),
         ];
         tracing::info!(%addr, node_id = state.node_id, cluster_id = state.cluster_id.as_str(), "broker started");
         Ok(Broker { addr, in_memory, tasks, state })

@@ -22,6 +22,7 @@ mod cluster;
 mod config;
 mod dispatch;
 mod folder;
+mod groups;
 mod ids;
 #[path = "interim_log.rs"]
 mod log;

@@ -14,6 +14,7 @@ use crate::cluster::{Cluster, Controller};
 use crate::config::broker::BrokerConfig;
 use crate::config::topic::TopicConfig;
 use crate::folder::Logs;
+use crate::groups::service::Groups;
 use crate::ids;
 use crate::partition::{Hosted, Partition};
 use crate::topics::{HostedTopic, Topics};
@@ -37,6 +38,7 @@ pub(crate) struct BrokerState {
     pub(crate) topics: Topics,
     pub(crate) logs: Logs,
     pub(crate) producer_ids: Mutex<ProducerIds>,
+    pub(crate) groups: Groups,
 }
 
 /// The block of producer ids in use.
@@ -201,6 +203,8 @@ impl BrokerState {
                 tracing::warn!(topic = name, partition = index, %error, "deleted partition's files remain");
             }
         }
+        drop(controller);
+        self.groups.topics_deleted(self, &[name.to_owned()]);
         Ok(())
     }
 

@@ -34,6 +34,7 @@ use kafka_wire::messages::{
 
 use classic::{ClassicGroup, Join};
 use offsets::Offsets;
+pub(crate) use offsets::{Commit, commit_refusal};
 use record::GroupRecord;
 
 /// The time of a decision: monotonic for deadlines, and milliseconds since 1970 for records.

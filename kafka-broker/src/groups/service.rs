@@ -1,1 +1,314 @@
+//! The shell around the coordinators: it appends what they decide, hands out their answers and wakes them in time.
+//!
+//! Each partition of `__consumer_offsets` has one coordinator behind one lock. A lock rather than an owner task: a step
+//! takes microseconds, its append is synchronous and nothing is awaited while the lock is held, so a task would only
+//! add a queue and two wake-ups to every heartbeat and commit. Calls that have to wait leave a oneshot behind.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use kafka_wire::ErrorCode;
+use kafka_wire::record_batch::{BatchBuilder, RecordBatch, Seal};
+use parking_lot::Mutex;
+use rustc_hash::FxHashMap;
+use tokio::sync::{Notify, oneshot};
+use tokio::time::Instant;
+
+use super::record::GroupRecord;
+use super::{CallId, Coordinator, Decision, GroupConfig, Now, Response, partition_for};
+use crate::config::broker::BrokerConfig;
+use crate::log::Origin;
+use crate::partition::Partition;
+use crate::state::BrokerState;
+
+/// Where groups and offsets rest.
+pub(crate) const OFFSETS_TOPIC: &str = "__consumer_offsets";
+/// How much of the log one read asks for while a coordinator loads (`offsets.load.buffer.size`).
+const LOAD_BYTES: usize = 5 * 1024 * 1024;
+/// No batch of the coordinator's own is larger; one of Kafka's could be compressed.
+const MAX_DECOMPRESSED_BYTES: usize = 64 * 1024 * 1024;
+/// How long the timer sleeps when no coordinator has anything to wait for.
+const IDLE: Duration = Duration::from_secs(600);
+
+/// The group coordinators of this node.
+pub(crate) struct Groups {
+    config: GroupConfig,
+    shards: Mutex<BTreeMap<i32, Arc<Mutex<Shard>>>>,
+    next_call: AtomicU64,
+    timer: Notify,
+    /// When the timer wakes by itself.
+    timer_at: Mutex<Instant>,
+}
+
+/// A coordinator with the log it was loaded from and the calls it has yet to answer.
+struct Shard {
+    partition: Arc<Partition>,
+    coordinator: Coordinator,
+    waiting: FxHashMap<CallId, oneshot::Sender<Response>>,
+}
+
+fn now(state: &BrokerState) -> Now {
+    Now { at: Instant::now().into_std(), ms: state.clock.now_ms() }
+}
+
+impl GroupConfig {
+    pub(crate) fn new(config: &BrokerConfig) -> Self {
+        let millis = |ms: i64| Duration::from_millis(u64::try_from(ms).unwrap_or(0));
+        Self {
+            initial_rebalance_delay: millis(config.group_initial_rebalance_delay_ms().into()),
+            min_session_timeout_ms: config.group_min_session_timeout_ms(),
+            max_session_timeout_ms: config.group_max_session_timeout_ms(),
+            max_size: usize::try_from(config.group_max_size()).unwrap_or(usize::MAX),
+            offset_metadata_max_bytes: config.offset_metadata_max_bytes(),
+            offsets_retention_ms: config.offsets_retention_minutes().saturating_mul(60_000),
+            offsets_check_interval: millis(config.offsets_retention_check_interval_ms()),
+        }
+    }
+}
+
+impl Groups {
+    pub(crate) fn new(config: GroupConfig) -> Self {
+        Self {
+            config,
+            shards: Mutex::default(),
+            next_call: AtomicU64::new(0),
+            timer: Notify::new(),
+            timer_at: Mutex::new(Instant::now() + IDLE),
+        }
+    }
+
+    /// Loads every coordinator whose partition exists, so that sessions and offsets expire without being asked for.
+    pub(crate) fn load_all(&self, state: &BrokerState) {
+        for index in 0..partition_count(state) {
+            if let Err(error) = self.with_partition(state, index, |_| ()) {
+                tracing::error!(partition = index, %error, "group coordinator not loaded");
+            }
+        }
+    }
+
+    /// Puts a call to the coordinator of a group and waits for its answer.
+    ///
+    /// Dropping the future takes nothing back: the member that waited is heard from again or expires.
+    pub(crate) async fn call(
+        &self,
+        state: &BrokerState,
+        group_id: &str,
+        step: impl FnOnce(&mut Coordinator, CallId, Now) -> Decision,
+    ) -> Result<Response, ErrorCode> {
+        let call = CallId(self.next_call.fetch_add(1, Ordering::Relaxed));
+        let (sender, receiver) = oneshot::channel();
+        self.with_group(state, group_id, |shard| {
+            shard.waiting.insert(call, sender);
+            let now = now(state);
+            let decision = step(&mut shard.coordinator, call, now);
+            shard.settle(decision, now);
+        })?;
+        // The coordinator is gone when its topic is.
+        receiver.await.map_err(|_| ErrorCode::CoordinatorNotAvailable)
+    }
+
+    /// Looks at the coordinator of a group.
+    pub(crate) fn read<R>(
+        &self,
+        state: &BrokerState,
+        group_id: &str,
+        look: impl FnOnce(&Coordinator) -> R,
+    ) -> Result<R, ErrorCode> {
+        self.with_group(state, group_id, |shard| look(&shard.coordinator))
+    }
+
+    /// Looks at every coordinator in turn.
+    pub(crate) fn read_all<R>(
+        &self,
+        state: &BrokerState,
+        mut look: impl FnMut(&Coordinator) -> R,
+    ) -> Result<Vec<R>, ErrorCode> {
+        let partitions = 0..partition_count(state);
+        partitions.map(|index| self.with_partition(state, index, |shard| look(&shard.coordinator))).collect()
+    }
+
+    /// Forgets the offsets of topics that were deleted.
+    pub(crate) fn topics_deleted(&self, state: &BrokerState, topics: &[String]) {
+        for index in 0..partition_count(state) {
+            let done = self.with_partition(state, index, |shard| {
+                let decision = shard.coordinator.topics_deleted(topics);
+                shard.settle(decision, now(state));
+            });
+            if let Err(error) = done {
+                tracing::warn!(partition = index, %error, "offsets of deleted topics remain");
+            }
+        }
+    }
+
+    fn with_group<R>(
+        &self,
+        state: &BrokerState,
+        group_id: &str,
+        run: impl FnOnce(&mut Shard) -> R,
+    ) -> Result<R, ErrorCode> {
+        self.with_partition(state, partition_for(group_id, partition_count(state)), run)
+    }
+
+    fn with_partition<R>(
+        &self,
+        state: &BrokerState,
+        index: i32,
+        run: impl FnOnce(&mut Shard) -> R,
+    ) -> Result<R, ErrorCode> {
+        // The topic is made by the first FindCoordinator.
+        let partition =
+            state.topics.partition(OFFSETS_TOPIC, index).ok_or(ErrorCode::CoordinatorNotAvailable)?;
+        let known = self.shards.lock().get(&index).cloned();
+        let shard = match known {
+            Some(shard) => shard,
+            None => {
+                let loaded = Shard::load(partition.clone(), &self.config, now(state))?;
+                // If another call loaded it as well, the first one in the map counts.
+                Arc::clone(self.shards.lock().entry(index).or_insert_with(|| Arc::new(Mutex::new(loaded))))
+            }
+        };
+        let mut shard = shard.lock();
+        if !Arc::ptr_eq(&shard.partition, &partition) {
+            // The topic was deleted and made anew.
+            *shard = Shard::load(partition, &self.config, now(state))?;
+        }
+        let result = run(&mut shard);
+        let wake_up = Instant::from_std(shard.coordinator.next_wake_up());
+        if wake_up < *self.timer_at.lock() {
+            self.timer.notify_one();
+        }
+        Ok(result)
+    }
+
+    /// Does all that is due and returns when the next thing is.
+    fn expire(&self, state: &BrokerState) -> Instant {
+        let shards: Vec<_> = self.shards.lock().values().cloned().collect();
+        let mut next = Instant::now() + IDLE;
+        for shard in shards {
+            let mut shard = shard.lock();
+            shard.settle(Decision::default(), now(state));
+            next = next.min(Instant::from_std(shard.coordinator.next_wake_up()));
+        }
+        next
+    }
+}
+
+/// The timer of all coordinators. Runs until it is aborted.
+pub(crate) async fn run(state: Arc<BrokerState>) {
+    let groups = &state.groups;
+    loop {
+        // Until the new time is known every step that sets a deadline wakes the timer.
+        *groups.timer_at.lock() = Instant::now() + IDLE;
+        let next = groups.expire(&state);
+        *groups.timer_at.lock() = next;
+        tokio::select! {
+            () = tokio::time::sleep_until(next) => {}
+            () = groups.timer.notified() => {}
+        }
+    }
+}
+
+fn partition_count(state: &BrokerState) -> i32 {
+    let topic = state.topics.by_name(OFFSETS_TOPIC);
+    topic.map_or(0, |topic| i32::try_from(topic.partitions().len()).unwrap_or(i32::MAX))
+}
+
+impl Shard {
+    fn load(partition: Arc<Partition>, config: &GroupConfig, now: Now) -> Result<Self, ErrorCode> {
+        let mut coordinator = Coordinator::new(config.clone(), now);
+        replay(&partition, &mut coordinator, now)?;
+        let decision = coordinator.loaded(now);
+        let mut shard = Self { partition, coordinator, waiting: FxHashMap::default() };
+        shard.settle(decision, now);
+        Ok(shard)
+    }
+
+    /// Appends, answers, and goes on with whatever is due by now.
+    fn settle(&mut self, mut decision: Decision, now: Now) {
+        loop {
+            let written = self.append(&decision.records, now);
+            for answer in self.coordinator.finish(decision, written, now) {
+                if let Some(waiting) = self.waiting.remove(&answer.call) {
+                    // A client that has gone is not told; its member expires.
+                    let _ = waiting.send(answer.response);
+                }
+            }
+            match self.coordinator.expire(now) {
+                Some(next) => decision = next,
+                None => return,
+            }
+        }
+    }
+
+    fn append(&self, records: &[GroupRecord], now: Now) -> Result<(), ErrorCode> {
+        if records.is_empty() {
+            return Ok(());
+        }
+        let batch = encode(records, now.ms).map_err(|reason| {
+            tracing::error!(partition = self.partition.name(), reason, "group records cannot be encoded");
+            ErrorCode::UnknownServerError
+        })?;
+        self.partition.append(batch, Origin::Coordinator, now.ms).map_err(|refused| refused.code)?;
+        Ok(())
+    }
+}
+
+fn encode(records: &[GroupRecord], now_ms: i64) -> Result<Bytes, String> {
+    let mut batch = BatchBuilder::new(1024);
+    for record in records {
+        let (key, value) = record.encode().map_err(|error| error.to_string())?;
+        batch.append(now_ms, Some(&key), value.as_deref(), &[]);
+    }
+    batch.finish(&Seal::default()).map_err(|error| error.to_string())
+}
+
+/// Reads the whole partition back into a coordinator. A record that cannot be read is passed over, loudly.
+fn replay(partition: &Partition, coordinator: &mut Coordinator, now: Now) -> Result<(), ErrorCode> {
+    let (mut offset, end) = {
+        let log = partition.lock()?;
+        (log.log_start_offset(), log.log_end_offset())
+    };
+    let passed_over = |offset: i64, reason: &dyn std::fmt::Display| {
+        tracing::error!(partition = partition.name(), offset, %reason, "record of a group passed over");
+    };
+    while offset < end {
+        let mut bytes = partition.lock()?.read(offset, LOAD_BYTES, true)?;
+        let before = offset;
+        while let Ok(Some(batch)) = RecordBatch::split_from(&mut bytes) {
+            offset = offset.max(batch.next_offset());
+            if batch.is_control() {
+                continue;
+            }
+            let records = match batch.records(MAX_DECOMPRESSED_BYTES) {
+                Ok(records) => records,
+                Err(error) => {
+                    passed_over(batch.base_offset(), &error);
+                    continue;
+                }
+            };
+            for record in records {
+                let record = match record {
+                    Ok(record) => record,
+                    Err(error) => {
+                        passed_over(batch.base_offset(), &error);
+                        break;
+                    }
+                };
+                let Some(key) = record.key else { continue };
+                match GroupRecord::decode(key, record.value) {
+                    Ok(Some(decoded)) => coordinator.replay(&decoded, now),
+                    Ok(None) => {}
+                    Err(error) => passed_over(record.offset, &error),
+                }
+            }
+        }
+        if offset == before {
+            tracing::error!(partition = partition.name(), offset, "the log of groups cannot be read further");
+            return Err(ErrorCode::KafkaStorageError);
+        }
+    }
+    Ok(())
+}

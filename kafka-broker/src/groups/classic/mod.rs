@@ -222,10 +222,6 @@ impl ClassicGroup {
         self.protocol_type.as_deref()
     }
 
-    pub(super) fn state_since_ms(&self) -> Option<i64> {
-        self.state_since_ms
-    }
-
     /// Kafka's name of the state, as tools show it.
     pub(super) fn state_name(&self) -> &'static str {
         match self.state {
