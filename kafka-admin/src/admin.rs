@@ -1,0 +1,101 @@
+use std::time::Duration;
+
+use kafka_client::{Client, TopicPartition};
+
+use crate::cluster::DescribeCluster;
+use crate::configs::{ConfigResource, DescribeConfigs};
+use crate::groups::{DescribeGroups, ListGroupOffsets, ListGroups};
+use crate::offsets::{ListOffsets, OffsetSpec};
+use crate::partitions::{CreatePartitions, NewPartitions};
+use crate::topics::{CreateTopics, DeleteTopics, DescribeTopics, ListTopics, NewTopic};
+
+/// How long an operation is tried as a whole by default, as `default.api.timeout.ms` of the Java client.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A handle for administrative operations: cheap to clone, on the connections of its [`Client`].
+///
+/// Every operation goes to the broker that can answer it, is tried again while the reason for a refusal passes by itself
+/// (`NOT_CONTROLLER`, `NOT_LEADER_OR_FOLLOWER`, a coordinator that is loading), and ends at its time-out. Dropping an
+/// operation's future ends the wait, not a change that a broker has been asked for.
+#[derive(Debug, Clone)]
+pub struct Admin {
+    client: Client,
+    timeout: Duration,
+}
+
+impl Admin {
+    /// Operations on the cluster of `client`, each with a time-out of 60 s.
+    pub fn new(client: Client) -> Self {
+        Self { client, timeout: DEFAULT_TIMEOUT }
+    }
+
+    /// How long operations are tried unless they are told otherwise (`default.api.timeout.ms`). Default 60 s.
+    pub fn with_timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// The client underneath.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Creates topics.
+    pub fn create_topics(&self, topics: impl IntoIterator<Item = NewTopic>) -> CreateTopics {
+        CreateTopics::new(self.client.clone(), self.timeout, topics.into_iter().collect())
+    }
+
+    /// Deletes topics by name, with all their records.
+    pub fn delete_topics<T: Into<String>>(&self, names: impl IntoIterator<Item = T>) -> DeleteTopics {
+        DeleteTopics::new(self.client.clone(), self.timeout, names.into_iter().map(Into::into).collect())
+    }
+
+    /// Every topic's name, id and number of partitions.
+    pub fn list_topics(&self) -> ListTopics {
+        ListTopics::new(self.client.clone(), self.timeout)
+    }
+
+    /// Topics with their partitions, leaders and replicas.
+    pub fn describe_topics<T: Into<String>>(&self, names: impl IntoIterator<Item = T>) -> DescribeTopics {
+        DescribeTopics::new(self.client.clone(), self.timeout, names.into_iter().map(Into::into).collect())
+    }
+
+    /// Adds partitions to topics.
+    pub fn create_partitions(&self, topics: impl IntoIterator<Item = NewPartitions>) -> CreatePartitions {
+        CreatePartitions::new(self.client.clone(), self.timeout, topics.into_iter().collect())
+    }
+
+    /// The configurations of topics, brokers and the like.
+    pub fn describe_configs(&self, resources: impl IntoIterator<Item = ConfigResource>) -> DescribeConfigs {
+        DescribeConfigs::new(self.client.clone(), self.timeout, resources.into_iter().collect())
+    }
+
+    /// The cluster's id, brokers and controller.
+    pub fn describe_cluster(&self) -> DescribeCluster {
+        DescribeCluster::new(self.client.clone(), self.timeout)
+    }
+
+    /// Offsets of partitions: the first, the next, or by time.
+    pub fn list_offsets<P: Into<TopicPartition>>(
+        &self,
+        partitions: impl IntoIterator<Item = (P, OffsetSpec)>,
+    ) -> ListOffsets {
+        let specs = partitions.into_iter().map(|(partition, spec)| (partition.into(), spec)).collect();
+        ListOffsets::new(self.client.clone(), self.timeout, specs)
+    }
+
+    /// Every group of the cluster.
+    pub fn list_groups(&self) -> ListGroups {
+        ListGroups::new(self.client.clone(), self.timeout)
+    }
+
+    /// Groups with their members.
+    pub fn describe_groups<T: Into<String>>(&self, ids: impl IntoIterator<Item = T>) -> DescribeGroups {
+        DescribeGroups::new(self.client.clone(), self.timeout, ids.into_iter().map(Into::into).collect())
+    }
+
+    /// The offsets that a group has committed.
+    pub fn list_group_offsets(&self, group: impl Into<String>) -> ListGroupOffsets {
+        ListGroupOffsets::new(self.client.clone(), self.timeout, group.into())
+    }
+}
