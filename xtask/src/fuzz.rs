@@ -61,10 +61,10 @@ fn write_seeds(root: &Path, target: &str) -> Result<(), String> {
         "internal_records" => {
             for line in read("records.tsv")?.lines() {
                 let columns: Vec<&str> = line.split('\t').collect();
-                if let ["metadata", _, version, hex] = columns[..] {
-                    seeds.push([&[0, version.parse().unwrap_or(0)], &unhex(hex)[..]].concat());
-                } else if let [_, _, _, hex] = columns[..] {
-                    seeds.extend((1..7).map(|kind| [&[kind, 0], &unhex(hex)[..]].concat()));
+                match columns[..] {
+                    ["metadata", _, _, hex] => seeds.push([&[0], &unhex(hex)[..]].concat()),
+                    [_, _, _, hex] => seeds.extend((1..7).map(|kind| [&[kind], &unhex(hex)[..]].concat())),
+                    _ => {}
                 }
             }
         }
