@@ -276,3 +276,211 @@ pub(crate) fn commit_refusal(request: &OffsetCommitRequest, error: ErrorCode) ->
     });
     OffsetCommitResponse::default().with_topics(topics.collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use kafka_wire::messages::offset_delete_request::{
+        OffsetDeleteRequestPartition, OffsetDeleteRequestTopic,
+    };
+    use kafka_wire::messages::{GroupId, TopicName};
+
+    use super::super::record::text;
+    use super::super::testing::{GROUP, Harness, secs};
+    use super::super::{Coordinator, partition_for};
+    use super::*;
+
+    const DAY: Duration = Duration::from_secs(24 * 3600);
+
+    fn delete_offsets(harness: &mut Harness, topic: &str) -> (ErrorCode, ErrorCode) {
+        let partition = OffsetDeleteRequestPartition::default().with_partition_index(0);
+        let topic = OffsetDeleteRequestTopic::default()
+            .with_name(TopicName(text(topic)))
+            .with_partitions(vec![partition]);
+        let request =
+            OffsetDeleteRequest::default().with_group_id(GroupId(text(GROUP))).with_topics(vec![topic]);
+        let call =
+            harness.call(|coordinator: &mut Coordinator, call, _| coordinator.delete_offsets(call, &request));
+        match harness.answer(call) {
+            Some(Response::OffsetDelete(response)) => {
+                let partition = response.topics.first().map_or(0, |topic| topic.partitions[0].error_code);
+                (response.error_code.into(), partition.into())
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn delete_group(harness: &mut Harness) -> ErrorCode {
+        let call =
+            harness.call(|coordinator, call, _| coordinator.delete_groups(call, &[GroupId(text(GROUP))]));
+        match harness.answer(call) {
+            Some(Response::DeleteGroups(response)) => response.results[0].error_code.into(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_commit_without_members_makes_a_simple_group() {
+        let mut harness = Harness::new();
+        assert_eq!(harness.committed(), None);
+        assert_eq!(harness.commit("", -1, 7), ErrorCode::None);
+        assert_eq!((harness.committed(), harness.state().as_str()), (Some(7), "Empty"));
+        harness.restart();
+        assert_eq!(harness.committed(), Some(7));
+    }
+
+    #[test]
+    fn a_commit_of_a_generation_needs_its_group() {
+        let mut harness = Harness::new();
+        assert_eq!(harness.commit_with("m", 1, 7, "", 8), ErrorCode::IllegalGeneration);
+        assert_eq!(harness.commit_with("m", 1, 7, "", 9), ErrorCode::GroupIdNotFound);
+        assert_eq!(harness.state(), "Dead");
+    }
+
+    #[test]
+    fn a_group_with_members_takes_no_commit_from_outside() {
+        let mut harness = Harness::new();
+        let members = harness.stable_group(1);
+        assert_eq!(harness.commit("", -1, 7), ErrorCode::UnknownMemberId);
+        assert_eq!(harness.commit(&members[0], 1, 8), ErrorCode::None);
+        assert_eq!(harness.committed(), Some(8));
+    }
+
+    #[test]
+    fn metadata_up_to_the_limit_is_kept_and_more_is_refused() {
+        let mut harness = Harness::new();
+        assert_eq!(harness.commit_with("", -1, 1, &"x".repeat(4096), 8), ErrorCode::None);
+        assert_eq!(harness.commit_with("", -1, 2, &"x".repeat(4097), 8), ErrorCode::OffsetMetadataTooLarge);
+        assert_eq!(harness.committed(), Some(1));
+        assert_eq!(harness.coordinator.committed(GROUP, "t", None, 0).unwrap().metadata.len(), 4096);
+    }
+
+    #[test]
+    fn a_commit_that_cannot_be_written_is_not_acknowledged_and_not_fetched() {
+        let mut harness = Harness::new();
+        harness.commit("", -1, 1);
+        harness.append = Err(ErrorCode::NotEnoughReplicas);
+        assert_eq!(harness.commit("", -1, 2), ErrorCode::CoordinatorNotAvailable);
+        assert_eq!(harness.committed(), Some(1));
+    }
+
+    #[test]
+    fn offsets_expire_seven_days_after_their_group_is_empty_and_the_group_with_them() {
+        let mut harness = Harness::new();
+        let members = harness.stable_group(1);
+        harness.commit(&members[0], 1, 7);
+        harness.advance(secs(60));
+        assert_eq!(harness.state(), "Empty");
+        harness.advance(7 * DAY - secs(3600));
+        assert_eq!(harness.committed(), Some(7));
+        harness.advance(secs(7200));
+        assert_eq!((harness.committed(), harness.state().as_str()), (None, "Dead"));
+        harness.restart();
+        assert_eq!((harness.committed(), harness.state().as_str()), (None, "Dead"));
+    }
+
+    #[test]
+    fn a_simple_groups_offsets_expire_seven_days_after_their_commit() {
+        let mut harness = Harness::new();
+        harness.commit("", -1, 7);
+        harness.advance(6 * DAY);
+        harness.commit("", -1, 8);
+        harness.advance(6 * DAY);
+        assert_eq!(harness.committed(), Some(8));
+        harness.advance(DAY + secs(3600));
+        assert_eq!(harness.committed(), None);
+    }
+
+    #[test]
+    fn an_old_groups_age_survives_a_restart() {
+        let mut harness = Harness::new();
+        let members = harness.stable_group(1);
+        harness.commit(&members[0], 1, 7);
+        harness.leave(&members[0], None);
+        harness.advance(6 * DAY);
+        harness.restart();
+        harness.advance(DAY + secs(3600));
+        assert_eq!(harness.committed(), None);
+    }
+
+    #[test]
+    fn a_live_member_keeps_the_offsets_of_its_topics() {
+        let mut harness = Harness::new();
+        let members = harness.stable_group(1);
+        harness.commit(&members[0], 1, 7);
+        // Heartbeats every nine seconds for eight days would be slow to run; a long session says the same.
+        let request = super::super::testing::join_request(&members[0]).with_session_timeout_ms(1_800_000);
+        harness.join_call(3, request);
+        harness.sync(&members[0], 2, &[]);
+        for _ in 0..8 * 24 * 3 {
+            harness.advance(secs(1200));
+            assert_eq!(harness.heartbeat(&members[0], 2), ErrorCode::None);
+        }
+        assert_eq!(harness.committed(), Some(7));
+    }
+
+    #[test]
+    fn offsets_of_a_deleted_topic_go_with_it() {
+        let mut harness = Harness::new();
+        harness.commit("", -1, 7);
+        let decision = harness.coordinator.topics_deleted(&["t".to_owned()]);
+        harness.settle(decision);
+        assert_eq!(harness.committed(), None);
+        harness.restart();
+        assert_eq!(harness.committed(), None);
+    }
+
+    #[test]
+    fn an_offset_of_another_topic_of_the_same_name_is_none() {
+        let mut harness = Harness::new();
+        let value = CommittedOffset {
+            offset: 7,
+            leader_epoch: -1,
+            metadata: String::new(),
+            committed_at_ms: 0,
+            expires_at_ms: None,
+            topic_id: Uuid::from_u128(1),
+        };
+        harness.coordinator.replay_offset(GROUP, "t", 0, Some(value), harness.now);
+        assert!(harness.coordinator.committed(GROUP, "t", Some(Uuid::from_u128(1)), 0).is_some());
+        assert!(harness.coordinator.committed(GROUP, "t", Some(Uuid::from_u128(2)), 0).is_none());
+    }
+
+    #[test]
+    fn only_offsets_of_topics_not_read_can_be_deleted() {
+        let mut harness = Harness::new();
+        assert_eq!(delete_offsets(&mut harness, "t").0, ErrorCode::GroupIdNotFound);
+        let members = harness.stable_group(1);
+        harness.commit(&members[0], 1, 7);
+        assert_eq!(delete_offsets(&mut harness, "t"), (ErrorCode::None, ErrorCode::GroupSubscribedToTopic));
+        assert_eq!(delete_offsets(&mut harness, "other"), (ErrorCode::None, ErrorCode::None));
+        harness.leave(&members[0], None);
+        assert_eq!(delete_offsets(&mut harness, "t"), (ErrorCode::None, ErrorCode::None));
+        assert_eq!(harness.committed(), None);
+    }
+
+    #[test]
+    fn a_group_is_deleted_with_its_offsets_once_it_is_empty() {
+        let mut harness = Harness::new();
+        assert_eq!(delete_group(&mut harness), ErrorCode::GroupIdNotFound);
+        let members = harness.stable_group(1);
+        harness.commit(&members[0], 1, 7);
+        assert_eq!(delete_group(&mut harness), ErrorCode::NonEmptyGroup);
+        harness.leave(&members[0], None);
+        assert_eq!(delete_group(&mut harness), ErrorCode::None);
+        assert_eq!((harness.committed(), harness.state().as_str()), (None, "Dead"));
+        harness.restart();
+        assert_eq!((harness.committed(), harness.state().as_str()), (None, "Dead"));
+    }
+
+    #[test]
+    fn a_groups_partition_is_javas_hash_of_its_name() {
+        // As Java 17 prints them; the hash of "polygenelubricants" is the smallest integer.
+        assert_eq!(partition_for("g", 50), 3);
+        assert_eq!(partition_for("my-group", 50), 12);
+        assert_eq!(partition_for("polygenelubricants", 50), 0);
+        assert_eq!(partition_for("", 50), 0);
+        assert_eq!(partition_for("\u{1F980}", 50), 2);
+    }
+}

@@ -218,6 +218,11 @@ impl ClassicGroup {
         !self.pending.is_empty()
     }
 
+    #[cfg(test)]
+    pub(super) fn generation(&self) -> i32 {
+        self.generation
+    }
+
     pub(super) fn protocol_type(&self) -> Option<&str> {
         self.protocol_type.as_deref()
     }
