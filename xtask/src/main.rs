@@ -27,7 +27,7 @@ fn main() -> ExitCode {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let root = root();
     let done = match arguments.as_slice() {
-        ["test"] => test::run(&root),
+        ["test"] => return test::run(&root),
         ["fuzz", rest @ ..] => fuzz::run(&root, rest),
         ["kafka", rest @ ..] => kafka::run(&root, rest),
         ["generate"] => generate::run(&root, false),

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::jars::{Jars, KAFKA_VERSION};
@@ -17,11 +17,11 @@ const MIN_JAVA: u32 = 17;
 const EXAMPLE_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Runs all steps, stops at the first that fails, and ends with `N passed, N failed`.
-pub(crate) fn run(root: &Path) -> Result<(), String> {
+pub(crate) fn run(root: &Path) -> ExitCode {
     let mut run = Run { root, counts: Counts::default(), done: Vec::new(), notes: Vec::new() };
     let result = run.steps();
     run.summary(&result);
-    result
+    if result.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 #[derive(Clone, Copy, Default)]
@@ -75,10 +75,10 @@ impl Run<'_> {
         for note in &self.notes {
             println!("note: {note}");
         }
-        if let (Err(error), 0) = (result, self.counts.failed) {
+        if let Err(error) = result {
+            println!("error: {error}");
             // A step that is no test still counts: the last line must not read like success.
-            self.counts.failed = 1;
-            println!("{error}");
+            self.counts.failed = self.counts.failed.max(1);
         }
         println!("{} passed, {} failed", self.counts.passed, self.counts.failed);
     }
@@ -119,7 +119,8 @@ impl Run<'_> {
     }
 
     fn examples(&mut self) -> Result<(), String> {
-        self.cargo(&["build", "--quiet", "-p", "examples", "-p", "quickstart"])?;
+        // The whole workspace, so that dependencies keep the features, and thus the builds, that the tests used.
+        self.cargo(&["build", "--quiet", "--workspace", "--bins"])?;
         let mut programs = Vec::new();
         for entry in
             fs::read_dir(self.root.join("examples/src/bin")).into_iter().flatten().filter_map(Result::ok)
@@ -201,7 +202,7 @@ impl Run<'_> {
         println!("Apache Kafka {KAFKA_VERSION} listens at 127.0.0.1:{}", broker.port);
         let bootstrap = format!("127.0.0.1:{}", broker.port);
         self.tests(
-            &["-p", "integration-tests", "--tests"],
+            &["--workspace", "--test", "it"],
             &[("KAFKA_TEST_BROKER", "apache"), ("KAFKA_TEST_BOOTSTRAP", &bootstrap)],
         )
     }
