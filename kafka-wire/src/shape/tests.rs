@@ -212,6 +212,17 @@ fn every_version_that_messages_have_is_in_the_tables() {
 }
 
 #[test]
+fn every_version_that_kafka_serves_is_in_the_tables() {
+    for key in crate::versions::kafka_4_3_keys() {
+        let served = crate::versions::kafka_4_3(key).unwrap();
+        for shapes in [tables::REQUESTS, tables::RESPONSES] {
+            let known = find(shapes, key).unwrap().versions;
+            assert!(known.first <= served.min && served.max <= known.last, "API key {key}");
+        }
+    }
+}
+
+#[test]
 fn the_default_message_of_every_version_passes() {
     for api in all_apis() {
         for version in api.versions.0..=api.versions.1 {
