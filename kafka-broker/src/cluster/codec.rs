@@ -123,3 +123,116 @@ pub(super) fn decode(value: Bytes) -> Result<Option<MetadataRecord>, RecordError
         _ => return Ok(None),
     }))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::cluster::image::Image;
+    use crate::cluster::topics::{self, Defaults, NewTopic};
+
+    /// What an administrator might do; names come from a small set so that operations meet.
+    #[derive(Debug, Clone)]
+    enum Operation {
+        Create { name: u8, partitions: i32, retention: Option<u32> },
+        Grow { name: u8, count: i32 },
+        Delete { name: u8 },
+        SetConfig { name: u8, value: Option<u32> },
+        TakeProducerIds,
+    }
+
+    fn operation() -> impl Strategy<Value = Operation> {
+        let name = 0u8..4;
+        prop_oneof![
+            (name.clone(), -1i32..5, proptest::option::of(any::<u32>()))
+                .prop_map(|(name, partitions, retention)| Operation::Create { name, partitions, retention }),
+            (name.clone(), 0i32..8).prop_map(|(name, count)| Operation::Grow { name, count }),
+            name.clone().prop_map(|name| Operation::Delete { name }),
+            (name, proptest::option::of(any::<u32>()))
+                .prop_map(|(name, value)| Operation::SetConfig { name, value }),
+            Just(Operation::TakeProducerIds),
+        ]
+    }
+
+    fn registered() -> MetadataRecord {
+        MetadataRecord::RegisterBroker {
+            node_id: 1,
+            incarnation: Uuid::from_u128(7),
+            epoch: 3,
+            host: "localhost".to_owned(),
+            port: 9092,
+            rack: Some("r1".to_owned()),
+        }
+    }
+
+    /// What the controller would write for an operation, given the image it sees.
+    fn decide(image: &Image, operation: &Operation, id: Uuid) -> Vec<MetadataRecord> {
+        let topic = |name: &u8| format!("t{name}");
+        match operation {
+            Operation::Create { name, partitions, retention } => {
+                let new = NewTopic {
+                    name: topic(name),
+                    partitions: *partitions,
+                    replication_factor: -1,
+                    assignments: Vec::new(),
+                    configs: retention
+                        .iter()
+                        .map(|it| ("retention.ms".to_owned(), Some(it.to_string())))
+                        .collect(),
+                };
+                let defaults = Defaults { partitions: 2, replication_factor: 1 };
+                topics::create(image, &new, defaults, id).map(|(records, _)| records).unwrap_or_default()
+            }
+            Operation::Grow { name, count } => {
+                topics::grow(image, &topic(name), *count, None).unwrap_or_default()
+            }
+            Operation::Delete { name } => image
+                .topic(&topic(name))
+                .map(|topic| vec![MetadataRecord::RemoveTopic { id: topic.id }])
+                .unwrap_or_default(),
+            Operation::SetConfig { name, value } => vec![MetadataRecord::Config {
+                resource: ConfigResource::Topic(topic(name)),
+                key: "segment.ms".to_owned(),
+                value: value.map(|value| value.to_string()),
+            }],
+            Operation::TakeProducerIds => {
+                vec![MetadataRecord::ProducerIds { next: image.next_producer_id() + 1000 }]
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn replaying_what_was_stored_gives_the_same_image(
+            operations in proptest::collection::vec(operation(), 0..40),
+        ) {
+            let level = MetadataRecord::FeatureLevel { name: "metadata.version".to_owned(), level: METADATA_VERSION };
+            let mut image = Image::default();
+            let mut stored = Vec::new();
+            let mut write = |image: &mut Image, records: Vec<MetadataRecord>| {
+                for record in records {
+                    stored.push(encode(&record, 1).unwrap());
+                    image.replay(&record);
+                }
+            };
+            write(&mut image, vec![level, registered()]);
+            for (number, operation) in operations.iter().enumerate() {
+                let records = decide(&image, operation, Uuid::from_u128(number as u128 + 1));
+                write(&mut image, records);
+            }
+            let mut replayed = Image::default();
+            for value in stored {
+                replayed.replay(&decode(value).unwrap().unwrap());
+            }
+            prop_assert_eq!(replayed, image);
+        }
+
+        #[test]
+        fn stored_bytes_of_any_kind_decode_or_fail_without_a_panic(
+            bytes in proptest::collection::vec(any::<u8>(), 0..100),
+        ) {
+            let _ = decode(Bytes::from(bytes));
+        }
+    }
+}
