@@ -424,6 +424,14 @@ impl Fetcher {
         std::mem::take(&mut self.needs_metadata)
     }
 
+    /// Whether an answer left something to look up: metadata, or an offset by the reset policy.
+    pub(crate) fn needs_upkeep(&self) -> bool {
+        self.needs_metadata
+            || self.partitions.values().any(|state| {
+                matches!(state.place, Place::Committed { asked: false } | Place::Reset { asked: false, .. })
+            })
+    }
+
     pub(crate) fn topics(&self) -> BTreeSet<std::sync::Arc<str>> {
         self.partitions.keys().map(|partition| std::sync::Arc::clone(&partition.topic)).collect()
     }
@@ -477,11 +485,6 @@ impl Fetcher {
     /// The brokers that lead something this consumer reads.
     pub(crate) fn leaders(&self) -> BTreeSet<i32> {
         self.partitions.values().filter_map(|state| Some(state.leader?.broker)).collect()
-    }
-
-    /// Who leads a partition, with the epoch.
-    pub(crate) fn leader(&self, partition: &TopicPartition) -> Option<Leader> {
-        self.partitions.get(partition)?.leader
     }
 
     // ---- fetching
@@ -775,17 +778,21 @@ impl Fetcher {
         }
     }
 
-    /// A batch at `offset` is damaged: fetch it again, in case the damage came about on the way.
-    pub(crate) fn refetch(&mut self, partition: &TopicPartition, epoch: u64, to: Position, now: Instant) {
-        if self.is_current(partition, epoch) == Currency::Void {
-            return;
-        }
-        let paused = self.partitions.get(partition).is_some_and(|state| state.paused);
-        self.move_to(partition, Place::At { position: to, fetch_offset: to.offset });
-        if let Some(state) = self.partitions.get_mut(partition) {
-            state.paused = paused;
-            state.not_before = Some(now + PARTITION_BACKOFF);
-        }
+    /// The batch at `offset` is damaged: fetch it again, in case the damage came about on the way. Returns the
+    /// epoch that records from before it now count under.
+    pub(crate) fn refetch(
+        &mut self,
+        partition: &TopicPartition,
+        epoch: u64,
+        offset: i64,
+        now: Instant,
+    ) -> Option<u64> {
+        let state = self.partitions.get(partition).filter(|state| state.epoch == epoch)?;
+        let Place::At { position, .. } = state.place else { return None };
+        self.move_to(partition, Place::At { position, fetch_offset: offset.max(position.offset) });
+        let state = self.partitions.get_mut(partition)?;
+        state.not_before = Some(now + REPORTED_BACKOFF);
+        Some(state.epoch)
     }
 
     fn report_corrupt(&mut self, partition: &TopicPartition, error: ConsumeError, now: Instant) {

@@ -325,8 +325,8 @@ fn a_damaged_checksum_names_the_batch_and_keeps_what_came_before() {
     assert_eq!((offsets(&records), records.next_offset()), (vec![0, 1], 2));
     let charge = records.charge;
     fetcher.release(charge);
-    fetcher.refetch(&tp(0), records.epoch, at(2), now);
-    assert_eq!(plan(&mut fetcher, 1, now + Duration::from_secs(1)).parts[0].offset, 2);
+    fetcher.refetch(&tp(0), records.epoch, 2, now).unwrap();
+    assert_eq!(plan(&mut fetcher, 1, now + Duration::from_secs(2)).parts[0].offset, 2);
 }
 
 #[test]

@@ -1,15 +1,58 @@
-//! Consumer: reads records, alone or in a group.
+//! The consumer: reads records, alone or as a member of a group.
+//!
+//! ```no_run
+//! # async fn f() -> Result<(), Box<dyn std::error::Error>> {
+//! use kafka_client::{Client, consumer::OffsetReset};
+//!
+//! let client = Client::connect("localhost:9092").await?;
+//! let consumer =
+//!     client.consumer().group("billing").topics(["orders"]).auto_offset_reset(OffsetReset::Earliest).build()?;
+//! while let Some(record) = consumer.next().await? {
+//!     println!("{}-{}@{}: {:?}", record.topic, record.partition, record.offset, record.value);
+//! }
+//! # Ok(()) }
+//! ```
+//!
+//! Fetching goes on in the background, one request at a time for each broker, into one byte budget
+//! ([`ConsumerBuilder::max_buffered_bytes`]). Batches stay as they were fetched until the reader gets to them.
 
+mod builder;
 mod error;
 mod fetch;
 mod fetch_request;
+mod listener;
+mod membership;
+mod offsets;
 mod records;
+mod shared;
+mod upkeep;
 
 #[cfg(test)]
 mod fetch_tests;
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::Stream;
+use parking_lot::Mutex;
+use tokio::sync::{broadcast, mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+pub use builder::ConsumerBuilder;
 pub use error::{CommitError, ConsumeError, OffsetsError};
+pub use listener::{ListenerFuture, Rebalance, RebalanceEvent, RebalanceListener};
+pub use offsets::{OffsetAndMetadata, OffsetAndTimestamp};
 pub use records::{ConsumerRecord, IntoRecords, PartitionRecords};
+
+use crate::TopicPartition;
+use crate::client::Client;
+use crate::group::classic::Membership;
+use builder::Options;
+use fetch::Position;
+use shared::{Command, Shared};
 
 /// Where to start without a committed offset, or when the position is out of range (`auto.offset.reset`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -36,4 +79,376 @@ pub enum IsolationLevel {
     ReadUncommitted,
     /// Records of transactions only once they are committed, and nothing beyond the first open one.
     ReadCommitted,
+}
+
+/// How long [`Consumer::close`] tries to commit and to leave the group.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Reads records of topics or partitions; made by [`Client::consumer`].
+///
+/// Cheap to clone: clones read from the same place, each record goes to one of them. All methods take `&self` and
+/// are cancel-safe: dropping a call for records loses none. Dropping the last clone never blocks; the membership
+/// is given up in the background. [`Consumer::close`] commits, leaves and waits for both.
+#[derive(Clone)]
+pub struct Consumer {
+    handle: Arc<Handle>,
+}
+
+struct Handle {
+    shared: Arc<Shared>,
+    /// Told to the group's task: give everything up and leave.
+    closing: watch::Sender<bool>,
+    /// Told to the other tasks when that is done.
+    closed: watch::Sender<bool>,
+    start: Mutex<Option<Start>>,
+    group: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What the tasks need, until a runtime is there to start them.
+struct Start {
+    topics: Vec<Arc<str>>,
+    commands: mpsc::UnboundedReceiver<Command>,
+}
+
+impl fmt::Debug for Consumer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Consumer")
+            .field("group", &self.shared().options.group)
+            .field("assignment", &self.assignment())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.shared.begin_close();
+        self.shared.set_closed();
+        self.closing.send_replace(true);
+        if self.group.lock().is_none() {
+            self.closed.send_replace(true);
+        }
+        // With a group, its task leaves first and then ends the others; see `run_group`.
+    }
+}
+
+impl Consumer {
+    fn start(
+        client: Client,
+        options: Options,
+        topics: Vec<Arc<str>>,
+        partitions: Vec<TopicPartition>,
+    ) -> Self {
+        let (shared, commands) = Shared::new(client, options);
+        let shared = Arc::new(shared);
+        shared.assign_exactly(partitions.into_iter().collect());
+        let consumer = Self {
+            handle: Arc::new(Handle {
+                shared,
+                closing: watch::Sender::new(false),
+                closed: watch::Sender::new(false),
+                start: Mutex::new(Some(Start { topics, commands })),
+                group: Mutex::new(None),
+            }),
+        };
+        if tokio::runtime::Handle::try_current().is_ok() {
+            consumer.ensure_started();
+        }
+        consumer
+    }
+
+    fn shared(&self) -> &Arc<Shared> {
+        &self.handle.shared
+    }
+
+    /// Starts the tasks, once; called from inside a runtime.
+    fn ensure_started(&self) {
+        let Some(Start { topics, commands }) = self.handle.start.lock().take() else { return };
+        let shared = Arc::clone(self.shared());
+        let handle = &self.handle;
+        tokio::spawn(upkeep::run(Arc::clone(&shared), handle.closed.subscribe()));
+        if topics.is_empty() {
+            return;
+        }
+        let group = shared.options.group.clone().unwrap_or_default();
+        let membership = Membership::new(shared.options.membership(group), topics, Instant::now());
+        let task = membership::run(shared, membership, commands, handle.closing.subscribe());
+        let closed = handle.closed.clone();
+        *handle.group.lock() = Some(tokio::spawn(async move {
+            task.await;
+            closed.send_replace(true);
+        }));
+    }
+
+    /// The next record, in order for each partition; waits for one. `None` once the consumer is closed.
+    ///
+    /// Dropping the future loses nothing.
+    ///
+    /// # Errors
+    /// See [`ConsumeError`]; unless it [is fatal](ConsumeError::is_fatal), later calls go on with what can be
+    /// read.
+    pub async fn next(&self) -> Result<Option<ConsumerRecord>, ConsumeError> {
+        if let Some(record) = self.shared().next_at_hand() {
+            return Ok(Some(record));
+        }
+        self.ensure_started();
+        self.shared().next_record().await
+    }
+
+    /// The next fetched records of one partition, undecoded; waits for some. `None` once the consumer is closed.
+    ///
+    /// The fastest way to read: see [`PartitionRecords::for_each_view`]. With the next call they count as
+    /// processed. Dropping the future loses nothing.
+    pub async fn next_batch(&self) -> Result<Option<PartitionRecords>, ConsumeError> {
+        self.ensure_started();
+        self.shared().next_batch().await
+    }
+
+    /// As [`Consumer::next_batch`], but gives up after `timeout` with `None`.
+    pub async fn poll_timeout(&self, timeout: Duration) -> Result<Option<PartitionRecords>, ConsumeError> {
+        match tokio::time::timeout(timeout, self.next_batch()).await {
+            Ok(result) => result,
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// The records as a [`Stream`] that ends when the consumer is closed, or after a fatal error.
+    pub fn stream(&self) -> impl Stream<Item = Result<ConsumerRecord, ConsumeError>> + Send + use<> {
+        self.clone().into_stream()
+    }
+
+    /// As [`Consumer::stream`], taking this clone.
+    pub fn into_stream(self) -> impl Stream<Item = Result<ConsumerRecord, ConsumeError>> + Send + use<> {
+        futures::stream::unfold(Some(self), |consumer| async move {
+            let consumer = consumer?;
+            match consumer.next().await {
+                Ok(Some(record)) => Some((Ok(record), Some(consumer))),
+                Ok(None) => None,
+                Err(error) => {
+                    let rest = (!error.is_fatal()).then_some(consumer);
+                    Some((Err(error), rest))
+                }
+            }
+        })
+    }
+
+    // ---- assignment
+
+    /// The partitions that this consumer reads now.
+    pub fn assignment(&self) -> BTreeSet<TopicPartition> {
+        self.shared().fetcher.lock().assignment()
+    }
+
+    /// Reads exactly these partitions from now on; those that stay keep their position. Members of a group are
+    /// assigned by it: for them this does nothing and returns false.
+    pub fn assign(&self, partitions: impl IntoIterator<Item = TopicPartition>) -> bool {
+        if self.handle.group.lock().is_some() {
+            return false;
+        }
+        self.shared().assign_exactly(partitions.into_iter().collect());
+        true
+    }
+
+    /// Subscribes to these topics instead, with a rebalance. Returns false if this consumer is no member of a
+    /// group.
+    pub fn subscribe<T: AsRef<str>>(&self, topics: impl IntoIterator<Item = T>) -> bool {
+        let topics = topics.into_iter().map(|topic| Arc::from(topic.as_ref())).collect();
+        self.handle.group.lock().is_some() && self.shared().commands.send(Command::Subscribe(topics)).is_ok()
+    }
+
+    /// What happens to the assignment from now on. A receiver that falls far behind misses the oldest events.
+    pub fn rebalances(&self) -> broadcast::Receiver<RebalanceEvent> {
+        self.shared().events.subscribe()
+    }
+
+    /// This member's id in its group, once it joined.
+    pub fn member_id(&self) -> Option<String> {
+        let identity = self.shared().identity.lock();
+        identity.as_ref().map(|identity| identity.member_id.clone()).filter(|id| !id.is_empty())
+    }
+
+    // ---- positions
+
+    /// The offset of the next record that will be handed out of a partition; `None` while it is not known.
+    pub fn position(&self, partition: &TopicPartition) -> Option<i64> {
+        self.shared().positions().get(partition).map(|position| position.offset)
+    }
+
+    /// The high watermark of a partition as of the last fetch: with [`Consumer::position`], the lag.
+    pub fn high_watermark(&self, partition: &TopicPartition) -> Option<i64> {
+        self.shared().fetcher.lock().high_watermark(partition)
+    }
+
+    /// Goes on reading a partition at `offset`. False if it is not assigned.
+    pub fn seek(&self, partition: &TopicPartition, offset: i64) -> bool {
+        self.shared().seek(partition, Position { offset, leader_epoch: -1 })
+    }
+
+    /// Goes on reading a partition at the place that is looked up now. False if it is not assigned.
+    pub fn seek_to(&self, partition: &TopicPartition, to: OffsetReset) -> bool {
+        self.shared().seek_to(partition, to)
+    }
+
+    /// Goes on reading these partitions at their beginning; those that are not assigned are left out.
+    pub fn seek_to_beginning<'a>(&self, partitions: impl IntoIterator<Item = &'a TopicPartition>) {
+        for partition in partitions {
+            self.seek_to(partition, OffsetReset::Earliest);
+        }
+    }
+
+    /// Goes on reading these partitions at their end; those that are not assigned are left out.
+    pub fn seek_to_end<'a>(&self, partitions: impl IntoIterator<Item = &'a TopicPartition>) {
+        for partition in partitions {
+            self.seek_to(partition, OffsetReset::Latest);
+        }
+    }
+
+    /// Hands out nothing of these partitions until they are resumed. What is fetched already is kept.
+    pub fn pause<'a>(&self, partitions: impl IntoIterator<Item = &'a TopicPartition>) {
+        for partition in partitions {
+            self.shared().pause(partition);
+        }
+    }
+
+    /// Ends a pause.
+    pub fn resume<'a>(&self, partitions: impl IntoIterator<Item = &'a TopicPartition>) {
+        for partition in partitions {
+            self.shared().resume(partition);
+        }
+    }
+
+    /// The partitions that are paused.
+    pub fn paused(&self) -> BTreeSet<TopicPartition> {
+        self.shared().fetcher.lock().paused()
+    }
+
+    /// Bytes that are fetched and not yet handed out.
+    pub fn buffered_bytes(&self) -> usize {
+        self.shared().fetcher.lock().buffered_bytes()
+    }
+
+    // ---- commits
+
+    /// Commits the position of every assigned partition: all that was handed out counts as processed. Tries again
+    /// for the client's `request.timeout` where that can help.
+    ///
+    /// Dropping the future may leave the offsets committed or not.
+    pub async fn commit(&self) -> Result<(), CommitError> {
+        self.ensure_started();
+        self.shared().commit_positions().await
+    }
+
+    /// Commits these offsets; an offset is the one of the next record to read. As [`Consumer::commit`].
+    pub async fn commit_offsets(
+        &self,
+        offsets: impl IntoIterator<Item = (TopicPartition, OffsetAndMetadata)>,
+    ) -> Result<(), CommitError> {
+        self.ensure_started();
+        self.shared().commit_offsets(offsets.into_iter().collect()).await
+    }
+
+    /// What the group committed for these partitions; those without a committed offset are left out.
+    pub async fn committed(
+        &self,
+        partitions: impl IntoIterator<Item = TopicPartition>,
+    ) -> Result<BTreeMap<TopicPartition, OffsetAndMetadata>, OffsetsError> {
+        let partitions: Vec<TopicPartition> = partitions.into_iter().collect();
+        let client = &self.shared().client;
+        let deadline = Instant::now() + client.request_timeout();
+        let mut failures = 0;
+        loop {
+            let error = match self.shared().fetch_committed(&partitions).await {
+                Ok(committed) => return Ok(committed),
+                Err(error) => error,
+            };
+            failures += 1;
+            let retry_at = Instant::now() + client.retry_backoff().random_delay(failures);
+            if !error.is_retriable() || retry_at >= deadline {
+                return Err(error);
+            }
+            tokio::time::sleep_until(retry_at).await;
+        }
+    }
+
+    // ---- offsets of the log
+
+    /// The first offset of each partition.
+    pub async fn begin_offsets(
+        &self,
+        partitions: impl IntoIterator<Item = TopicPartition>,
+    ) -> Result<BTreeMap<TopicPartition, i64>, OffsetsError> {
+        self.edge_offsets(partitions, OffsetReset::Earliest).await
+    }
+
+    /// The offset after the last record of each partition that this consumer can read, given its isolation level.
+    pub async fn end_offsets(
+        &self,
+        partitions: impl IntoIterator<Item = TopicPartition>,
+    ) -> Result<BTreeMap<TopicPartition, i64>, OffsetsError> {
+        self.edge_offsets(partitions, OffsetReset::Latest).await
+    }
+
+    async fn edge_offsets(
+        &self,
+        partitions: impl IntoIterator<Item = TopicPartition>,
+        edge: OffsetReset,
+    ) -> Result<BTreeMap<TopicPartition, i64>, OffsetsError> {
+        let timestamps = partitions.into_iter().map(|partition| (partition, edge.timestamp())).collect();
+        let found = self.list_offsets(timestamps).await?;
+        Ok(found.into_iter().filter_map(|(partition, at)| Some((partition, at?.offset))).collect())
+    }
+
+    /// For each partition, the first record with this timestamp (in milliseconds since 1970) or a later one;
+    /// `None` where there is none.
+    pub async fn offsets_for_times(
+        &self,
+        timestamps: impl IntoIterator<Item = (TopicPartition, i64)>,
+    ) -> Result<BTreeMap<TopicPartition, Option<OffsetAndTimestamp>>, OffsetsError> {
+        let timestamps =
+            timestamps.into_iter().map(|(partition, timestamp)| (partition, timestamp.max(0))).collect();
+        self.list_offsets(timestamps).await
+    }
+
+    async fn list_offsets(
+        &self,
+        timestamps: BTreeMap<TopicPartition, i64>,
+    ) -> Result<BTreeMap<TopicPartition, Option<OffsetAndTimestamp>>, OffsetsError> {
+        let shared = self.shared();
+        let waited = shared.client.request_timeout();
+        offsets::list_offsets(&shared.client, shared.options.isolation, timestamps, waited).await
+    }
+
+    // ---- the end
+
+    /// Stops reading, commits what was handed out if auto-commit is on, and leaves the group (static members
+    /// stay, KIP-345). Other clones get `None` from then on. Waits up to 30 s.
+    ///
+    /// # Errors
+    /// The last commit failed. The consumer is closed all the same. Dropping the future leaves the rest to the
+    /// background.
+    pub async fn close(&self) -> Result<(), CommitError> {
+        let deadline = Instant::now() + CLOSE_TIMEOUT;
+        let shared = self.shared();
+        if shared.is_closed() {
+            return Ok(());
+        }
+        // The caller is not in a call for records, and says that it needs no more.
+        shared.finish_reading();
+        let mut committed = Ok(());
+        if shared.options.auto_commit.is_some() && shared.options.group.is_some() {
+            self.ensure_started();
+            committed = match tokio::time::timeout_at(deadline, shared.commit_done()).await {
+                Ok(result) => result,
+                Err(_) => Err(CommitError::Closed),
+            };
+        }
+        shared.begin_close();
+        shared.set_closed();
+        self.handle.closing.send_replace(true);
+        let group = self.handle.group.lock().take();
+        if let Some(mut group) = group {
+            let _ = tokio::time::timeout_at(deadline, &mut group).await;
+        }
+        self.handle.closed.send_replace(true);
+        committed
+    }
 }

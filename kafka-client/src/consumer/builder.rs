@@ -1,0 +1,360 @@
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::fetch::FetchConfig;
+use super::fetch_request::FetchOptions;
+use super::listener::RebalanceListener;
+use super::{Consumer, IsolationLevel, OffsetReset};
+use crate::TopicPartition;
+use crate::client::Client;
+use crate::config::{ConfigError, Properties, invalid};
+use crate::group::classic::MembershipConfig;
+use crate::group::{Assignor, CooperativeStickyAssignor, RangeAssignor};
+
+/// Options of a [`Consumer`]; made by [`Client::consumer`]. Defaults are the Java consumer's unless said otherwise.
+#[derive(Clone)]
+#[must_use = "nothing happens before `build`"]
+pub struct ConsumerBuilder {
+    client: Client,
+    pub(super) options: Options,
+    topics: Vec<Arc<str>>,
+    partitions: Vec<TopicPartition>,
+    invalid: Option<ConfigError>,
+}
+
+#[derive(Clone)]
+pub(super) struct Options {
+    pub group: Option<String>,
+    pub instance_id: Option<String>,
+    pub rack: Option<String>,
+    pub reset: OffsetReset,
+    pub isolation: IsolationLevel,
+    pub assignors: Vec<Arc<dyn Assignor>>,
+    pub listener: Option<Arc<dyn RebalanceListener>>,
+    pub auto_commit: Option<Duration>,
+    pub session_timeout: Duration,
+    pub heartbeat_interval: Duration,
+    pub max_poll_interval: Duration,
+    pub max_buffered_bytes: usize,
+    pub fetch_max_bytes: usize,
+    pub max_partition_bytes: usize,
+    pub fetch_min_bytes: i32,
+    pub fetch_max_wait: Duration,
+    pub check_crcs: bool,
+}
+
+const DEFAULT_AUTO_COMMIT: Duration = Duration::from_secs(5);
+
+impl Options {
+    pub(super) fn fetch_config(&self) -> FetchConfig {
+        FetchConfig {
+            max_buffered_bytes: self.max_buffered_bytes,
+            max_bytes: self.fetch_max_bytes,
+            max_partition_bytes: self.max_partition_bytes,
+            isolation: self.isolation,
+            reset: self.reset,
+        }
+    }
+
+    pub(super) fn fetch_options(&self) -> FetchOptions {
+        FetchOptions {
+            max_wait: self.fetch_max_wait,
+            min_bytes: self.fetch_min_bytes,
+            isolation: self.isolation,
+            rack: self.rack.clone(),
+        }
+    }
+
+    pub(super) fn membership(&self, group: String) -> MembershipConfig {
+        MembershipConfig {
+            group,
+            instance_id: self.instance_id.clone(),
+            rack: self.rack.clone(),
+            session_timeout: self.session_timeout,
+            heartbeat_interval: self.heartbeat_interval,
+            max_poll_interval: self.max_poll_interval,
+            assignors: self.assignors.clone(),
+        }
+    }
+}
+
+impl fmt::Debug for ConsumerBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ConsumerBuilder")
+            .field("group", &self.options.group)
+            .field("topics", &self.topics)
+            .field("partitions", &self.partitions)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Client {
+    /// Options for a consumer. Each consumer opens connections of its own for fetching and for its group.
+    pub fn consumer(&self) -> ConsumerBuilder {
+        ConsumerBuilder::new(self.clone())
+    }
+}
+
+impl ConsumerBuilder {
+    fn new(client: Client) -> Self {
+        let options = Options {
+            group: None,
+            instance_id: None,
+            rack: None,
+            reset: OffsetReset::default(),
+            isolation: IsolationLevel::default(),
+            assignors: vec![Arc::new(RangeAssignor), Arc::new(CooperativeStickyAssignor)],
+            listener: None,
+            auto_commit: Some(DEFAULT_AUTO_COMMIT),
+            session_timeout: Duration::from_secs(45),
+            heartbeat_interval: Duration::from_secs(3),
+            max_poll_interval: Duration::from_secs(300),
+            max_buffered_bytes: 64 * 1024 * 1024,
+            fetch_max_bytes: 50 * 1024 * 1024,
+            max_partition_bytes: 1024 * 1024,
+            fetch_min_bytes: 1,
+            fetch_max_wait: Duration::from_millis(500),
+            check_crcs: true,
+        };
+        let mut builder = Self { client, options, topics: Vec::new(), partitions: Vec::new(), invalid: None };
+        let properties = builder.client.properties().clone();
+        builder.invalid = builder.options.read(&properties).err();
+        builder
+    }
+
+    /// The group to join, or to commit offsets to (`group.id`). Default none.
+    pub fn group(mut self, group: impl Into<String>) -> Self {
+        self.options.group = Some(group.into());
+        self
+    }
+
+    /// Subscribes to topics; the group's members share their partitions.
+    pub fn topics<T: AsRef<str>>(mut self, topics: impl IntoIterator<Item = T>) -> Self {
+        self.topics = topics.into_iter().map(|topic| Arc::from(topic.as_ref())).collect();
+        self
+    }
+
+    /// Reads exactly these partitions, whoever else reads them.
+    pub fn assign(mut self, partitions: impl IntoIterator<Item = TopicPartition>) -> Self {
+        self.partitions = partitions.into_iter().collect();
+        self
+    }
+
+    /// Where to start without a committed offset (`auto.offset.reset`). Default [`OffsetReset::Latest`].
+    pub fn auto_offset_reset(mut self, reset: OffsetReset) -> Self {
+        self.options.reset = reset;
+        self
+    }
+
+    /// Whether records of unfinished and aborted transactions are read (`isolation.level`).
+    /// Default [`IsolationLevel::ReadUncommitted`].
+    pub fn isolation_level(mut self, isolation: IsolationLevel) -> Self {
+        self.options.isolation = isolation;
+        self
+    }
+
+    /// The only assignor to offer (`partition.assignment.strategy`). Default: range, then cooperative-sticky, as
+    /// Java, which makes rebalances eager; cooperative-sticky alone makes them cooperative.
+    pub fn assignor(mut self, assignor: impl Assignor + 'static) -> Self {
+        self.options.assignors = vec![Arc::new(assignor)];
+        self
+    }
+
+    /// The assignors to offer, best first.
+    pub fn assignors(mut self, assignors: impl IntoIterator<Item = Arc<dyn Assignor>>) -> Self {
+        self.options.assignors = assignors.into_iter().collect();
+        self
+    }
+
+    /// Told about partitions that come and go, while the rebalance waits for it.
+    pub fn rebalance_listener(mut self, listener: impl RebalanceListener + 'static) -> Self {
+        self.options.listener = Some(Arc::new(listener));
+        self
+    }
+
+    /// Whether positions are committed in the background and on close (`enable.auto.commit`). Only records of
+    /// earlier calls count: a record is committed once the next one was asked for. Default yes, every 5 s, if
+    /// there is a group.
+    pub fn enable_auto_commit(mut self, enable: bool) -> Self {
+        self.options.auto_commit = enable.then_some(DEFAULT_AUTO_COMMIT);
+        self
+    }
+
+    /// Commits in the background this often (`auto.commit.interval.ms`). Default 5 s.
+    pub fn auto_commit_interval(mut self, interval: Duration) -> Self {
+        self.options.auto_commit = Some(interval);
+        self
+    }
+
+    /// Makes this a static member of its group, which may restart without a rebalance (`group.instance.id`,
+    /// KIP-345). Closing it does not leave the group. Default none.
+    pub fn group_instance_id(mut self, id: impl Into<String>) -> Self {
+        self.options.instance_id = Some(id.into());
+        self
+    }
+
+    /// How long the coordinator waits for a sign of life (`session.timeout.ms`). Default 45 s.
+    pub fn session_timeout(mut self, timeout: Duration) -> Self {
+        self.options.session_timeout = timeout;
+        self
+    }
+
+    /// How often the coordinator is told that this member lives (`heartbeat.interval.ms`). Default 3 s.
+    pub fn heartbeat_interval(mut self, interval: Duration) -> Self {
+        self.options.heartbeat_interval = interval;
+        self
+    }
+
+    /// How long the application may take between two calls for records before its partitions go to others
+    /// (`max.poll.interval.ms`); a call that waits counts all the time. Default 5 minutes.
+    pub fn max_poll_interval(mut self, interval: Duration) -> Self {
+        self.options.max_poll_interval = interval;
+        self
+    }
+
+    /// How many bytes of batches may be fetched ahead of the reader, over all brokers and partitions; requests
+    /// under way count in full. Default 64 MiB.
+    ///
+    /// Kafka's protocol lets a broker exceed a request's limit by one batch, so that large ones get through.
+    pub fn max_buffered_bytes(mut self, bytes: usize) -> Self {
+        self.options.max_buffered_bytes = bytes;
+        self
+    }
+
+    /// The most that one request asks for, in bytes (`fetch.max.bytes`). Default 50 MiB.
+    pub fn fetch_max_bytes(mut self, bytes: usize) -> Self {
+        self.options.fetch_max_bytes = bytes;
+        self
+    }
+
+    /// The most that one request asks for of one partition, in bytes (`max.partition.fetch.bytes`). Default 1 MiB.
+    pub fn max_partition_fetch_bytes(mut self, bytes: usize) -> Self {
+        self.options.max_partition_bytes = bytes;
+        self
+    }
+
+    /// How many bytes the broker waits for before it answers (`fetch.min.bytes`). Default 1.
+    pub fn fetch_min_bytes(mut self, bytes: i32) -> Self {
+        self.options.fetch_min_bytes = bytes;
+        self
+    }
+
+    /// How long the broker waits for them (`fetch.max.wait.ms`). Default 500 ms.
+    pub fn fetch_max_wait(mut self, wait: Duration) -> Self {
+        self.options.fetch_max_wait = wait;
+        self
+    }
+
+    /// The rack this consumer runs in (`client.rack`). Default none.
+    pub fn rack(mut self, rack: impl Into<String>) -> Self {
+        self.options.rack = Some(rack.into());
+        self
+    }
+
+    /// The consumer. It starts to fetch, and to join its group, in the background.
+    ///
+    /// # Errors
+    /// An option that cannot be used: both topics and partitions, topics without a group, a limit of zero.
+    pub fn build(self) -> Result<Consumer, ConfigError> {
+        if let Some(error) = self.invalid {
+            return Err(error);
+        }
+        let options = &self.options;
+        if !self.topics.is_empty() {
+            if options.group.is_none() {
+                return Err(ConfigError::Missing { key: "group.id" });
+            }
+            if !self.partitions.is_empty() {
+                return Err(invalid("topics", "and partitions", "either topics or partitions"));
+            }
+        }
+        if options.group.as_deref() == Some("") {
+            return Err(invalid("group.id", "", "a name"));
+        }
+        if options.assignors.is_empty() {
+            return Err(invalid("partition.assignment.strategy", "", "at least one assignor"));
+        }
+        if options.heartbeat_interval >= options.session_timeout {
+            let given = format!("{:?}", options.heartbeat_interval);
+            return Err(invalid("heartbeat.interval.ms", given, "less than session.timeout.ms"));
+        }
+        for (key, bytes) in [
+            ("fetch.max.bytes", options.fetch_max_bytes),
+            ("max.partition.fetch.bytes", options.max_partition_bytes),
+            ("max.buffered.bytes", options.max_buffered_bytes),
+        ] {
+            if bytes == 0 {
+                return Err(invalid(key, 0, "more than 0"));
+            }
+        }
+        Ok(Consumer::start(self.client, self.options, self.topics, self.partitions))
+    }
+}
+
+impl Options {
+    fn read(&mut self, properties: &Properties) -> Result<(), ConfigError> {
+        let text = |key: &str| properties.get(key).map(str::to_owned);
+        self.group = text("group.id").or(self.group.take());
+        self.instance_id = text("group.instance.id").or(self.instance_id.take());
+        for (key, place) in [
+            ("session.timeout.ms", &mut self.session_timeout),
+            ("heartbeat.interval.ms", &mut self.heartbeat_interval),
+            ("max.poll.interval.ms", &mut self.max_poll_interval),
+            ("fetch.max.wait.ms", &mut self.fetch_max_wait),
+        ] {
+            if let Some(span) = properties.millis(key)? {
+                *place = span;
+            }
+        }
+        if let Some(interval) = properties.millis("auto.commit.interval.ms")? {
+            self.auto_commit = Some(interval);
+        }
+        if properties.flag("enable.auto.commit")? == Some(false) {
+            self.auto_commit = None;
+        }
+        if let Some(check) = properties.flag("check.crcs")? {
+            self.check_crcs = check;
+        }
+        for (key, place) in [
+            ("fetch.max.bytes", &mut self.fetch_max_bytes),
+            ("max.partition.fetch.bytes", &mut self.max_partition_bytes),
+        ] {
+            if let Some(bytes) = properties.bytes(key)? {
+                *place = bytes;
+            }
+        }
+        if let Some(bytes) = properties.parsed("fetch.min.bytes", "a number of bytes")? {
+            self.fetch_min_bytes = bytes;
+        }
+        match properties.get("auto.offset.reset") {
+            None => {}
+            Some("earliest") => self.reset = OffsetReset::Earliest,
+            Some("latest") => self.reset = OffsetReset::Latest,
+            Some("none") => self.reset = OffsetReset::None,
+            Some(other) => return Err(invalid("auto.offset.reset", other, "earliest, latest or none")),
+        }
+        match properties.get("isolation.level") {
+            None => {}
+            Some("read_uncommitted") => self.isolation = IsolationLevel::ReadUncommitted,
+            Some("read_committed") => self.isolation = IsolationLevel::ReadCommitted,
+            Some(other) => {
+                return Err(invalid("isolation.level", other, "read_uncommitted or read_committed"));
+            }
+        }
+        if let Some(list) = properties.get("partition.assignment.strategy") {
+            self.assignors =
+                list.split(',').map(|name| assignor_by_name(name.trim())).collect::<Result<_, _>>()?;
+        }
+        Ok(())
+    }
+}
+
+/// By Kafka's short name or by Java's class name.
+fn assignor_by_name(name: &str) -> Result<Arc<dyn Assignor>, ConfigError> {
+    match name.rsplit('.').next() {
+        Some("range" | "RangeAssignor") => Ok(Arc::new(RangeAssignor)),
+        Some("cooperative-sticky" | "CooperativeStickyAssignor") => Ok(Arc::new(CooperativeStickyAssignor)),
+        _ => Err(invalid("partition.assignment.strategy", name, "range or cooperative-sticky")),
+    }
+}

@@ -1,0 +1,288 @@
+//! The background tasks that feed the fetcher: one that keeps leaders, positions and auto-commit going, and one
+//! for each broker that fetches. All decisions are the fetcher's.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::fetch::{FetchPlan, Leader, Lookup, Planned, Position};
+use super::fetch_request::{self, FetchOptions};
+use super::offsets::list_offsets_once;
+use super::shared::Shared;
+use super::{ConsumeError, OffsetReset, OffsetsError};
+use crate::TopicPartition;
+use crate::cluster::Cluster;
+use crate::net::{Call, Purpose, RequestError};
+
+/// How long to wait before asking for metadata again that did not help.
+const METADATA_BACKOFF: Duration = Duration::from_millis(200);
+/// Fetch versions from here on name topics by id only (KIP-516).
+const LAST_FETCH_VERSION_WITH_NAMES: i16 = 12;
+
+/// Runs until the consumer is closed; the tasks it started end with it.
+pub(super) async fn run(shared: Arc<Shared>, mut closed: watch::Receiver<bool>) {
+    let mut upkeep = shared.upkeep.subscribe();
+    let mut rounds = shared.client.metadata().subscribe();
+    let mut fetchers: JoinSet<()> = JoinSet::new();
+    let mut fetched_from = BTreeSet::new();
+    let mut lookups: JoinSet<()> = JoinSet::new();
+    let mut stale = false;
+    let mut metadata_due: Option<Instant> = None;
+    let mut commit_due = shared.options.auto_commit.map(|interval| Instant::now() + interval);
+    loop {
+        upkeep.borrow_and_update();
+        rounds.borrow_and_update();
+        let now = Instant::now();
+
+        let leaderless = adopt_leaders(&shared);
+        let leaders = shared.fetcher.lock().leaders();
+        for broker in leaders {
+            if fetched_from.insert(broker) {
+                fetchers.spawn(fetch_from(Arc::clone(&shared), broker));
+            }
+        }
+        stale |= shared.fetcher.lock().take_needs_metadata() || leaderless;
+        if metadata_due.is_some_and(|at| at <= now) {
+            metadata_due = None;
+        }
+        if stale && metadata_due.is_none() {
+            // The first question goes out at once, the following ones after a pause.
+            let topics = shared.fetcher.lock().topics();
+            shared.client.want_refresh(&topics);
+            metadata_due = Some(now + METADATA_BACKOFF);
+            stale = false;
+        }
+
+        start_lookups(&shared, &mut lookups, now);
+
+        if commit_due.is_some_and(|at| at <= now) {
+            commit_due = shared.options.auto_commit.map(|interval| now + interval);
+            if shared.options.group.is_some() {
+                lookups.spawn(auto_commit(Arc::clone(&shared)));
+            }
+        }
+
+        let lookup_due = shared.fetcher.lock().lookups_due_at();
+        // Without a leader there is always reason to ask again.
+        let metadata_due_if_stale = metadata_due.filter(|_| stale || leaderless);
+        let wake_at = [metadata_due_if_stale, lookup_due, commit_due].into_iter().flatten().min();
+        tokio::select! {
+            _ = upkeep.changed() => {}
+            changed = rounds.changed() => if changed.is_err() { return },
+            _ = closed.wait_for(|closed| *closed) => return,
+            () = sleep_until(wake_at) => {}
+            Some(_) = lookups.join_next(), if !lookups.is_empty() => {}
+        }
+    }
+}
+
+pub(super) async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn auto_commit(shared: Arc<Shared>) {
+    if let Err(error) = shared.commit_done().await {
+        tracing::warn!(%error, "auto-commit failed; the next one is due after the interval");
+    }
+}
+
+/// Takes the leaders over from the cluster's snapshot. Returns whether some partition has none.
+fn adopt_leaders(shared: &Shared) -> bool {
+    let cluster: Arc<Cluster> = shared.client.cluster();
+    let mut fetcher = shared.fetcher.lock();
+    for topic in fetcher.topics() {
+        shared.client.metadata().touch(&topic);
+    }
+    let leaderless = fetcher.update_leaders(|partition| {
+        let topic = cluster.topic(&partition.topic);
+        let leader = topic.and_then(|topic| {
+            let known = topic.partition(partition.partition)?;
+            Some(Leader { broker: known.leader?, epoch: known.leader_epoch })
+        });
+        (leader, topic.and_then(|topic| topic.id))
+    });
+    drop(fetcher);
+    shared.fetchable.notify();
+    leaderless
+}
+
+fn start_lookups(shared: &Arc<Shared>, running: &mut JoinSet<()>, now: Instant) {
+    let committed = shared.fetcher.lock().take_committed_lookups(now);
+    if !committed.is_empty() {
+        running.spawn(look_up_committed(Arc::clone(shared), committed));
+    }
+    let resets = shared.fetcher.lock().take_resets(now);
+    if !resets.is_empty() {
+        running.spawn(look_up_resets(Arc::clone(shared), resets));
+    }
+}
+
+async fn look_up_committed(shared: Arc<Shared>, asked: Vec<(TopicPartition, u64)>) {
+    let partitions: Vec<TopicPartition> = asked.iter().map(|(partition, _)| partition.clone()).collect();
+    let result = shared.fetch_committed(&partitions).await;
+    let now = Instant::now();
+    {
+        let mut fetcher = shared.fetcher.lock();
+        for (partition, epoch) in &asked {
+            match &result {
+                Ok(found) => {
+                    let position = found.get(partition).map(|at| Position {
+                        offset: at.offset,
+                        leader_epoch: at.leader_epoch.unwrap_or(-1),
+                    });
+                    if let Some(position) = position {
+                        shared.committed.lock().insert(partition.clone(), position.offset);
+                    }
+                    fetcher.committed(partition, *epoch, position);
+                }
+                Err(error) => {
+                    let group = shared.options.group.clone().unwrap_or_default();
+                    let reported = reportable(error, |code| ConsumeError::CommittedOffsets { group, code });
+                    fetcher.lookup_failed(partition, *epoch, now, reported);
+                }
+            }
+        }
+    }
+    after_lookup(&shared);
+}
+
+async fn look_up_resets(shared: Arc<Shared>, asked: Vec<Lookup>) {
+    let timestamps: BTreeMap<TopicPartition, i64> =
+        asked.iter().map(|lookup| (lookup.partition.clone(), lookup.reset.timestamp())).collect();
+    let isolation = shared.options.isolation;
+    let mut answers: BTreeMap<_, _> =
+        list_offsets_once(&shared.client, isolation, &timestamps).await.into_iter().collect();
+    // A timestamp that no record has reached yet means the end.
+    let beyond: BTreeMap<TopicPartition, i64> = answers
+        .iter()
+        .filter(|(_, answer)| matches!(answer, Ok(None)))
+        .map(|(partition, _)| (partition.clone(), OffsetReset::Latest.timestamp()))
+        .collect();
+    if !beyond.is_empty() {
+        answers.extend(list_offsets_once(&shared.client, isolation, &beyond).await);
+    }
+    let now = Instant::now();
+    {
+        let mut fetcher = shared.fetcher.lock();
+        for lookup in &asked {
+            match answers.remove(&lookup.partition) {
+                Some(Ok(Some(found))) => {
+                    let position = Position { offset: found.offset, leader_epoch: found.leader_epoch };
+                    fetcher.reset_found(&lookup.partition, lookup.epoch, position);
+                }
+                Some(Err(error)) => {
+                    let partition = lookup.partition.clone();
+                    let reported = reportable(&error, |code| ConsumeError::Refused { partition, code });
+                    fetcher.lookup_failed(&lookup.partition, lookup.epoch, now, reported);
+                }
+                Some(Ok(None)) | None => {
+                    fetcher.lookup_failed(&lookup.partition, lookup.epoch, now, None);
+                }
+            }
+        }
+    }
+    after_lookup(&shared);
+}
+
+/// Errors that will pass are tried again in silence.
+fn reportable(
+    error: &OffsetsError,
+    refused: impl FnOnce(kafka_wire::ErrorCode) -> ConsumeError,
+) -> Option<ConsumeError> {
+    if error.is_retriable() {
+        tracing::debug!(%error, "an offset could not be looked up yet");
+        return None;
+    }
+    match error {
+        OffsetsError::Refused { code, .. } => Some(refused(*code)),
+        OffsetsError::Request(error) => Some(ConsumeError::Request(error.clone())),
+        _ => None,
+    }
+}
+
+fn after_lookup(shared: &Shared) {
+    shared.fetchable.notify();
+    shared.readable.notify();
+    shared.upkeep.notify();
+}
+
+/// Gives the plan's share of the budget back if the task ends while its request is under way.
+struct InFlight<'a> {
+    shared: &'a Shared,
+    plan: Option<FetchPlan>,
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        if let Some(plan) = self.plan.take() {
+            self.shared.fetcher.lock().failed(&plan, Instant::now());
+        }
+    }
+}
+
+async fn fetch_from(shared: Arc<Shared>, broker: i32) {
+    let options = shared.options.fetch_options();
+    let mut fetchable = shared.fetchable.subscribe();
+    loop {
+        fetchable.borrow_and_update();
+        let planned = shared.fetcher.lock().plan(broker, Instant::now());
+        match planned {
+            Planned::Fetch(plan) => {
+                let mut in_flight = InFlight { shared: &shared, plan: Some(plan) };
+                let Some(plan) = &in_flight.plan else { return };
+                match fetch(&shared, plan, &options).await {
+                    Ok(()) => in_flight.plan = None,
+                    Err(error) => {
+                        tracing::debug!(broker, %error, "fetch failed");
+                        drop(in_flight);
+                        shared.upkeep.notify();
+                    }
+                }
+            }
+            Planned::Wait(at) => {
+                tokio::select! {
+                    changed = fetchable.changed() => if changed.is_err() { return },
+                    () = sleep_until(at) => {}
+                }
+            }
+        }
+    }
+}
+
+async fn fetch(shared: &Shared, plan: &FetchPlan, options: &FetchOptions) -> Result<(), RequestError> {
+    let node =
+        shared.client.node(plan.broker).ok_or(RequestError::UnknownBroker { broker_id: plan.broker })?;
+    let connection = shared.pool.connection(&node, Purpose::Fetch).await.map_err(RequestError::NotSent)?;
+    let max_version =
+        if fetch_request::has_topic_ids(plan) { i16::MAX } else { LAST_FETCH_VERSION_WITH_NAMES };
+    let call =
+        Call { timeout: shared.client.request_timeout() + options.max_wait, max_version, payloads: &[] };
+    let response = connection.request(&fetch_request::request(plan, options), call).await?;
+    let (answers, hints) =
+        fetch_request::answers(plan, response).map_err(|code| RequestError::Refused { code })?;
+    for (part, broker, epoch) in hints {
+        if let Some(part) = plan.parts.get(part) {
+            let partition = &part.partition;
+            shared.client.metadata().take_leader(&partition.topic, partition.partition, broker, epoch);
+        }
+    }
+    let (has_news, needs_upkeep) = {
+        let mut fetcher = shared.fetcher.lock();
+        let has_news = fetcher.answered(plan, answers, Instant::now());
+        (has_news, fetcher.needs_upkeep())
+    };
+    if has_news {
+        shared.readable.notify();
+    }
+    if needs_upkeep {
+        shared.upkeep.notify();
+    }
+    Ok(())
+}
