@@ -83,6 +83,21 @@ pub(crate) fn run(root: &Path, arguments: &[&str]) -> Result<(), String> {
     Ok(())
 }
 
+/// `cargo xtask vectors`: the bytes that kafka-wire's tests compare with.
+pub(crate) fn write_vectors(root: &Path) -> Result<(), String> {
+    let jars = Jars::find_or_fetch(root)?;
+    let folder = root.join("kafka-wire/tests/vectors");
+    for (program, mode) in [("BatchVectors.java", Some("write")), ("RecordVectors.java", None)] {
+        let mut java = java(&jars, "error");
+        java.arg(folder.join(program)).args(mode).arg(&folder);
+        let status = java.status().map_err(|error| format!("java: {error}"))?;
+        if !status.success() {
+            return Err(format!("{program}: {status}"));
+        }
+    }
+    Ok(())
+}
+
 /// `java` with Kafka's jars and its logging set to `level`.
 pub(crate) fn java(jars: &Jars, level: &str) -> Command {
     let mut java = Command::new("java");

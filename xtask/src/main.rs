@@ -13,6 +13,7 @@ use std::process::ExitCode;
 const HELP: &str = "\
 cargo xtask test                 formats, lints, tests on our broker, then on Apache Kafka if java and mvn are there
 cargo xtask generate [--check]   write (or compare) the Rust generated from the schemas in Apache Kafka's jars
+cargo xtask vectors              write kafka-wire/tests/vectors again, by Apache Kafka's own classes
 cargo xtask fuzz [TARGET|all] [SECONDS]   run fuzz targets (needs cargo-fuzz and a nightly toolchain)
 cargo xtask kafka start [PORT]   start a real Apache Kafka on 127.0.0.1:PORT (19092)
 cargo xtask kafka stop [PORT]    stop it
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
     let root = root();
     let done = match arguments.as_slice() {
         ["test"] => return test::run(&root),
+        ["vectors"] => kafka::write_vectors(&root),
         ["fuzz", rest @ ..] => fuzz::run(&root, rest),
         ["kafka", rest @ ..] => kafka::run(&root, rest),
         ["generate"] => generate::run(&root, false),

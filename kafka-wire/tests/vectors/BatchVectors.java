@@ -24,7 +24,7 @@ import org.apache.kafka.common.utils.Utils;
 /**
  * Record batches as Apache Kafka's own builder writes them, and what its own reader finds in them.
  *
- *   java -cp 'JARS/*' BatchVectors.java write FOLDER     writes batches.tsv and murmur2.tsv
+ *   java -cp 'JARS/*' BatchVectors.java write FOLDER     writes batches.tsv and murmur2.tsv (cargo xtask vectors)
  *   java -cp 'JARS/*' BatchVectors.java verify FILE      reads batches that others wrote, compares with what the file says
  *
  * A file holds, for each batch, a "batch" line, a "record" line for each record, and a "bytes" line. Long values are named by
