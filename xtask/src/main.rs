@@ -14,7 +14,7 @@ const HELP: &str = "\
 cargo xtask test                 formats, lints, tests on our broker, then on Apache Kafka if java and mvn are there
 cargo xtask generate [--check]   write (or compare) the Rust generated from the schemas in Apache Kafka's jars
 cargo xtask vectors              write kafka-wire/tests/vectors again, by Apache Kafka's own classes
-cargo xtask fuzz [TARGET|all] [SECONDS]   run fuzz targets (needs cargo-fuzz and a nightly toolchain)
+cargo xtask fuzz [TARGET [SECS]]  fuzz one target or all (needs cargo-fuzz and a nightly toolchain)
 cargo xtask kafka start [PORT]   start a real Apache Kafka on 127.0.0.1:PORT (19092)
 cargo xtask kafka stop [PORT]    stop it
 cargo xtask kafka run CLASS ...  run one of Kafka's tools, e.g. org.apache.kafka.tools.TopicCommand
