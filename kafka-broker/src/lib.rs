@@ -20,6 +20,7 @@ mod broker;
 mod clock;
 mod cluster;
 mod config;
+mod data_dir;
 mod dispatch;
 mod folder;
 mod groups;
