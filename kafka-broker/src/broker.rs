@@ -7,7 +7,7 @@ use std::sync::Arc;
 use kafka_wire::StrBytes;
 use tokio::io::DuplexStream;
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::clock::Clock;
@@ -34,6 +34,8 @@ const IN_MEMORY_BUFFER_BYTES: usize = 256 * 1024;
 pub struct Broker {
     addr: SocketAddr,
     in_memory: mpsc::Sender<DuplexStream>,
+    stop: Option<oneshot::Sender<()>>,
+    server: JoinHandle<()>,
     tasks: Vec<JoinHandle<()>>,
     state: Arc<BrokerState>,
 }
@@ -172,13 +174,14 @@ impl Builder {
         state.groups.load_all(&state);
 
         let (in_memory, accept_in_memory) = mpsc::channel(IN_MEMORY_BACKLOG);
+        let (stop, stopped) = oneshot::channel();
+        let server = tokio::spawn(server::run(Arc::clone(&state), listener, accept_in_memory, stopped));
         let tasks = vec![
-            tokio::spawn(server::run(Arc::clone(&state), listener, accept_in_memory)),
             tokio::spawn(maintenance::run(Arc::clone(&state))),
             tokio::spawn(groups::service::run(Arc::clone(&state))),
         ];
         tracing::info!(%addr, node_id = state.node_id, cluster_id = state.cluster_id.as_str(), "broker started");
-        Ok(Broker { addr, in_memory, tasks, state })
+        Ok(Broker { addr, in_memory, stop: Some(stop), server, tasks, state })
     }
 }
 
@@ -271,7 +274,10 @@ impl Broker {
     ///
     /// Dropping the future gives up on what is left of that; nothing acknowledged is lost.
     pub async fn shutdown(mut self) {
-        for task in std::mem::take(&mut self.tasks) {
+        // Requests first, so that what is written below is the end of it. A task that panicked has ended as well.
+        drop(self.stop.take());
+        let _ = (&mut self.server).await;
+        for task in &mut self.tasks {
             task.abort();
             let _ = task.await;
         }
@@ -295,6 +301,7 @@ impl std::fmt::Debug for Broker {
 
 impl Drop for Broker {
     fn drop(&mut self) {
+        self.server.abort();
         self.tasks.iter().for_each(JoinHandle::abort);
     }
 }

@@ -13,7 +13,7 @@ use bytes::{Buf, Bytes};
 use kafka_wire::frame::{EncodedFrame, FrameDecoder, FrameError};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream};
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use crate::dispatch::{Hangup, dispatch};
@@ -47,11 +47,13 @@ impl From<FrameError> for Closed {
     }
 }
 
-/// Accepts connections until it is dropped, which ends them all.
+/// Accepts connections until it is told to stop; when it returns then, no request is being served any more. Dropping it
+/// ends all connections too, without waiting for those that are in the middle of a request.
 pub(crate) async fn run(
     state: Arc<BrokerState>,
     listener: TcpListener,
     mut in_memory: mpsc::Receiver<DuplexStream>,
+    mut stop: oneshot::Receiver<()>,
 ) {
     let max_connections = state.config.max_connections();
     let mut connections = JoinSet::new();
@@ -75,6 +77,11 @@ pub(crate) async fn run(
             },
             Some(stream) = in_memory.recv() => {
                 connections.spawn(connection(Arc::clone(&state), stream, Peer::InMemory));
+            }
+            _ = &mut stop => {
+                drop(listener);
+                connections.shutdown().await;
+                return;
             }
             Some(ended) = connections.join_next() => {
                 if let Err(error) = ended && error.is_panic() {

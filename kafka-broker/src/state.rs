@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::clock::Clock;
 use crate::cluster::record::{ConfigResource, MetadataRecord, PartitionState};
-use crate::cluster::topics::{self as decisions, CreatedTopic, Defaults, NewTopic, Refusal, refuse};
+use crate::cluster::topics::{self as decisions, CreatedTopic, Limits, NewTopic, Refusal, refuse};
 use crate::cluster::{Cluster, Controller};
 use crate::config::broker::BrokerConfig;
 use crate::config::topic::TopicConfig;
@@ -92,25 +92,35 @@ impl BrokerState {
         }
     }
 
-    fn defaults(&self) -> Defaults {
-        Defaults {
+    fn limits(&self, max_partitions: usize) -> Limits {
+        Limits {
+            max_partitions,
             partitions: self.config.num_partitions(),
             replication_factor: self.config.default_replication_factor(),
         }
     }
 
     /// What creating the topic would give, without doing it.
-    pub(crate) fn check_topic(&self, topic: &NewTopic) -> Result<CreatedTopic, Refusal> {
-        let decided =
-            self.cluster.read(|image, _| decisions::create(image, topic, self.defaults(), Uuid::nil()));
+    pub(crate) fn check_topic(&self, topic: &NewTopic, max_partitions: usize) -> Result<CreatedTopic, Refusal> {
+        let limits = self.limits(max_partitions);
+        let decided = self.cluster.read(|image, _| decisions::create(image, topic, limits, Uuid::nil()));
         decided.map(|(_, created)| created)
     }
 
     pub(crate) fn create_topic(&self, topic: &NewTopic) -> Result<CreatedTopic, Refusal> {
+        self.create_topic_within(topic, decisions::MAX_PARTITIONS_PER_REQUEST)
+    }
+
+    /// Creates a topic of at most `max_partitions` partitions.
+    pub(crate) fn create_topic_within(
+        &self,
+        topic: &NewTopic,
+        max_partitions: usize,
+    ) -> Result<CreatedTopic, Refusal> {
+        let limits = self.limits(max_partitions);
         let mut controller = self.cluster.controller();
         let id = ids::random();
-        let (records, created) =
-            controller.read(|image| decisions::create(image, topic, self.defaults(), id))?;
+        let (records, created) = controller.read(|image| decisions::create(image, topic, limits, id))?;
         controller.commit(&records, self.clock.now_ms())?;
         let hosted = HostedTopic::new(topic.name.as_str().into(), created.id);
         let config = TopicConfig::new(&created.configs, &self.config);

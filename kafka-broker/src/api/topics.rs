@@ -16,7 +16,7 @@ use kafka_wire::messages::{
 
 use super::configs::{Entry, topic_entries};
 use super::text;
-use crate::cluster::topics::{CreatedTopic, NewTopic, Refusal};
+use crate::cluster::topics::{CreatedTopic, MAX_PARTITIONS_PER_REQUEST, NewTopic, Refusal};
 use crate::dispatch::RequestContext;
 use crate::state::BrokerState;
 
@@ -31,6 +31,7 @@ pub(crate) async fn create_topics(
         *count.entry(topic.name.to_string()).or_insert(0) += 1;
     }
     let mut answered = BTreeSet::new();
+    let mut room = MAX_PARTITIONS_PER_REQUEST;
     let mut results = Vec::with_capacity(request.topics.len());
     for topic in &request.topics {
         let name = topic.name.as_str();
@@ -40,10 +41,13 @@ pub(crate) async fn create_topics(
         let result = if count.get(name).is_some_and(|&count| count > 1) {
             Err(Refusal { code: ErrorCode::InvalidRequest, message: "Duplicate topic name.".to_owned() })
         } else if request.validate_only {
-            state.check_topic(&new_topic(topic))
+            state.check_topic(&new_topic(topic), room)
         } else {
-            state.create_topic(&new_topic(topic))
+            state.create_topic_within(&new_topic(topic), room)
         };
+        if let Ok(created) = &result {
+            room = room.saturating_sub(created.image.partitions.len());
+        }
         results.push(create_result(state, &topic.name, result, version));
     }
     CreateTopicsResponse::default().with_topics(results)

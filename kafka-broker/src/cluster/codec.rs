@@ -130,7 +130,7 @@ mod tests {
 
     use super::*;
     use crate::cluster::image::Image;
-    use crate::cluster::topics::{self, Defaults, NewTopic};
+    use crate::cluster::topics::{self, Limits, NewTopic};
 
     /// What an administrator might do; names come from a small set so that operations meet.
     #[derive(Debug, Clone)]
@@ -181,8 +181,8 @@ mod tests {
                         .map(|it| ("retention.ms".to_owned(), Some(it.to_string())))
                         .collect(),
                 };
-                let defaults = Defaults { partitions: 2, replication_factor: 1 };
-                topics::create(image, &new, defaults, id).map(|(records, _)| records).unwrap_or_default()
+                let limits = Limits { max_partitions: 100, partitions: 2, replication_factor: 1 };
+                topics::create(image, &new, limits, id).map(|(records, _)| records).unwrap_or_default()
             }
             Operation::Grow { name, count } => {
                 topics::grow(image, &topic(name), *count, None).unwrap_or_default()

@@ -35,9 +35,10 @@ pub(crate) struct NewTopic {
     pub(crate) configs: Vec<(String, Option<String>)>,
 }
 
-/// What a topic gets that asks for defaults.
+/// What a topic gets that asks for defaults, and the most that it may get.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Defaults {
+pub(crate) struct Limits {
+    pub(crate) max_partitions: usize,
     pub(crate) partitions: i32,
     pub(crate) replication_factor: i16,
 }
@@ -54,14 +55,14 @@ pub(crate) struct CreatedTopic {
 pub(crate) fn create(
     image: &Image,
     topic: &NewTopic,
-    defaults: Defaults,
+    limits: Limits,
     id: Uuid,
 ) -> Result<(Vec<MetadataRecord>, CreatedTopic), Refusal> {
     if let Err(problem) = topic_name::check(&topic.name) {
         return refuse(ErrorCode::InvalidTopicException, format!("Topic name is invalid: {problem}"));
     }
     check_free(image, &topic.name)?;
-    let partitions = place(image, topic, defaults)?;
+    let partitions = place(image, topic, limits)?;
     let configs = checked_configs(&topic.configs)?;
 
     let mut records = vec![MetadataRecord::Topic { name: topic.name.clone(), id }];
@@ -95,16 +96,12 @@ fn check_free(image: &Image, name: &str) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn place(
-    image: &Image,
-    topic: &NewTopic,
-    defaults: Defaults,
-) -> Result<BTreeMap<i32, PartitionState>, Refusal> {
+fn place(image: &Image, topic: &NewTopic, limits: Limits) -> Result<BTreeMap<i32, PartitionState>, Refusal> {
     if !topic.assignments.is_empty() {
-        return place_as_told(image, topic);
+        return place_as_told(image, topic, limits.max_partitions);
     }
     let count = match topic.partitions {
-        -1 => defaults.partitions,
+        -1 => limits.partitions,
         count if count > 0 => count,
         _ => {
             return refuse(
@@ -113,16 +110,11 @@ fn place(
             );
         }
     };
-    if usize::try_from(count).unwrap_or(usize::MAX) > MAX_PARTITIONS_PER_REQUEST {
-        return refuse(
-            ErrorCode::PolicyViolation,
-            format!(
-                "Unable to perform excessively large batch operation: more than {MAX_PARTITIONS_PER_REQUEST} partitions."
-            ),
-        );
+    if usize::try_from(count).unwrap_or(usize::MAX) > limits.max_partitions {
+        return too_large();
     }
     let replicas = match topic.replication_factor {
-        -1 => defaults.replication_factor,
+        -1 => limits.replication_factor,
         replicas if replicas > 0 => replicas,
         _ => {
             return refuse(
@@ -159,7 +151,18 @@ fn spread(image: &Image, first: i32, count: i32, replicas: i16) -> Result<Vec<Pa
         .collect())
 }
 
-fn place_as_told(image: &Image, topic: &NewTopic) -> Result<BTreeMap<i32, PartitionState>, Refusal> {
+fn too_large<T>() -> Result<T, Refusal> {
+    refuse(
+        ErrorCode::PolicyViolation,
+        format!("Unable to create more than {MAX_PARTITIONS_PER_REQUEST} partitions in one request."),
+    )
+}
+
+fn place_as_told(
+    image: &Image,
+    topic: &NewTopic,
+    max_partitions: usize,
+) -> Result<BTreeMap<i32, PartitionState>, Refusal> {
     if topic.replication_factor != -1 {
         return refuse(
             ErrorCode::InvalidRequest,
@@ -172,8 +175,8 @@ fn place_as_told(image: &Image, topic: &NewTopic) -> Result<BTreeMap<i32, Partit
             "A manual partition assignment was specified, but numPartitions was not set to -1.",
         );
     }
-    if topic.assignments.len() > MAX_PARTITIONS_PER_REQUEST {
-        return refuse(ErrorCode::PolicyViolation, "Unable to perform excessively large batch operation.");
+    if topic.assignments.len() > max_partitions {
+        return too_large();
     }
     let mut partitions = BTreeMap::new();
     let width = topic.assignments.first().map(|(_, replicas)| replicas.len());
@@ -266,7 +269,7 @@ pub(crate) fn grow(
     }
     let added = count - current;
     if usize::try_from(added).unwrap_or(usize::MAX) > MAX_PARTITIONS_PER_REQUEST {
-        return refuse(ErrorCode::PolicyViolation, "Unable to perform excessively large batch operation.");
+        return too_large();
     }
     let states = match assignments {
         None => spread(image, current, added, topic.replication_factor())?,
@@ -298,7 +301,7 @@ pub(crate) fn grow(
 mod tests {
     use super::*;
 
-    const DEFAULTS: Defaults = Defaults { partitions: 3, replication_factor: 1 };
+    const LIMITS: Limits = Limits { max_partitions: 100, partitions: 3, replication_factor: 1 };
 
     pub(super) fn image(brokers: &[i32]) -> Image {
         let mut image = Image::default();
@@ -321,7 +324,7 @@ mod tests {
 
     fn created(image: &mut Image, topic: &NewTopic) -> Result<CreatedTopic, ErrorCode> {
         let id = Uuid::from_u128(image.topics().len() as u128 + 1);
-        let (records, created) = create(image, topic, DEFAULTS, id).map_err(|refusal| refusal.code)?;
+        let (records, created) = create(image, topic, LIMITS, id).map_err(|refusal| refusal.code)?;
         records.iter().for_each(|record| image.replay(record));
         Ok(created)
     }
