@@ -19,6 +19,7 @@ pub mod consumer;
 mod error;
 pub mod group;
 pub mod net;
+pub mod producer;
 mod topic_partition;
 
 pub use client::{Client, ClientBuilder, Target};
@@ -28,4 +29,5 @@ pub use error::Error;
 /// Kafka's protocol: messages for [`Client::request`], error codes, record batches.
 pub use kafka_wire as wire;
 pub use net::{ConnectionError, RequestError};
+pub use producer::{Producer, Record, SendError};
 pub use topic_partition::TopicPartition;

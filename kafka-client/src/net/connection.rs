@@ -184,14 +184,33 @@ impl Connection {
         Ok(Answer { reply, version, connection: self.0.clone(), request: PhantomData })
     }
 
-    /// Puts a request in line that the broker does not answer.
-    pub(crate) async fn send_only<R: Request>(
+    /// [`start`](Self::start) without waiting: fails when the line is full.
+    pub(crate) fn try_start<R: Request>(
         &self,
         request: &R,
         call: Call<'_>,
-    ) -> Result<(), RequestError> {
+    ) -> Result<Answer<R>, RequestError> {
         let version = self.version_of::<R>(call.max_version)?;
-        self.enqueue(request, version, call, None).await
+        let (sender, reply) = oneshot::channel();
+        self.push(self.try_reserve()?, request, version, call, Some(sender))?;
+        Ok(Answer { reply, version, connection: self.0.clone(), request: PhantomData })
+    }
+
+    /// Puts a request in line that the broker does not answer, without waiting.
+    pub(crate) fn try_send_only<R: Request>(&self, request: &R, call: Call<'_>) -> Result<(), RequestError> {
+        let version = self.version_of::<R>(call.max_version)?;
+        self.push(self.try_reserve()?, request, version, call, None)
+    }
+
+    fn try_reserve(&self) -> Result<mpsc::Permit<'_, Outgoing>, RequestError> {
+        self.0.outgoing.try_reserve().map_err(|error| {
+            RequestError::NotSent(match error {
+                mpsc::error::TrySendError::Full(()) => {
+                    ConnectionError::Busy { address: self.0.address.clone() }
+                }
+                mpsc::error::TrySendError::Closed(()) => self.0.end(),
+            })
+        })
     }
 
     async fn enqueue<R: Request>(
@@ -203,6 +222,17 @@ impl Connection {
     ) -> Result<(), RequestError> {
         let not_sent = |_| RequestError::NotSent(self.0.end());
         let permit = self.0.outgoing.reserve().await.map_err(not_sent)?;
+        self.push(permit, request, version, call, reply)
+    }
+
+    fn push<R: Request>(
+        &self,
+        permit: mpsc::Permit<'_, Outgoing>,
+        request: &R,
+        version: i16,
+        call: Call<'_>,
+        reply: Option<oneshot::Sender<Result<Bytes, RequestError>>>,
+    ) -> Result<(), RequestError> {
         let correlation_id = self.0.next_correlation_id.fetch_add(1, Ordering::Relaxed);
         let frame =
             encode_request(request, version, correlation_id, self.0.client_id.as_deref(), call.payloads)

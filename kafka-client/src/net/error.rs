@@ -70,6 +70,12 @@ pub enum ConnectionError {
         /// The correlation id of the oldest open request.
         expected: Option<i32>,
     },
+    /// So many requests wait for the broker that no more are taken.
+    #[error("too many requests wait for {address}")]
+    Busy {
+        /// The broker.
+        address: Address,
+    },
     /// A request was not answered in time; the connection was given up because its answer could still come.
     #[error("{address} did not answer within {waited:?}")]
     RequestTimeout {

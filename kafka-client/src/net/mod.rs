@@ -10,7 +10,7 @@ pub use address::{Address, AddressError};
 pub use connector::{BoxStream, Connecting, Connector, Stream, TcpConnector};
 pub use error::{ConnectionError, RequestError};
 
-pub(crate) use connection::{Answer, Call, Connection};
+pub(crate) use connection::{Call, Connection};
 pub(crate) use pool::{Node, Pool, PoolConfig};
 
 /// What a connection is for. Classes of traffic do not share one, so that a produce never waits behind a long poll.

@@ -1,0 +1,426 @@
+//! Records are encoded here, straight into their partition's open batch; closed batches go to the sender.
+//!
+//! The path of a record takes one lock, that of its partition, and neither allocates nor touches a channel. All else
+//! happens once a batch: memory, completion, clock, and waking the sender.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use arc_swap::ArcSwapOption;
+use kafka_wire::murmur2::partition_for_key;
+use kafka_wire::record_batch::{BATCH_HEADER_BYTES, BatchBuilder, record_size_upper_bound};
+use parking_lot::{Mutex, RwLock};
+use rustc_hash::FxBuildHasher;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+
+use super::batch::{Batch, Lane};
+use super::delivery::{Completion, Delivery};
+use super::error::SendError;
+use super::partitioner::Sticky;
+use super::record::{Data, Record, TopicRef};
+use crate::TopicPartition;
+
+#[derive(Debug, Clone)]
+pub(super) struct AccumulatorConfig {
+    pub(super) batch_size: usize,
+    pub(super) linger: Duration,
+    pub(super) buffer_memory: usize,
+    pub(super) max_request_bytes: usize,
+}
+
+#[derive(Debug)]
+pub(super) struct Accumulator {
+    config: AccumulatorConfig,
+    /// `buffer.memory`, in bytes; fair, so that a large record is not overtaken for ever.
+    memory: Arc<Semaphore>,
+    /// Callers that wait for memory: while there are any, no batch lingers.
+    waiting: AtomicUsize,
+    topics: RwLock<HashMap<Arc<str>, Arc<TopicState>, FxBuildHasher>>,
+    lanes: AtomicUsize,
+    inbox: Mutex<Inbox>,
+    /// Wakes the sender's task.
+    pub(super) wake: Notify,
+    closed: AtomicBool,
+}
+
+/// What the sender's task has not seen yet.
+#[derive(Debug, Default)]
+pub(super) struct Inbox {
+    /// Closed batches, of each partition in order.
+    pub(super) closed: Vec<Batch>,
+    /// Partitions that opened a batch and are not on the task's list.
+    pub(super) opened: Vec<Arc<PartitionBuffer>>,
+    /// The task wakes by itself within `linger` from now on: a batch that opens need not wake it.
+    armed: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct TopicState {
+    pub(super) name: Arc<str>,
+    partitions: ArcSwapOption<Vec<Arc<PartitionBuffer>>>,
+    sticky: Arc<Sticky>,
+}
+
+/// A partition and its open batch.
+#[derive(Debug)]
+pub(super) struct PartitionBuffer {
+    pub(super) lane: Arc<Lane>,
+    index: usize,
+    /// Whether it has a leader, for the partitioner.
+    available: AtomicBool,
+    sticky: Arc<Sticky>,
+    open: Mutex<Open>,
+}
+
+#[derive(Debug, Default)]
+struct Open {
+    batch: Option<OpenBatch>,
+    /// On the task's list of partitions whose linger it watches.
+    listed: bool,
+    /// The producer ended: nobody will come for a batch.
+    closed: bool,
+}
+
+#[derive(Debug)]
+struct OpenBatch {
+    builder: BatchBuilder,
+    completion: Arc<Completion>,
+    created_at: Instant,
+    room: OwnedSemaphorePermit,
+    /// No record is appended past this size.
+    limit: usize,
+    /// The wall clock in milliseconds, read now and then.
+    clock: i64,
+}
+
+/// Why a record was not appended at once.
+#[derive(Debug)]
+pub(super) enum NotNow {
+    /// Nothing is known of the topic.
+    NeedsTopic,
+    /// A batch cannot be opened before this much memory is there.
+    NeedsRoom(u32),
+    Failed(SendError),
+}
+
+/// Of a slow stream each record reads the clock; of a fast one, which fills batches, one in so many does.
+const CLOCK_EVERY: i32 = 16;
+
+impl Accumulator {
+    pub(super) fn new(config: AccumulatorConfig) -> Self {
+        let permits = config.buffer_memory.min(Semaphore::MAX_PERMITS);
+        Self {
+            config,
+            memory: Arc::new(Semaphore::new(permits)),
+            waiting: AtomicUsize::new(0),
+            topics: RwLock::default(),
+            lanes: AtomicUsize::new(0),
+            inbox: Mutex::default(),
+            wake: Notify::new(),
+            closed: AtomicBool::new(false),
+        }
+    }
+
+    /// Appends a record, opening a batch in `room` or in memory that is free right now.
+    pub(super) fn append(
+        &self,
+        record: &Record<'_>,
+        room: &mut Option<OwnedSemaphorePermit>,
+    ) -> Result<Delivery, NotNow> {
+        match &record.topic {
+            TopicRef::Handle(handle) if handle.belongs_to(self) => {
+                self.append_to(handle.state(), record, room)
+            }
+            _ => match self.topics.read().get(record.topic()) {
+                Some(topic) => self.append_to(topic, record, room),
+                None => Err(NotNow::NeedsTopic),
+            },
+        }
+    }
+
+    fn append_to(
+        &self,
+        topic: &TopicState,
+        record: &Record<'_>,
+        room: &mut Option<OwnedSemaphorePermit>,
+    ) -> Result<Delivery, NotNow> {
+        let partitions = topic.partitions.load();
+        let Some(partitions) = partitions.as_ref() else {
+            return Err(NotNow::NeedsTopic);
+        };
+        let key = record.key.as_ref().map(Data::as_bytes);
+        let value = record.value.as_ref().map(Data::as_bytes);
+        let at = match (record.partition, key) {
+            (Some(partition), _) => usize::try_from(partition).unwrap_or(usize::MAX),
+            (None, Some(key)) => partition_for_key(key, partitions.len() as i32) as usize,
+            (None, None) => topic.sticky.current(partitions.len(), |at| {
+                partitions.get(at).is_some_and(|p| p.available.load(Ordering::Relaxed))
+            }),
+        };
+        let Some(buffer) = partitions.get(at) else {
+            return Err(NotNow::Failed(SendError::UnknownPartition {
+                topic: topic.name.to_string(),
+                partition: record.partition.unwrap_or(-1),
+                count: partitions.len(),
+            }));
+        };
+        let size = record_size_upper_bound(key, value, &record.headers);
+        let mut open = buffer.open.lock();
+        if let Some(batch) = &mut open.batch {
+            if batch.builder.size_bytes() + size <= batch.limit {
+                let clock = if batch.builder.count() % CLOCK_EVERY == 0 || batch.builder.count() < 4 {
+                    batch.clock = now_millis();
+                    batch.clock
+                } else {
+                    batch.clock
+                };
+                let timestamp = record.timestamp.unwrap_or(clock);
+                let index = batch.builder.append(timestamp, key, value, &record.headers);
+                let delivery = Delivery::new(batch.completion.clone(), index as u32, timestamp);
+                // A batch that the next record of this size would not fit is full.
+                if batch.builder.size_bytes() + size > batch.limit {
+                    self.close(buffer, &mut open);
+                }
+                return Ok(delivery);
+            }
+            self.close(buffer, &mut open);
+        }
+        self.open(buffer, &mut open, record, (key, value), size, room)
+    }
+
+    /// Opens a batch with a record.
+    #[cold]
+    fn open(
+        &self,
+        buffer: &Arc<PartitionBuffer>,
+        open: &mut Open,
+        record: &Record<'_>,
+        (key, value): (Option<&[u8]>, Option<&[u8]>),
+        size: usize,
+        room: &mut Option<OwnedSemaphorePermit>,
+    ) -> Result<Delivery, NotNow> {
+        if open.closed || self.closed.load(Ordering::Relaxed) {
+            return Err(NotNow::Failed(SendError::Closed));
+        }
+        let whole = BATCH_HEADER_BYTES + size;
+        let limits = [
+            ("max.request.size", self.config.max_request_bytes),
+            ("buffer.memory", self.config.buffer_memory),
+        ];
+        for (limit_name, limit) in limits {
+            if whole > limit {
+                return Err(NotNow::Failed(SendError::RecordTooLarge { size: whole, limit, limit_name }));
+            }
+        }
+        let limit = self.config.batch_size.max(whole).min(self.config.buffer_memory);
+        let needed = u32::try_from(limit).unwrap_or(u32::MAX);
+        let room = match room.take() {
+            Some(room) if room.num_permits() >= limit => room,
+            _ => match self.memory.clone().try_acquire_many_owned(needed) {
+                Ok(room) => room,
+                Err(_) => return Err(NotNow::NeedsRoom(needed)),
+            },
+        };
+        let clock = now_millis();
+        let timestamp = record.timestamp.unwrap_or(clock);
+        let completion = Completion::new(buffer.lane.name.clone());
+        let mut builder = BatchBuilder::new(limit);
+        let index = builder.append(timestamp, key, value, &record.headers);
+        let delivery = Delivery::new(completion.clone(), index as u32, timestamp);
+        let created_at = Instant::now();
+        let full = builder.size_bytes() + size > limit;
+        open.batch = Some(OpenBatch { builder, completion, created_at, room, limit, clock });
+        if full {
+            self.close(buffer, open);
+        } else if !open.listed {
+            open.listed = true;
+            let mut inbox = self.inbox.lock();
+            inbox.opened.push(buffer.clone());
+            let armed = inbox.armed;
+            drop(inbox);
+            if !armed {
+                self.wake.notify_one();
+            }
+        }
+        Ok(delivery)
+    }
+
+    /// Hands the open batch to the sender. The partition's lock is held, which keeps its batches in order.
+    fn close(&self, buffer: &PartitionBuffer, open: &mut Open) {
+        let Some(batch) = buffer.take(open, self.config.batch_size) else { return };
+        let mut inbox = self.inbox.lock();
+        let first = inbox.closed.is_empty();
+        inbox.closed.push(batch);
+        drop(inbox);
+        if first {
+            self.wake.notify_one();
+        }
+    }
+
+    /// Waits in line for memory. Dropping the future leaves the line.
+    pub(super) async fn room(&self, bytes: u32) -> Option<OwnedSemaphorePermit> {
+        let _waiting = Waiting::new(self);
+        self.wake.notify_one();
+        self.memory.clone().acquire_many_owned(bytes).await.ok()
+    }
+
+    /// The topic's state, made if it is new; its partitions may not be known yet.
+    pub(super) fn topic(&self, name: &str) -> Arc<TopicState> {
+        if let Some(topic) = self.topics.read().get(name) {
+            return topic.clone();
+        }
+        let mut topics = self.topics.write();
+        if let Some(topic) = topics.get(name) {
+            return topic.clone();
+        }
+        let name: Arc<str> = Arc::from(name);
+        let topic = Arc::new(TopicState {
+            name: name.clone(),
+            partitions: ArcSwapOption::empty(),
+            sticky: Arc::new(Sticky::new()),
+        });
+        topics.insert(name, topic.clone());
+        topic
+    }
+
+    pub(super) fn topics(&self) -> Vec<Arc<TopicState>> {
+        self.topics.read().values().cloned().collect()
+    }
+
+    /// Makes buffers for partitions up to `leaders.len()`, and notes which have a leader.
+    pub(super) fn install(&self, topic: &TopicState, leaders: impl ExactSizeIterator<Item = bool>) {
+        // Serialises installers: two could give a partition two buffers.
+        let _topics = self.topics.write();
+        let known = topic.partitions.load_full();
+        let known_count = known.as_ref().map_or(0, |known| known.len());
+        let mut grown = (leaders.len() > known_count).then(|| known.as_deref().cloned().unwrap_or_default());
+        for (index, available) in leaders.enumerate() {
+            if let Some(buffer) = known.as_ref().and_then(|known| known.get(index)) {
+                buffer.available.store(available, Ordering::Relaxed);
+            } else if let Some(grown) = &mut grown {
+                let slot = self.lanes.fetch_add(1, Ordering::Relaxed);
+                let name = TopicPartition::new(topic.name.clone(), index as i32);
+                grown.push(Arc::new(PartitionBuffer {
+                    lane: Arc::new(Lane { slot, name }),
+                    index,
+                    available: AtomicBool::new(available),
+                    sticky: topic.sticky.clone(),
+                    open: Mutex::default(),
+                }));
+            }
+        }
+        if let Some(grown) = grown {
+            topic.partitions.store(Some(Arc::new(grown)));
+        }
+    }
+
+    /// Moves what is new to the sender's task.
+    pub(super) fn take_inbox(&self, closed: &mut Vec<Batch>, opened: &mut Vec<Arc<PartitionBuffer>>) {
+        let mut inbox = self.inbox.lock();
+        closed.append(&mut inbox.closed);
+        opened.append(&mut inbox.opened);
+    }
+
+    /// Says whether the task will wake within `linger` by itself; `false` if it should not sleep, since there is news.
+    pub(super) fn may_sleep(&self, armed: bool) -> bool {
+        let mut inbox = self.inbox.lock();
+        inbox.armed = armed;
+        inbox.closed.is_empty() && inbox.opened.is_empty()
+    }
+
+    /// Whether somebody waits for memory.
+    pub(super) fn is_exhausted(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) > 0
+    }
+
+    /// Closes the partition's batch if it has lingered long enough, or at once if `force`d.
+    pub(super) fn close_due(&self, buffer: &PartitionBuffer, now: Instant, force: bool) -> Lingering {
+        let mut open = buffer.open.lock();
+        match &open.batch {
+            None => {
+                open.listed = false;
+                Lingering::Nothing
+            }
+            Some(batch) => {
+                let due_at = batch.created_at + self.config.linger;
+                if !force && due_at > now {
+                    return Lingering::Until(due_at);
+                }
+                open.listed = false;
+                // `take` answers because there is a batch.
+                buffer.take(&mut open, self.config.batch_size).map_or(Lingering::Nothing, Lingering::Closed)
+            }
+        }
+    }
+
+    /// Refuses records from now on.
+    pub(super) fn refuse_new(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::SeqCst)
+    }
+
+    /// Takes what is left and lets nobody open another batch: the sender's task is about to end.
+    pub(super) fn end(&self) -> Vec<Batch> {
+        self.memory.close();
+        let mut left = Vec::new();
+        for topic in self.topics() {
+            let Some(partitions) = topic.partitions.load_full() else { continue };
+            for buffer in partitions.iter() {
+                let mut open = buffer.open.lock();
+                open.closed = true;
+                left.extend(buffer.take(&mut open, self.config.batch_size));
+            }
+        }
+        left.append(&mut self.inbox.lock().closed);
+        left
+    }
+}
+
+impl TopicState {
+    pub(super) fn is_known(&self) -> bool {
+        self.partitions.load().is_some()
+    }
+}
+
+/// What [`Accumulator::close_due`] found.
+#[derive(Debug)]
+pub(super) enum Lingering {
+    Nothing,
+    Until(Instant),
+    Closed(Batch),
+}
+
+impl PartitionBuffer {
+    fn take(&self, open: &mut Open, share: usize) -> Option<Batch> {
+        let OpenBatch { builder, completion, created_at, room, .. } = open.batch.take()?;
+        self.sticky.closed(self.index, builder.size_bytes(), share);
+        Some(Batch::new(self.lane.clone(), completion, created_at, Some(room), builder))
+    }
+}
+
+/// Counts a caller that waits for memory, for as long as it does.
+struct Waiting<'a>(&'a Accumulator);
+
+impl<'a> Waiting<'a> {
+    fn new(accumulator: &'a Accumulator) -> Self {
+        accumulator.waiting.fetch_add(1, Ordering::Relaxed);
+        Self(accumulator)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Milliseconds since 1970; 0 if the clock stands before that.
+pub(super) fn now_millis() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
+}

@@ -1,0 +1,212 @@
+use std::time::Duration;
+
+use kafka_wire::compression::Compression;
+
+use super::accumulator::AccumulatorConfig;
+use super::sender::{Acks, SenderConfig};
+use super::{Producer, ProducerOptions};
+use crate::client::Client;
+use crate::config::{ConfigError, Properties, invalid};
+
+/// Options of a [`Producer`]. Defaults are Java's, as of Kafka 4.
+#[derive(Debug, Clone)]
+#[must_use = "nothing happens before `build`"]
+pub struct ProducerBuilder {
+    client: Client,
+    from_properties: Result<(), ConfigError>,
+    acks: Acks,
+    idempotence: Option<bool>,
+    linger: Duration,
+    batch_size: usize,
+    buffer_memory: usize,
+    max_request_size: usize,
+    max_in_flight: usize,
+    max_block: Duration,
+    delivery_timeout: Duration,
+    compression: Compression,
+}
+
+/// Kafka keeps this many batches of a producer to recognise duplicates (`ProducerStateEntry.NUM_BATCHES_TO_RETAIN`).
+const MAX_IN_FLIGHT: usize = 5;
+
+/// A batch's length is a signed 32-bit number.
+const MAX_BATCH_SIZE: usize = 1 << 30;
+
+impl ProducerBuilder {
+    pub(crate) fn new(client: Client) -> Self {
+        let mut builder = Self {
+            client: client.clone(),
+            from_properties: Ok(()),
+            acks: Acks::All,
+            idempotence: None,
+            linger: Duration::from_millis(5),
+            batch_size: 16 * 1024,
+            buffer_memory: 32 * 1024 * 1024,
+            max_request_size: 1024 * 1024,
+            max_in_flight: MAX_IN_FLIGHT,
+            max_block: Duration::from_secs(60),
+            delivery_timeout: Duration::from_secs(120),
+            compression: Compression::None,
+        };
+        // `build` tells what is wrong with a value, as it does for every other option.
+        builder.from_properties = builder.apply(client.properties());
+        builder
+    }
+
+    fn apply(&mut self, properties: &Properties) -> Result<(), ConfigError> {
+        for (key, place) in [
+            ("linger.ms", &mut self.linger),
+            ("max.block.ms", &mut self.max_block),
+            ("delivery.timeout.ms", &mut self.delivery_timeout),
+        ] {
+            if let Some(span) = properties.millis(key)? {
+                *place = span;
+            }
+        }
+        for (key, place) in [
+            ("batch.size", &mut self.batch_size),
+            ("buffer.memory", &mut self.buffer_memory),
+            ("max.request.size", &mut self.max_request_size),
+            ("max.in.flight.requests.per.connection", &mut self.max_in_flight),
+        ] {
+            if let Some(size) = properties.bytes(key)? {
+                *place = size;
+            }
+        }
+        self.idempotence = properties.flag("enable.idempotence")?;
+        if let Some(acks) = properties.get("acks") {
+            self.acks = match acks {
+                "0" => Acks::None,
+                "1" => Acks::Leader,
+                "all" | "-1" => Acks::All,
+                other => return Err(invalid("acks", other, "0, 1 or all")),
+            };
+        }
+        if let Some(codec) = properties.get("compression.type") {
+            self.compression = codec
+                .parse()
+                .map_err(|_| invalid("compression.type", codec, "none, gzip, snappy, lz4 or zstd"))?;
+        }
+        let gzip = properties.parsed("compression.gzip.level", "a level from 1 to 9")?;
+        let zstd = properties.parsed("compression.zstd.level", "a level from -7 to 22")?;
+        match (&mut self.compression, gzip, zstd) {
+            (Compression::Gzip(level), Some(wanted), _) => *level = wanted,
+            (Compression::Zstd(level), _, Some(wanted)) => *level = wanted,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// How many brokers acknowledge (`acks`). Default [`Acks::All`]. Anything less turns idempotence off.
+    pub fn acks(mut self, acks: Acks) -> Self {
+        self.acks = acks;
+        self
+    }
+
+    /// Whether a retry can write a record twice or out of order (`enable.idempotence`). Default: it cannot, unless
+    /// `acks` is less than all.
+    pub fn idempotence(mut self, enable: bool) -> Self {
+        self.idempotence = Some(enable);
+        self
+    }
+
+    /// How long an open batch waits for more records before it is sent (`linger.ms`).
+    ///
+    /// Default 5 ms, as in the Java producer since Kafka 4.0 (KIP-1030). A full batch never waits.
+    pub fn linger(mut self, linger: Duration) -> Self {
+        self.linger = linger;
+        self
+    }
+
+    /// The size of a full batch in bytes, before compression (`batch.size`). Default 16 KiB. A larger record has a batch
+    /// of its own.
+    pub fn batch_size(mut self, bytes: usize) -> Self {
+        self.batch_size = bytes;
+        self
+    }
+
+    /// How many bytes of records may wait to be sent and acknowledged (`buffer.memory`). Default 32 MiB. When they are
+    /// used up, `send` waits in line.
+    pub fn buffer_memory(mut self, bytes: usize) -> Self {
+        self.buffer_memory = bytes;
+        self
+    }
+
+    /// The largest record and, beyond the first batch, the largest request in bytes (`max.request.size`).
+    /// Default 1 MiB.
+    pub fn max_request_size(mut self, bytes: usize) -> Self {
+        self.max_request_size = bytes;
+        self
+    }
+
+    /// Requests in flight to each broker, and so batches in flight for each partition
+    /// (`max.in.flight.requests.per.connection`). Default 5, which is also the most with idempotence.
+    pub fn max_in_flight(mut self, requests: usize) -> Self {
+        self.max_in_flight = requests;
+        self
+    }
+
+    /// How long `send` may wait for metadata and for room (`max.block.ms`). Default 60 s.
+    pub fn max_block(mut self, limit: Duration) -> Self {
+        self.max_block = limit;
+        self
+    }
+
+    /// How long a record may take from `send` to its acknowledgement, all retries included (`delivery.timeout.ms`).
+    /// Default 120 s.
+    pub fn delivery_timeout(mut self, timeout: Duration) -> Self {
+        self.delivery_timeout = timeout;
+        self
+    }
+
+    /// How batches are compressed (`compression.type`). Default not at all.
+    pub fn compression(mut self, compression: Compression) -> Self {
+        self.compression = compression;
+        self
+    }
+
+    /// The producer. Its task starts with the first record; nothing connects before.
+    pub fn build(self) -> Result<Producer, ConfigError> {
+        self.from_properties.clone()?;
+        let idempotent = self.idempotence.unwrap_or(self.acks == Acks::All);
+        if idempotent && self.acks != Acks::All {
+            return Err(invalid("acks", self.acks.code(), "all, because enable.idempotence is set"));
+        }
+        if self.max_in_flight == 0 || (idempotent && self.max_in_flight > MAX_IN_FLIGHT) {
+            let expected = "1 to 5 (more only without idempotence)";
+            return Err(invalid("max.in.flight.requests.per.connection", self.max_in_flight, expected));
+        }
+        let request_timeout = self.client.request_timeout();
+        if self.delivery_timeout < self.linger {
+            let value = self.delivery_timeout.as_millis();
+            return Err(invalid("delivery.timeout.ms", value, "at least linger.ms"));
+        }
+        for (key, bytes) in
+            [("buffer.memory", self.buffer_memory), ("max.request.size", self.max_request_size)]
+        {
+            if bytes == 0 {
+                return Err(invalid(key, bytes, "more than 0"));
+            }
+        }
+        if self.batch_size > MAX_BATCH_SIZE {
+            return Err(invalid("batch.size", self.batch_size, "at most 1 GiB"));
+        }
+        let accumulator = AccumulatorConfig {
+            batch_size: self.batch_size,
+            linger: self.linger,
+            buffer_memory: self.buffer_memory,
+            max_request_bytes: self.max_request_size,
+        };
+        let sender = SenderConfig {
+            acks: self.acks,
+            idempotent,
+            max_in_flight: self.max_in_flight,
+            max_request_bytes: self.max_request_size,
+            delivery_timeout: self.delivery_timeout,
+            retry_backoff: self.client.retry_backoff(),
+            compression: self.compression,
+        };
+        let options = ProducerOptions { sender, max_block: self.max_block, request_timeout };
+        Ok(Producer::start(self.client, accumulator, options))
+    }
+}

@@ -1,0 +1,369 @@
+//! The producer: records are encoded at `send`, travel in batches, and are acknowledged through [`Delivery`].
+//!
+//! ```no_run
+//! # async fn f() -> Result<(), Box<dyn std::error::Error>> {
+//! use kafka_client::{Client, producer::Record};
+//!
+//! let client = Client::connect("localhost:9092").await?;
+//! let producer = client.producer().build()?;
+//! let written = producer.send(Record::to("orders").key("42").value("paid")).await?.await?;
+//! println!("{} at offset {}", written.partition, written.offset);
+//! # Ok(()) }
+//! ```
+//!
+//! - `accumulator`: the path of a record, up to its batch
+//! - `sender`: the pure core that decides which batch goes where and what an answer means
+//! - `task`: the shell that owns connections and timers
+
+mod accumulator;
+mod batch;
+mod config;
+mod delivery;
+mod error;
+mod partitioner;
+mod record;
+mod sender;
+mod task;
+
+use std::fmt;
+use std::future::Future;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use kafka_wire::ErrorCode;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
+
+pub use config::ProducerBuilder;
+pub use delivery::{Acknowledgement, Delivery};
+pub use error::{SendError, TrySendError};
+pub use kafka_wire::compression::Compression;
+pub use record::{Data, Record, TopicRef};
+pub use sender::Acks;
+
+use self::accumulator::{Accumulator, AccumulatorConfig, NotNow, TopicState};
+use self::sender::SenderConfig;
+use self::task::Commands;
+use crate::client::Client;
+use crate::net::RequestError;
+
+/// Sends records; made by [`Client::producer`].
+///
+/// Cheap to clone; clones share buffers, connections and identity. When the last one is gone, what was sent is still
+/// delivered in the background, within `delivery.timeout`. Dropping it never blocks; [`close`](Self::close) waits.
+#[derive(Clone)]
+pub struct Producer {
+    handle: Arc<Handle>,
+}
+
+/// A topic of a producer: records sent by it skip the look-up of the name.
+#[derive(Clone)]
+pub struct TopicHandle {
+    producer: Producer,
+    topic: Arc<TopicState>,
+}
+
+/// Not everything was delivered before the deadline of [`Producer::close`] or [`Producer::flush_within`].
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{batches} batches were not acknowledged within {waited:?}")]
+pub struct FlushTimeout {
+    /// How many batches were open when the wait began. Their deliveries tell of each.
+    pub batches: usize,
+    /// The deadline.
+    pub waited: Duration,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct ProducerOptions {
+    sender: SenderConfig,
+    max_block: Duration,
+    request_timeout: Duration,
+}
+
+/// What the task and the handles share.
+struct Shared {
+    client: Client,
+    options: ProducerOptions,
+    accumulator: Accumulator,
+    commands: Commands,
+    started: OnceLock<()>,
+}
+
+/// Tells the task when the last producer is gone.
+struct Handle(Arc<Shared>);
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.0.accumulator.refuse_new();
+        self.0.accumulator.wake.notify_one();
+    }
+}
+
+/// So many answers in a row must say "unknown topic" before `send` believes it: a topic that was just created may not
+/// have reached every broker.
+const UNKNOWN_TOPIC_ANSWERS: u32 = 4;
+
+impl Client {
+    /// Options for a producer. Defaults come from [`Client::from_properties`] if the client was made by it.
+    pub fn producer(&self) -> ProducerBuilder {
+        ProducerBuilder::new(self.clone())
+    }
+}
+
+impl Producer {
+    fn start(client: Client, accumulator: AccumulatorConfig, options: ProducerOptions) -> Self {
+        let shared = Shared {
+            client,
+            options,
+            accumulator: Accumulator::new(accumulator),
+            commands: Commands::default(),
+            started: OnceLock::new(),
+        };
+        Self { handle: Arc::new(Handle(Arc::new(shared))) }
+    }
+
+    fn shared(&self) -> &Arc<Shared> {
+        &self.handle.0
+    }
+
+    /// Puts a record into its partition's batch, waiting for metadata and for room if it must (`max.block`).
+    ///
+    /// The record is encoded when this returns; what becomes of it is told by the [`Delivery`], which may be dropped.
+    /// Dropping the future before it is ready means that the record was not taken.
+    pub async fn send(&self, record: Record<'_>) -> Result<Delivery, SendError> {
+        match self.shared().accumulator.append(&record, &mut None) {
+            Ok(delivery) => Ok(delivery),
+            Err(NotNow::Failed(error)) => Err(error),
+            Err(why) => Box::pin(self.send_slowly(record, why)).await,
+        }
+    }
+
+    /// Puts a record into its partition's batch if that is possible right now.
+    pub fn try_send<'a>(&self, record: Record<'a>) -> Result<Delivery, TrySendError<'a>> {
+        match self.shared().accumulator.append(&record, &mut None) {
+            Ok(delivery) => Ok(delivery),
+            Err(NotNow::Failed(error)) => Err(TrySendError::Failed(error)),
+            Err(_) => Err(TrySendError::Full(Box::new(record))),
+        }
+    }
+
+    /// A handle to a topic, for senders of many records.
+    pub fn topic(&self, name: &str) -> TopicHandle {
+        TopicHandle { producer: self.clone(), topic: self.shared().accumulator.topic(name) }
+    }
+
+    /// Sends all open batches and waits until every record sent so far is acknowledged or has failed; each delivery
+    /// tells which. Takes up to `delivery.timeout`. Dropping the future only ends the wait.
+    pub async fn flush(&self) {
+        for batch in self.unsettled().await {
+            batch.settled().await;
+        }
+    }
+
+    /// [`flush`](Self::flush) with a limit.
+    pub async fn flush_within(&self, limit: Duration) -> Result<(), FlushTimeout> {
+        let deadline = Instant::now() + limit;
+        let open = tokio::time::timeout_at(deadline, self.unsettled()).await.unwrap_or_default();
+        let batches = open.len();
+        let settled = async {
+            for batch in open {
+                batch.settled().await;
+            }
+        };
+        tokio::time::timeout_at(deadline, settled).await.map_err(|_| FlushTimeout { batches, waited: limit })
+    }
+
+    /// Refuses new records, delivers those that were sent, and ends the producer and all its clones.
+    ///
+    /// What is not acknowledged within `deadline` fails. Dropping the future leaves the rest to the background.
+    pub async fn close(&self, deadline: Duration) -> Result<(), FlushTimeout> {
+        let shared = self.shared();
+        shared.accumulator.refuse_new();
+        let flushed = self.flush_within(deadline).await;
+        shared.commands.abort();
+        shared.accumulator.wake.notify_one();
+        flushed
+    }
+
+    async fn unsettled(&self) -> Vec<Arc<delivery::Completion>> {
+        let shared = self.shared();
+        if shared.started.get().is_none() {
+            return Vec::new();
+        }
+        let listed = shared.commands.flush();
+        shared.accumulator.wake.notify_one();
+        // The task is gone: so is everything it had.
+        listed.await.unwrap_or_default()
+    }
+
+    async fn send_slowly(&self, record: Record<'_>, mut why: NotNow) -> Result<Delivery, SendError> {
+        let shared = self.shared();
+        let accumulator = &shared.accumulator;
+        let waited = shared.options.max_block;
+        let deadline = Instant::now() + waited;
+        if accumulator.is_closed() {
+            return Err(SendError::Closed);
+        }
+        shared.ensure_started();
+        let mut room: Option<OwnedSemaphorePermit> = None;
+        loop {
+            match why {
+                NotNow::Failed(error) => return Err(error),
+                NotNow::NeedsTopic => shared.learn_topic(record.topic(), deadline).await?,
+                NotNow::NeedsRoom(bytes) => {
+                    // What is too small for the batch would only be in the way of others.
+                    drop(room.take());
+                    let waiting = accumulator.room(bytes);
+                    room = match tokio::time::timeout_at(deadline, waiting).await {
+                        Ok(Some(room)) => Some(room),
+                        Ok(None) => return Err(SendError::Closed),
+                        Err(_) => return Err(SendError::BufferFull { waited }),
+                    };
+                }
+            }
+            match accumulator.append(&record, &mut room) {
+                Ok(delivery) => return Ok(delivery),
+                Err(again) => why = again,
+            }
+        }
+    }
+}
+
+impl Shared {
+    fn ensure_started(self: &Arc<Self>) {
+        self.started.get_or_init(|| {
+            tokio::spawn(task::run(self.clone()));
+        });
+    }
+
+    /// Asks for a topic's partitions until they are known.
+    async fn learn_topic(&self, name: &str, deadline: Instant) -> Result<(), SendError> {
+        if !is_valid_topic(name) {
+            return Err(SendError::InvalidTopic { topic: name.to_owned() });
+        }
+        let topic = self.accumulator.topic(name);
+        let asked = [topic.name.clone()];
+        let mut unknown = 0;
+        let mut failures = 0;
+        let mut last: Option<Box<RequestError>> = None;
+        loop {
+            if topic.is_known() || self.install_from_snapshot(&topic) {
+                return Ok(());
+            }
+            let pause = if failures == 0 {
+                Duration::ZERO
+            } else {
+                self.client.retry_backoff().random_delay(failures)
+            };
+            let round = async {
+                tokio::time::sleep(pause).await;
+                self.client.refresh_once(Some(&asked)).await
+            };
+            match tokio::time::timeout_at(deadline, round).await {
+                Err(_) => {
+                    let waited = self.options.max_block;
+                    return Err(SendError::NoMetadata { topic: name.to_owned(), waited, last });
+                }
+                Ok(Err(error)) if !error.is_retriable() => {
+                    let waited = self.options.max_block;
+                    let last = Some(Box::new(error));
+                    return Err(SendError::NoMetadata { topic: name.to_owned(), waited, last });
+                }
+                // The refreshing task keeps its own pace after failures.
+                Ok(Err(error)) => last = Some(Box::new(error)),
+                Ok(Ok(cluster)) => {
+                    let topic = || name.to_owned();
+                    match cluster.topic_error(name) {
+                        None => {}
+                        Some(ErrorCode::UnknownTopicOrPartition) => {
+                            unknown += 1;
+                            if unknown >= UNKNOWN_TOPIC_ANSWERS {
+                                return Err(SendError::UnknownTopic { topic: topic() });
+                            }
+                        }
+                        Some(ErrorCode::InvalidTopicException) => {
+                            return Err(SendError::InvalidTopic { topic: topic() });
+                        }
+                        Some(code) if !code.is_retriable() => {
+                            return Err(SendError::TopicRefused { topic: topic(), code });
+                        }
+                        Some(_) => {}
+                    }
+                    failures += 1;
+                }
+            }
+        }
+    }
+
+    /// Makes buffers for the partitions that the snapshot shows; whether it shows any.
+    fn install_from_snapshot(&self, topic: &TopicState) -> bool {
+        let cluster = self.client.cluster();
+        let Some(known) = cluster.topic(&topic.name).filter(|known| !known.partitions.is_empty()) else {
+            return false;
+        };
+        self.accumulator.install(topic, known.partitions.iter().map(|partition| partition.leader.is_some()));
+        true
+    }
+}
+
+impl TopicHandle {
+    /// The topic's name.
+    pub fn name(&self) -> &str {
+        &self.topic.name
+    }
+
+    /// A record for this topic.
+    pub fn record(&self) -> Record<'_> {
+        Record::to(self)
+    }
+
+    /// [`Producer::send`], to this topic whatever the record says.
+    pub async fn send(&self, mut record: Record<'_>) -> Result<Delivery, SendError> {
+        record.topic = TopicRef::Name("".into());
+        let record = Record { topic: TopicRef::Handle(self), ..record };
+        self.producer.send(record).await
+    }
+
+    /// The producer it belongs to.
+    pub fn producer(&self) -> &Producer {
+        &self.producer
+    }
+
+    fn belongs_to(&self, accumulator: &Accumulator) -> bool {
+        std::ptr::eq(&self.producer.shared().accumulator, accumulator)
+    }
+
+    fn state(&self) -> &TopicState {
+        &self.topic
+    }
+}
+
+impl fmt::Debug for Producer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Producer").field("options", &self.shared().options).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for TopicHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("TopicHandle").field(&self.topic.name).finish()
+    }
+}
+
+/// Kafka's `Topic.validate`.
+fn is_valid_topic(name: &str) -> bool {
+    (1..=249).contains(&name.len())
+        && name != "."
+        && name != ".."
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+}
+
+#[expect(dead_code, reason = "checks at compile time that futures and handles may cross threads")]
+fn assert_send(producer: &Producer, record: Record<'static>) {
+    fn is_send<T: Send>(_: T) {}
+    is_send(producer.send(record));
+    is_send(producer.flush());
+    is_send(producer.close(Duration::ZERO));
+    fn is_future<T: Future + Send + 'static>() {}
+    is_future::<Delivery>();
+}

@@ -1,0 +1,207 @@
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use kafka_wire::StrBytes;
+use kafka_wire::record_batch::Header;
+
+use super::TopicHandle;
+
+/// A record to send: borrowed where the caller likes, since it is encoded before `send` returns.
+///
+/// ```
+/// use kafka_client::producer::Record;
+/// let record = Record::to("orders").key("42").value(b"paid").header("source", "shop");
+/// ```
+#[derive(Debug, Clone)]
+#[must_use = "a record goes nowhere before it is given to `send`"]
+pub struct Record<'a> {
+    pub(super) topic: TopicRef<'a>,
+    pub(super) partition: Option<i32>,
+    pub(super) timestamp: Option<i64>,
+    pub(super) key: Option<Data<'a>>,
+    pub(super) value: Option<Data<'a>>,
+    pub(super) headers: Vec<Header>,
+}
+
+/// Where a record goes: a topic's name, or the handle that a producer gave for it.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum TopicRef<'a> {
+    /// By name: one small hash for each record.
+    Name(Cow<'a, str>),
+    /// By handle: no look-up.
+    Handle(&'a TopicHandle),
+}
+
+/// The bytes of a key or a value, borrowed or owned.
+#[derive(Debug, Clone)]
+pub struct Data<'a>(Repr<'a>);
+
+#[derive(Debug, Clone)]
+enum Repr<'a> {
+    Borrowed(&'a [u8]),
+    Vec(Vec<u8>),
+    Bytes(Bytes),
+}
+
+impl<'a> Record<'a> {
+    /// A record for a topic, without key and value (Kafka's null).
+    pub fn to(topic: impl Into<TopicRef<'a>>) -> Self {
+        Self {
+            topic: topic.into(),
+            partition: None,
+            timestamp: None,
+            key: None,
+            value: None,
+            headers: Vec::new(),
+        }
+    }
+
+    /// The key. Records with equal keys go to the same partition, the one that Java's producer would choose.
+    pub fn key(mut self, key: impl Into<Data<'a>>) -> Self {
+        self.key = Some(key.into());
+        self
+    }
+
+    /// The value. Without one the record is a tombstone on compacted topics.
+    pub fn value(mut self, value: impl Into<Data<'a>>) -> Self {
+        self.value = Some(value.into());
+        self
+    }
+
+    /// Adds a header; names may repeat.
+    pub fn header(mut self, name: impl Into<String>, value: impl Into<Bytes>) -> Self {
+        self.headers.push(Header::new(name, value));
+        self
+    }
+
+    /// Adds a header without a value (Kafka's null).
+    pub fn null_header(mut self, name: impl Into<String>) -> Self {
+        self.headers.push(Header { key: StrBytes::from_string(name.into()), value: None });
+        self
+    }
+
+    /// The partition, instead of the partitioner's choice.
+    pub fn partition(mut self, partition: i32) -> Self {
+        self.partition = Some(partition);
+        self
+    }
+
+    /// When the event happened, in milliseconds since 1970. Default: when it is sent.
+    pub fn timestamp(mut self, millis: i64) -> Self {
+        self.timestamp = Some(millis);
+        self
+    }
+
+    /// The name of the record's topic.
+    pub fn topic(&self) -> &str {
+        match &self.topic {
+            TopicRef::Name(name) => name,
+            TopicRef::Handle(handle) => handle.name(),
+        }
+    }
+}
+
+impl Data<'_> {
+    /// The bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        match &self.0 {
+            Repr::Borrowed(bytes) => bytes,
+            Repr::Vec(bytes) => bytes,
+            Repr::Bytes(bytes) => bytes,
+        }
+    }
+}
+
+impl AsRef<[u8]> for Data<'_> {
+    fn as_ref(&self) -> &[u8] {
+        self.as_bytes()
+    }
+}
+
+impl<'a> From<&'a [u8]> for Data<'a> {
+    fn from(bytes: &'a [u8]) -> Self {
+        Self(Repr::Borrowed(bytes))
+    }
+}
+
+impl<'a, const N: usize> From<&'a [u8; N]> for Data<'a> {
+    fn from(bytes: &'a [u8; N]) -> Self {
+        Self(Repr::Borrowed(bytes))
+    }
+}
+
+impl<'a> From<&'a str> for Data<'a> {
+    fn from(text: &'a str) -> Self {
+        Self(Repr::Borrowed(text.as_bytes()))
+    }
+}
+
+impl<'a> From<&'a String> for Data<'a> {
+    fn from(text: &'a String) -> Self {
+        Self(Repr::Borrowed(text.as_bytes()))
+    }
+}
+
+impl<'a> From<&'a Vec<u8>> for Data<'a> {
+    fn from(bytes: &'a Vec<u8>) -> Self {
+        Self(Repr::Borrowed(bytes))
+    }
+}
+
+impl<'a> From<&'a Bytes> for Data<'a> {
+    fn from(bytes: &'a Bytes) -> Self {
+        Self(Repr::Borrowed(bytes))
+    }
+}
+
+impl From<Vec<u8>> for Data<'_> {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self(Repr::Vec(bytes))
+    }
+}
+
+impl From<String> for Data<'_> {
+    fn from(text: String) -> Self {
+        Self(Repr::Vec(text.into_bytes()))
+    }
+}
+
+impl From<Bytes> for Data<'_> {
+    fn from(bytes: Bytes) -> Self {
+        Self(Repr::Bytes(bytes))
+    }
+}
+
+impl<'a> From<Cow<'a, [u8]>> for Data<'a> {
+    fn from(bytes: Cow<'a, [u8]>) -> Self {
+        match bytes {
+            Cow::Borrowed(bytes) => bytes.into(),
+            Cow::Owned(bytes) => bytes.into(),
+        }
+    }
+}
+
+impl<'a> From<&'a str> for TopicRef<'a> {
+    fn from(name: &'a str) -> Self {
+        Self::Name(Cow::Borrowed(name))
+    }
+}
+
+impl<'a> From<&'a String> for TopicRef<'a> {
+    fn from(name: &'a String) -> Self {
+        Self::Name(Cow::Borrowed(name))
+    }
+}
+
+impl From<String> for TopicRef<'_> {
+    fn from(name: String) -> Self {
+        Self::Name(Cow::Owned(name))
+    }
+}
+
+impl<'a> From<&'a TopicHandle> for TopicRef<'a> {
+    fn from(handle: &'a TopicHandle) -> Self {
+        Self::Handle(handle)
+    }
+}

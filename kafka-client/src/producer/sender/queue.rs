@@ -1,0 +1,191 @@
+//! One partition's closed batches: waiting in order, and in flight.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use kafka_wire::record_batch::add_to_sequence;
+use tokio::time::Instant;
+
+use super::super::batch::{Batch, Identity, Lane, Sequence};
+use super::RequestId;
+
+#[derive(Debug)]
+pub(super) struct PartitionQueue {
+    pub(super) lane: Arc<Lane>,
+    pub(super) leader: Option<i32>,
+    /// In the order of their ordinals: retries first, under the sequence numbers that they have.
+    waiting: VecDeque<Batch>,
+    /// In the order in which they were sent.
+    in_flight: Vec<InFlight>,
+    next_ordinal: u64,
+    /// Under which identity numbers are given, and the next number.
+    identity: Option<Identity>,
+    next_sequence: i32,
+    /// The broker's picture of the sequence has a hole: once nothing is in flight, waiting batches get new numbers.
+    resequence: bool,
+    /// When to say again that the leader is unknown.
+    pub(super) ask_leader_at: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct InFlight {
+    request: RequestId,
+    broker: i32,
+    batch: Batch,
+    /// The caller was told already that time is over; the answer only matters to the sequence.
+    expired: bool,
+}
+
+/// A batch that came back, with whether its caller still waits.
+#[derive(Debug)]
+pub(super) struct Returned {
+    pub(super) batch: Batch,
+    pub(super) expired: bool,
+    /// Nothing sent before it is still open: the leader's "out of order" is then about this batch.
+    pub(super) first_in_line: bool,
+}
+
+impl PartitionQueue {
+    pub(super) fn new(lane: Arc<Lane>) -> Self {
+        Self {
+            lane,
+            leader: None,
+            waiting: VecDeque::new(),
+            in_flight: Vec::new(),
+            next_ordinal: 0,
+            identity: None,
+            next_sequence: 0,
+            resequence: false,
+            ask_leader_at: None,
+        }
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.waiting.is_empty() && self.in_flight.is_empty()
+    }
+
+    pub(super) fn head(&self) -> Option<&Batch> {
+        self.waiting.front()
+    }
+
+    /// A new leader need not be spared for what the old one answered (KIP-951).
+    pub(super) fn leader_changed(&mut self, leader: Option<i32>) {
+        self.leader = leader;
+        self.ask_leader_at = None;
+        for batch in &mut self.waiting {
+            batch.retry_at = None;
+        }
+    }
+
+    pub(super) fn push(&mut self, mut batch: Batch) {
+        batch.ordinal = self.next_ordinal;
+        self.next_ordinal += 1;
+        self.waiting.push_back(batch);
+    }
+
+    /// Puts a batch back in its place, before everything that came after it.
+    pub(super) fn put_back(&mut self, batch: Batch) {
+        let at = self.waiting.partition_point(|other| other.ordinal <= batch.ordinal);
+        self.waiting.insert(at, batch);
+    }
+
+    /// Whether the head may go to `broker` now, as far as order is concerned.
+    ///
+    /// While retries are out, they go one at a time, oldest first (`RecordAccumulator.shouldStopDrainBatchesForPartition`):
+    /// otherwise one more failure would make the leader refuse all that follow. And nothing goes to a new leader while
+    /// the old one may still answer.
+    pub(super) fn may_send(&self, broker: i32, max_in_flight: usize, identity: Option<Identity>) -> bool {
+        let Some(head) = self.waiting.front() else {
+            return false;
+        };
+        if self.in_flight.is_empty() {
+            return true;
+        }
+        let in_order = self.in_flight.iter().all(|sent| {
+            sent.broker == broker
+                && sent.batch.attempts <= 1
+                && (head.sequence.is_none() || sent.batch.ordinal > head.ordinal)
+        });
+        // Batches of a new epoch start at 0 and must not overtake those of the old one.
+        let same_identity = self.identity.is_none() || self.identity == identity || head.sequence.is_some();
+        in_order && same_identity && !self.resequence && self.in_flight.len() < max_in_flight
+    }
+
+    /// The sequence for the head: its own if it was sent before, the partition's next one otherwise.
+    pub(super) fn take_head(&mut self, identity: Option<Identity>) -> Option<(Batch, Option<Sequence>)> {
+        if self.resequence && self.in_flight.is_empty() {
+            self.restart_sequence();
+        }
+        let batch = self.waiting.pop_front()?;
+        let Some(identity) = identity else {
+            return Some((batch, None));
+        };
+        if batch.sequence.is_some() {
+            let sequence = batch.sequence;
+            return Some((batch, sequence));
+        }
+        if self.identity != Some(identity) {
+            self.identity = Some(identity);
+            self.next_sequence = 0;
+        }
+        let base = self.next_sequence;
+        self.next_sequence = add_to_sequence(base, batch.record_count());
+        Some((batch, Some(Sequence { identity, base })))
+    }
+
+    fn restart_sequence(&mut self) {
+        self.resequence = false;
+        self.identity = None;
+        for batch in &mut self.waiting {
+            batch.sequence = None;
+        }
+    }
+
+    /// The numbers from here on are of no use: start over under the producer's current identity when nothing is open.
+    pub(super) fn request_restart(&mut self) {
+        self.resequence = true;
+    }
+
+    pub(super) fn sent(&mut self, request: RequestId, broker: i32, batch: Batch) {
+        self.in_flight.push(InFlight { request, broker, batch, expired: false });
+    }
+
+    pub(super) fn returned(&mut self, request: RequestId) -> Option<Returned> {
+        let at = self.in_flight.iter().position(|sent| sent.request == request)?;
+        let InFlight { batch, expired, .. } = self.in_flight.remove(at);
+        let earlier = |other: &Batch| other.ordinal < batch.ordinal;
+        let first_in_line = !self.in_flight.iter().any(|sent| earlier(&sent.batch))
+            && !self.waiting.front().is_some_and(earlier);
+        Some(Returned { batch, expired, first_in_line })
+    }
+
+    /// Takes waiting batches that were created at or before `limit`, and tells of those in flight by `expire`.
+    pub(super) fn expire(&mut self, limit: Instant, mut expire: impl FnMut(&Batch, bool)) {
+        for sent in &mut self.in_flight {
+            if !sent.expired && sent.batch.created_at <= limit {
+                sent.expired = true;
+                expire(&sent.batch, true);
+            }
+        }
+        while self.waiting.front().is_some_and(|head| head.created_at <= limit) {
+            if let Some(batch) = self.waiting.pop_front() {
+                expire(&batch, false);
+            }
+        }
+    }
+
+    /// When the oldest batch whose caller still waits was created.
+    pub(super) fn oldest(&self) -> Option<Instant> {
+        let sent = self.in_flight.iter().filter(|sent| !sent.expired).map(|sent| sent.batch.created_at);
+        sent.chain(self.waiting.front().map(|head| head.created_at)).min()
+    }
+
+    pub(super) fn batches(&self) -> impl Iterator<Item = &Batch> {
+        self.in_flight.iter().map(|sent| &sent.batch).chain(&self.waiting)
+    }
+
+    /// Takes every waiting batch.
+    pub(super) fn drain_waiting(&mut self) -> impl Iterator<Item = Batch> + '_ {
+        self.waiting.drain(..)
+    }
+}

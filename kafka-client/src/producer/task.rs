@@ -1,0 +1,395 @@
+//! The shell of the producer: one task that owns connections and timers, and does what the sender decides.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::stream::{FuturesUnordered, StreamExt};
+use kafka_wire::messages::produce_request::{PartitionProduceData, TopicProduceData};
+use kafka_wire::messages::{InitProducerIdRequest, ProduceRequest, ProduceResponse, ProducerId, TopicName};
+use kafka_wire::{ErrorCode, StrBytes};
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::Shared;
+use super::accumulator::{Lingering, PartitionBuffer};
+use super::batch::{Batch, Identity, Lane};
+use super::delivery::Completion;
+use super::sender::{Acks, Action, PartAnswer, ProducePlan, RequestId, Sender};
+use crate::backoff::random_u64;
+use crate::cluster::Cluster;
+use crate::net::{Call, Connection, Purpose, RequestError};
+
+/// Produce by topic name; from version 13 on it goes by topic id (KIP-516).
+const MAX_PRODUCE_VERSION: i16 = 12;
+/// The task looks around this often while anything is open, whatever else it waits for.
+const LONGEST_SLEEP: Duration = Duration::from_secs(1);
+
+/// Who wants to know what is not settled yet.
+type Flush = oneshot::Sender<Vec<Arc<Completion>>>;
+
+/// What handles ask of the task.
+#[derive(Debug, Default)]
+pub(super) struct Commands {
+    flushes: Mutex<Vec<Flush>>,
+    aborted: AtomicBool,
+}
+
+impl Commands {
+    /// Closes all open batches and answers with everything that is not settled.
+    pub(super) fn flush(&self) -> oneshot::Receiver<Vec<Arc<Completion>>> {
+        let (sender, receiver) = oneshot::channel();
+        self.flushes.lock().push(sender);
+        receiver
+    }
+
+    fn take_flushes(&self) -> Vec<Flush> {
+        std::mem::take(&mut *self.flushes.lock())
+    }
+
+    /// Fails whatever is not settled and ends the task.
+    pub(super) fn abort(&self) {
+        self.aborted.store(true, Ordering::SeqCst);
+    }
+}
+
+enum Event {
+    Identity(Result<Identity, ErrorCode>),
+    Connected(i32, Result<Connection, RequestError>),
+    Answered(RequestId, i32, Result<ProduceResponse, RequestError>),
+}
+
+struct Task {
+    shared: Arc<Shared>,
+    sender: Sender,
+    actions: Vec<Action>,
+    connections: HashMap<i32, Connection>,
+    events: FuturesUnordered<Pin<Box<dyn Future<Output = Event> + Send>>>,
+    cluster: Arc<Cluster>,
+    /// Partitions that have, or had, an open batch.
+    lingering: Vec<Arc<PartitionBuffer>>,
+    next_linger: Option<Instant>,
+    closed: Vec<Batch>,
+    opened: Vec<Arc<PartitionBuffer>>,
+}
+
+pub(super) async fn run(shared: Arc<Shared>) {
+    let sender = Sender::new(shared.options.sender.clone(), random_u64());
+    let mut rounds = shared.client.metadata().subscribe();
+    let mut task = Task {
+        cluster: shared.client.cluster(),
+        shared: shared.clone(),
+        sender,
+        actions: Vec::new(),
+        connections: HashMap::new(),
+        events: FuturesUnordered::new(),
+        lingering: Vec::new(),
+        next_linger: None,
+        closed: Vec::new(),
+        opened: Vec::new(),
+    };
+    loop {
+        // Taken first, so that a flush is only answered after the batches of its time were closed.
+        let flushes = shared.commands.take_flushes();
+        task.collect(!flushes.is_empty());
+        task.answer(flushes);
+        if shared.commands.aborted.load(Ordering::SeqCst) {
+            break;
+        }
+        task.follow_metadata();
+        task.act();
+        let ending = shared.accumulator.is_closed();
+        if ending && task.sender.is_idle() && task.lingering.is_empty() {
+            break;
+        }
+        let now = Instant::now();
+        let wake = [task.sender.next_wake(now), task.next_linger].into_iter().flatten().min();
+        if !shared.accumulator.may_sleep(task.next_linger.is_some()) {
+            continue;
+        }
+        let idle = task.sender.is_idle() && task.lingering.is_empty();
+        let sleep_until = wake.unwrap_or(now + LONGEST_SLEEP).min(now + LONGEST_SLEEP);
+        tokio::select! {
+            biased;
+            Some(event) = task.events.next(), if !task.events.is_empty() => task.take(event),
+            () = shared.accumulator.wake.notified() => {}
+            _ = rounds.changed() => {}
+            () = tokio::time::sleep_until(sleep_until), if !idle => {}
+        }
+        while let Some(Some(event)) = task.events.next().now_or_never() {
+            task.take(event);
+        }
+    }
+    for batch in shared.accumulator.end() {
+        task.sender.enqueue(batch);
+    }
+    task.sender.abort(Instant::now());
+    task.answer(shared.commands.take_flushes());
+}
+
+impl Task {
+    /// Takes closed batches, and closes those that lingered long enough; all if `flush`.
+    fn collect(&mut self, flush: bool) {
+        let accumulator = &self.shared.accumulator;
+        accumulator.take_inbox(&mut self.closed, &mut self.opened);
+        self.enqueue_closed();
+        let now = Instant::now();
+        let accumulator = &self.shared.accumulator;
+        let force = flush || accumulator.is_exhausted() || accumulator.is_closed();
+        let news = !self.opened.is_empty();
+        self.lingering.append(&mut self.opened);
+        if force || news || self.next_linger.is_some_and(|at| at <= now) {
+            self.close_due(now, force);
+        }
+    }
+
+    fn close_due(&mut self, now: Instant, force: bool) {
+        self.next_linger = None;
+        let mut lingering = std::mem::take(&mut self.lingering);
+        lingering.retain(|buffer| match self.shared.accumulator.close_due(buffer, now, force) {
+            Lingering::Nothing => false,
+            Lingering::Until(at) => {
+                self.next_linger = Some(self.next_linger.map_or(at, |next| next.min(at)));
+                true
+            }
+            Lingering::Closed(batch) => {
+                // Batches that filled up meanwhile are older: they come first.
+                self.shared.accumulator.take_inbox(&mut self.closed, &mut self.opened);
+                self.enqueue_closed();
+                self.enqueue(batch);
+                false
+            }
+        });
+        self.lingering = lingering;
+        self.lingering.append(&mut self.opened);
+        if !self.lingering.is_empty() && self.next_linger.is_none() {
+            self.next_linger = Some(now);
+        }
+    }
+
+    fn enqueue_closed(&mut self) {
+        let mut closed = std::mem::take(&mut self.closed);
+        for batch in closed.drain(..) {
+            self.enqueue(batch);
+        }
+        self.closed = closed;
+    }
+
+    fn enqueue(&mut self, batch: Batch) {
+        let lane = batch.lane.clone();
+        let new = self.sender.is_new(&lane);
+        self.sender.enqueue(batch);
+        if new {
+            self.sender.set_leader(lane.slot, leader(&self.cluster, &lane));
+        }
+    }
+
+    fn answer(&self, flushes: Vec<Flush>) {
+        for flush in flushes {
+            // Whoever asked may have stopped waiting.
+            let _ = flush.send(self.sender.unsettled().cloned().collect());
+        }
+    }
+
+    /// Tells the sender of leaders that moved, and the accumulator of partitions that came.
+    fn follow_metadata(&mut self) {
+        let cluster = self.shared.client.cluster();
+        if Arc::ptr_eq(&cluster, &self.cluster) {
+            return;
+        }
+        self.cluster = cluster;
+        let leaders: Vec<_> =
+            self.sender.lanes().map(|lane| (lane.slot, leader(&self.cluster, lane))).collect();
+        for (slot, leader) in leaders {
+            self.sender.set_leader(slot, leader);
+        }
+        for topic in self.shared.accumulator.topics() {
+            self.shared.install_from_snapshot(&topic);
+        }
+    }
+
+    /// Does what the sender decides until it has nothing more to say.
+    fn act(&mut self) {
+        loop {
+            let now = Instant::now();
+            self.sender.poll(now, &mut self.actions);
+            if self.actions.is_empty() {
+                return;
+            }
+            for action in std::mem::take(&mut self.actions) {
+                match action {
+                    Action::InitProducerId => self.init_producer_id(),
+                    Action::Connect { broker } => self.connect(broker),
+                    Action::Send(plan) => self.send(now, plan),
+                    Action::RefreshMetadata { lane } => self.shared.client.want_refresh([&lane.name.topic]),
+                }
+            }
+        }
+    }
+
+    fn init_producer_id(&self) {
+        let client = self.shared.client.clone();
+        self.events.push(Box::pin(async move {
+            let request = InitProducerIdRequest::default()
+                .with_transactional_id(None)
+                .with_transaction_timeout_ms(i32::MAX)
+                .with_producer_id(ProducerId(-1))
+                .with_producer_epoch(-1);
+            Event::Identity(match client.request(request).await {
+                Ok(answer) => ErrorCode::from(answer.error_code)
+                    .into_result()
+                    .map(|()| Identity { producer_id: answer.producer_id.0, epoch: answer.producer_epoch }),
+                Err(RequestError::Unsupported(_)) => Err(ErrorCode::UnsupportedVersion),
+                Err(error) => {
+                    tracing::warn!(%error, "no producer id yet");
+                    Err(ErrorCode::NetworkException)
+                }
+            })
+        }));
+    }
+
+    fn connect(&self, broker: i32) {
+        let client = self.shared.client.clone();
+        self.events.push(Box::pin(async move {
+            Event::Connected(broker, client.broker_connection(broker, Purpose::Produce).await)
+        }));
+    }
+
+    fn send(&mut self, now: Instant, plan: ProducePlan) {
+        let ProducePlan { id, broker, parts } = plan;
+        let acks = self.shared.options.sender.acks;
+        let timeout = self.shared.options.request_timeout;
+        for (lane, _) in &parts {
+            self.shared.client.metadata().touch(&lane.name.topic);
+        }
+        let (request, payloads) = produce_request(parts, acks, timeout);
+        let call = Call { timeout, max_version: MAX_PRODUCE_VERSION, payloads: &payloads };
+        let sent = match self.connections.get(&broker) {
+            None => Err(false),
+            Some(connection) if acks == Acks::None => {
+                connection.try_send_only(&request, call).map_err(|e| e.possibly_written())
+            }
+            Some(connection) => match connection.try_start(&request, call) {
+                Ok(answer) => {
+                    self.events.push(Box::pin(async move { Event::Answered(id, broker, answer.await) }));
+                    return;
+                }
+                Err(error) => {
+                    tracing::debug!(broker, %error, "produce request not sent");
+                    Err(error.possibly_written())
+                }
+            },
+        };
+        match sent {
+            // Nobody answers: sent is all that can be said.
+            Ok(()) => {
+                let written = |_: &Lane| {
+                    Some(PartAnswer { code: ErrorCode::None, base_offset: -1, log_append_time: None })
+                };
+                self.sender.answered(now, id, written, &mut self.actions);
+            }
+            Err(possibly_written) => self.lost(now, id, broker, possibly_written),
+        }
+    }
+
+    fn lost(&mut self, now: Instant, id: RequestId, broker: i32, possibly_written: bool) {
+        if self.connections.get(&broker).is_none_or(Connection::is_closed) {
+            self.connections.remove(&broker);
+            self.sender.not_connected(now, broker);
+        }
+        self.sender.failed(now, id, possibly_written, &mut self.actions);
+    }
+
+    fn take(&mut self, event: Event) {
+        let now = Instant::now();
+        match event {
+            Event::Identity(Ok(identity)) => {
+                tracing::debug!(producer_id = identity.producer_id, epoch = identity.epoch, "producer id");
+                self.sender.identified(identity);
+            }
+            Event::Identity(Err(code)) => self.sender.not_identified(now, code),
+            Event::Connected(broker, Ok(connection)) => {
+                self.connections.insert(broker, connection);
+                self.sender.connected(broker);
+            }
+            Event::Connected(broker, Err(error)) => {
+                tracing::debug!(broker, %error, "no connection for produce");
+                self.sender.not_connected(now, broker);
+                let topics: Vec<_> = self.sender.lanes().map(|lane| lane.name.topic.clone()).collect();
+                self.shared.client.want_refresh(&topics);
+            }
+            Event::Answered(id, broker, Ok(response)) => self.answered(now, id, broker, &response),
+            Event::Answered(id, broker, Err(error)) => {
+                tracing::debug!(broker, %error, "produce request unanswered");
+                self.lost(now, id, broker, error.possibly_written());
+            }
+        }
+    }
+
+    fn answered(&mut self, now: Instant, id: RequestId, broker: i32, response: &ProduceResponse) {
+        if let Ok(throttle @ 1..) = u64::try_from(response.throttle_time_ms) {
+            self.sender.throttled(broker, now + Duration::from_millis(throttle));
+        }
+        let metadata = self.shared.client.metadata();
+        let answer_for = |lane: &Lane| {
+            let topic = response.responses.iter().find(|topic| topic.name.as_str() == &*lane.name.topic)?;
+            let part = topic.partition_responses.iter().find(|part| part.index == lane.name.partition)?;
+            let code = ErrorCode::from(part.error_code);
+            let hint = &part.current_leader;
+            if !code.is_ok() {
+                tracing::debug!(partition = %lane.name, broker, %code, "batch refused");
+                metadata.take_leader(
+                    &lane.name.topic,
+                    lane.name.partition,
+                    hint.leader_id.0,
+                    hint.leader_epoch,
+                );
+            }
+            let log_append_time = Some(part.log_append_time_ms).filter(|&at| at >= 0);
+            Some(PartAnswer { code, base_offset: part.base_offset, log_append_time })
+        };
+        self.sender.answered(now, id, answer_for, &mut self.actions);
+    }
+}
+
+fn leader(cluster: &Cluster, lane: &Lane) -> Option<i32> {
+    cluster.partition(&lane.name.topic, lane.name.partition)?.leader
+}
+
+/// The request, and its batches in the order in which it encodes them.
+fn produce_request(
+    mut parts: Vec<(Arc<Lane>, Bytes)>,
+    acks: Acks,
+    timeout: Duration,
+) -> (ProduceRequest, Vec<Bytes>) {
+    parts.sort_by(|(a, _), (b, _)| a.name.topic.cmp(&b.name.topic));
+    let payloads = parts.iter().map(|(_, bytes)| bytes.clone()).collect();
+    let topics = parts
+        .chunk_by(|(a, _), (b, _)| a.name.topic == b.name.topic)
+        .map(|group| {
+            let name = group.first().map_or("", |(lane, _)| &lane.name.topic);
+            let partitions = group
+                .iter()
+                .map(|(lane, bytes)| {
+                    PartitionProduceData::default()
+                        .with_index(lane.name.partition)
+                        .with_records(Some(bytes.clone()))
+                })
+                .collect();
+            TopicProduceData::default()
+                .with_name(TopicName(StrBytes::from_string(name.to_owned())))
+                .with_partition_data(partitions)
+        })
+        .collect();
+    let request = ProduceRequest::default()
+        .with_acks(acks.code())
+        .with_timeout_ms(i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX))
+        .with_topic_data(topics);
+    (request, payloads)
+}
