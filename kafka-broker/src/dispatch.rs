@@ -39,6 +39,18 @@ pub(crate) enum Hangup {
     UnansweredProduce { topic: String, partition: i32, code: ErrorCode },
 }
 
+/// A frame that answers a request, as segments for a vectored write.
+pub(crate) struct Answer {
+    pub(crate) segments: Vec<Bytes>,
+    pub(crate) size_bytes: usize,
+}
+
+impl From<EncodedFrame> for Answer {
+    fn from(frame: EncodedFrame) -> Self {
+        Self { size_bytes: frame.size_bytes(), segments: frame.into_segments() }
+    }
+}
+
 /// What this broker serves of an API: what Apache Kafka 4.3 serves and the codec knows.
 fn served<R: Request>() -> VersionRange {
     match kafka_4_3(R::KEY) {
@@ -121,7 +133,7 @@ pub(crate) async fn dispatch(
     state: &Arc<BrokerState>,
     client_host: &Arc<str>,
     mut frame: Bytes,
-) -> Result<Option<EncodedFrame>, Hangup> {
+) -> Result<Option<Answer>, Hangup> {
     let header = frame::decode_request_header(&mut frame)?;
     let (api_key, version, correlation_id) =
         (header.request_api_key, header.request_api_version, header.correlation_id);
@@ -130,17 +142,13 @@ pub(crate) async fn dispatch(
         if api_key == ApiVersionsRequest::KEY {
             // KIP-511: a client of the future learns from a v0 answer what to ask for.
             let response = api::api_versions::unsupported(range);
-            return Ok(Some(frame::encode_response::<ApiVersionsRequest>(
-                &response,
-                0,
-                correlation_id,
-                &[],
-            )?));
+            let frame = frame::encode_response::<ApiVersionsRequest>(&response, 0, correlation_id, &[])?;
+            return Ok(Some(frame.into()));
         }
         return Err(Hangup::UnservedVersion { api_key, version });
     }
     let context = RequestContext { client_id: header.client_id, client_host: Arc::clone(client_host) };
-    let answer = match api_key {
+    let frame = match api_key {
         ProduceRequest::KEY => {
             let request = frame::decode_request::<ProduceRequest>(frame, version)?;
             match api::produce::handle(state, request, version)? {
@@ -152,7 +160,9 @@ pub(crate) async fn dispatch(
         }
         FetchRequest::KEY => {
             let request = frame::decode_request::<FetchRequest>(frame, version)?;
-            api::fetch::handle(state, request, version).await.encode(version, correlation_id)?
+            return Ok(Some(
+                api::fetch::handle(state, request, version).await.encode(version, correlation_id)?,
+            ));
         }
         ApiVersionsRequest::KEY => {
             let request = frame::decode_request::<ApiVersionsRequest>(frame, version)?;
@@ -161,7 +171,7 @@ pub(crate) async fn dispatch(
         }
         _ => serve(state, &context, api_key, version, correlation_id, frame).await?,
     };
-    Ok(Some(answer))
+    Ok(Some(frame.into()))
 }
 
 #[cfg(test)]

@@ -29,6 +29,7 @@ mod ids;
 mod log;
 mod maintenance;
 mod partition;
+mod scatter;
 mod server;
 mod state;
 mod topics;

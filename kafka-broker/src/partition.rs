@@ -7,11 +7,13 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicI64, Ordering};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use kafka_wire::error_code::ErrorCode;
+use kafka_wire::record_batch::{BatchError, RecordBatch};
 use parking_lot::{MappedMutexGuard, Mutex, MutexGuard};
 
 use crate::log::{Append, AppendError, Appended, Origin, PartitionLog};
+use crate::scatter::Records;
 use crate::waiter::{WaitList, Waiter};
 
 /// A partition that this node hosts, and leads.
@@ -107,6 +109,7 @@ impl Partition {
 
     /// Appends what a client sent.
     pub(crate) fn produce(&self, records: Bytes, now_ms: i64) -> Result<Written, ProduceError> {
+        check_single_batch(&records)?;
         self.append(records, Origin::Client, now_ms).map(|appended| Written {
             base_offset: appended.base_offset,
             log_append_time_ms: appended.log_append_time.unwrap_or(-1),
@@ -168,6 +171,29 @@ impl Partition {
     }
 }
 
+/// A produce request carries exactly one batch for each partition (`ProduceRequest.validateRecords`, KIP-98); the log
+/// checks the batch itself.
+fn check_single_batch(records: &Bytes) -> Result<(), ProduceError> {
+    let mut rest = records.clone();
+    let problem = match RecordBatch::split_from(&mut rest) {
+        _ if records.is_empty() => "there is no record batch",
+        Ok(Some(_)) if !rest.is_empty() => "there is more than one record batch",
+        Ok(Some(_)) => return Ok(()),
+        Ok(None) => {
+            let message = Some("the record batch is cut off".to_owned());
+            return Err(ProduceError { message, ..ErrorCode::CorruptMessage.into() });
+        }
+        Err(error) => {
+            let code = match error {
+                BatchError::UnsupportedMagic { .. } => ErrorCode::UnsupportedForMessageFormat,
+                _ => ErrorCode::CorruptMessage,
+            };
+            return Err(ProduceError { message: Some(error.to_string()), ..code.into() });
+        }
+    };
+    Err(ProduceError { message: Some(problem.to_owned()), ..ErrorCode::InvalidRecord.into() })
+}
+
 /// Keeps a waiter in a partition's list.
 pub(crate) struct Registration {
     partition: Arc<Partition>,
@@ -212,10 +238,21 @@ impl Log<'_> {
     pub(crate) fn diverging(&self, _epoch: i32, _offset: i64) -> Option<(i32, i64)> {
         None
     }
-    pub(crate) fn read(&self, offset: i64, limit: usize, first: bool) -> Result<Bytes, ErrorCode> {
-        let parts = self.log.read(offset, limit, first).map_err(|_| ErrorCode::KafkaStorageError)?;
-        let mut out = BytesMut::new();
-        parts.iter().for_each(|p| out.extend_from_slice(p));
-        Ok(out.freeze())
+    /// Whole batches from the one that holds `offset` on, up to `max_bytes`; with `at_least_one`, the first one even
+    /// if it is larger.
+    pub(crate) fn read_records(
+        &self,
+        offset: i64,
+        max_bytes: usize,
+        at_least_one: bool,
+    ) -> Result<Records, ErrorCode> {
+        let batches =
+            self.log.read(offset, max_bytes, at_least_one).map_err(|_| ErrorCode::KafkaStorageError)?;
+        Ok(Records::new(batches))
+    }
+
+    /// The same in one piece, for readers inside the broker.
+    pub(crate) fn read(&self, offset: i64, max_bytes: usize, at_least_one: bool) -> Result<Bytes, ErrorCode> {
+        self.read_records(offset, max_bytes, at_least_one).map(Records::into_bytes)
     }
 }

@@ -10,13 +10,13 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
-use kafka_wire::frame::{EncodedFrame, FrameDecoder, FrameError};
+use kafka_wire::frame::{FrameDecoder, FrameError};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
-use crate::dispatch::{Hangup, dispatch};
+use crate::dispatch::{Answer, Hangup, dispatch};
 use crate::state::BrokerState;
 
 /// Answers to pipelined requests are gathered up to this size before they are written.
@@ -211,9 +211,9 @@ struct Answers {
 }
 
 impl Answers {
-    fn push(&mut self, answer: EncodedFrame) {
-        self.size_bytes += answer.size_bytes();
-        self.segments.extend(answer.into_segments());
+    fn push(&mut self, answer: Answer) {
+        self.size_bytes += answer.size_bytes;
+        self.segments.extend(answer.segments);
     }
 
     /// Writes everything. A client that takes nothing for `idle` is given up.

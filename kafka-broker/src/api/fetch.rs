@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use kafka_wire::error_code::ErrorCode;
-use kafka_wire::frame::{self, EncodedFrame, FrameError};
+use kafka_wire::frame::{self, FrameError};
 use kafka_wire::messages::fetch_request::{FetchPartition, FetchTopic};
 use kafka_wire::messages::fetch_response::{
     EpochEndOffset, FetchableTopicResponse, LeaderIdAndEpoch, PartitionData,
@@ -16,7 +16,9 @@ use kafka_wire::messages::fetch_response::{
 use kafka_wire::messages::{BrokerId, FetchRequest, FetchResponse};
 use tokio::time::Instant;
 
+use crate::dispatch::Answer;
 use crate::partition::Partition;
+use crate::scatter::{Records, fill_in};
 use crate::state::BrokerState;
 use crate::waiter::Waiter;
 
@@ -28,19 +30,22 @@ const MAX_WAIT: Duration = Duration::from_secs(600);
 /// An answer and the record batches in it, which are not copied into its frame.
 pub(crate) struct Fetched {
     response: FetchResponse,
-    payloads: Vec<Bytes>,
+    records: Vec<Records>,
 }
 
 impl Fetched {
-    pub(crate) fn encode(&self, version: i16, correlation_id: i32) -> Result<EncodedFrame, FrameError> {
-        frame::encode_response::<FetchRequest>(&self.response, version, correlation_id, &self.payloads)
+    pub(crate) fn encode(&self, version: i16, correlation_id: i32) -> Result<Answer, FrameError> {
+        let payloads: Vec<Bytes> = self.records.iter().map(Records::for_message).collect();
+        let frame =
+            frame::encode_response::<FetchRequest>(&self.response, version, correlation_id, &payloads)?;
+        Ok(Answer { size_bytes: frame.size_bytes(), segments: fill_in(frame, &self.records) })
     }
 }
 
 pub(crate) async fn handle(state: &Arc<BrokerState>, request: FetchRequest, version: i16) -> Fetched {
     if let Some(code) = session_error(&request, version) {
         let response = FetchResponse::default().with_error_code(code.code());
-        return Fetched { response, payloads: Vec::new() };
+        return Fetched { response, records: Vec::new() };
     }
     let wait = Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0)).min(MAX_WAIT);
     let fetch = Fetch {
@@ -69,7 +74,7 @@ pub(crate) async fn handle(state: &Arc<BrokerState>, request: FetchRequest, vers
             }
         }
     }
-    Fetched { response: FetchResponse::default().with_responses(round.responses), payloads: round.payloads }
+    Fetched { response: FetchResponse::default().with_responses(round.responses), records: round.records }
 }
 
 /// A client that continues a session does not list its partitions, so it must be sent back to a full fetch. As this
@@ -121,7 +126,7 @@ fn resolve<'a>(state: &BrokerState, asked: &'a FetchTopic, version: i16) -> Reso
 /// What one pass over the partitions gave.
 struct Round {
     responses: Vec<FetchableTopicResponse>,
-    payloads: Vec<Bytes>,
+    records: Vec<Records>,
     size_bytes: usize,
     failed: bool,
 }
@@ -141,7 +146,7 @@ impl Fetch<'_> {
     fn read(&self) -> Round {
         let mut round = Round {
             responses: Vec::with_capacity(self.topics.len()),
-            payloads: Vec::new(),
+            records: Vec::new(),
             size_bytes: 0,
             failed: false,
         };
@@ -207,12 +212,10 @@ impl Fetch<'_> {
         let left = self.max_bytes.saturating_sub(round.size_bytes);
         let limit = left.min(usize::try_from(asked.partition_max_bytes).unwrap_or(0));
         if (limit > 0 || first) && asked.fetch_offset < log.high_watermark() {
-            let records = log.read(asked.fetch_offset, limit, first)?;
-            round.size_bytes += records.len();
-            if !records.is_empty() {
-                round.payloads.push(records.clone());
-            }
-            answer.records = Some(records);
+            let records = log.read_records(asked.fetch_offset, limit, first)?;
+            round.size_bytes += records.size_bytes();
+            answer.records = Some(records.for_message());
+            round.records.push(records);
         }
         Ok(answer)
     }

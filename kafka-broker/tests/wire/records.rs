@@ -80,6 +80,10 @@ async fn bad_batches_are_refused_and_leave_no_trace() {
     for (what, records) in [("a flipped bit", Bytes::from(flipped)), ("a torn batch", torn)] {
         assert_eq!(produced(&mut connection, produce("t", 0, records, -1)).await.error_code, 2, "{what}");
     }
+    let two = [batch(&["a"]), batch(&["b"])].concat();
+    for records in [Bytes::new(), two.into()] {
+        assert_eq!(produced(&mut connection, produce("t", 0, records, -1)).await.error_code, 87);
+    }
     let large = "x".repeat(2_000_000);
     assert_eq!(produced(&mut connection, produce("t", 0, batch(&[&large]), -1)).await.error_code, 10);
     assert_eq!(fetched(&mut connection, fetch(0, 1 << 20)).await.high_watermark, 0);
