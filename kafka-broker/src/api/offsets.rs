@@ -50,11 +50,9 @@ pub(crate) async fn offset_commit(
         Ok(Response::OffsetCommit(response)) => response,
         other => commit_refusal(&request, ErrorCode::from(failure(other))),
     };
-    for topic in refused {
-        let same = |known: &&mut OffsetCommitResponseTopic| {
-            known.name == topic.name && (version < TOPIC_ID_VERSION || known.topic_id == topic.topic_id)
-        };
-        match response.topics.iter_mut().find(same) {
+    for Refused { known_at, topic } in refused {
+        // The coordinator answers topics in the order of the request.
+        match known_at.and_then(|at| response.topics.get_mut(at)) {
             Some(known) => known.partitions.extend(topic.partitions),
             None => response.topics.push(topic),
         }
@@ -68,14 +66,16 @@ pub(crate) async fn offset_commit(
     response
 }
 
-/// Takes topics and partitions that do not exist out of a commit and returns the answers to them. What remains has both
-/// its name and its id.
-fn take_unknown(
-    state: &BrokerState,
-    request: &mut OffsetCommitRequest,
-    version: i16,
-) -> Vec<OffsetCommitResponseTopic> {
+/// Partitions of a commit that do not exist, and where the rest of their topic remains in the request.
+struct Refused {
+    known_at: Option<usize>,
+    topic: OffsetCommitResponseTopic,
+}
+
+/// Takes topics and partitions that do not exist out of a commit. What remains has both its name and its id.
+fn take_unknown(state: &BrokerState, request: &mut OffsetCommitRequest, version: i16) -> Vec<Refused> {
     let mut refused = Vec::new();
+    let mut kept = 0;
     request.topics.retain_mut(|topic: &mut OffsetCommitRequestTopic| {
         let hosted = match version < TOPIC_ID_VERSION {
             true => state.topics.by_name(&topic.name).ok_or(ErrorCode::UnknownTopicOrPartition),
@@ -100,14 +100,15 @@ fn take_unknown(
             false
         });
         if !unknown.is_empty() || hosted.is_err() {
-            refused.push(
-                OffsetCommitResponseTopic::default()
-                    .with_name(topic.name.clone())
-                    .with_topic_id(topic.topic_id)
-                    .with_partitions(unknown),
-            );
+            let answer = OffsetCommitResponseTopic::default()
+                .with_name(topic.name.clone())
+                .with_topic_id(topic.topic_id)
+                .with_partitions(unknown);
+            refused.push(Refused { known_at: (!topic.partitions.is_empty()).then_some(kept), topic: answer });
         }
-        !topic.partitions.is_empty()
+        let keep = !topic.partitions.is_empty();
+        kept += usize::from(keep);
+        keep
     });
     refused
 }

@@ -276,7 +276,7 @@ impl Coordinator {
             heard = Err(ErrorCode::InvalidGroupId);
         } else {
             self.step(group_id, now, &mut out, |Group::Classic(group), cx| {
-                heard = group.heartbeat(request, cx)
+                heard = group.heartbeat(request, cx);
             });
         }
         let error = heard.err().unwrap_or(ErrorCode::None);

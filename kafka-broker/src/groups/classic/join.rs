@@ -19,6 +19,8 @@ const MEMBER_ID_REQUIRED_VERSION: i16 = 4;
 /// From this version on a static leader that comes back is told to skip the assignment (KIP-814).
 const SKIP_ASSIGNMENT_VERSION: i16 = 9;
 
+/// The most protocols that a member may offer. Clients have one for each assignor; Kafka has no bound.
+const MAX_PROTOCOLS: usize = 100;
 /// A rebalance without joined members is not tried again sooner, even when the members' own timeout is zero.
 const STATIC_MEMBERS_RETRY_MIN: Duration = Duration::from_secs(1);
 
@@ -89,7 +91,7 @@ impl ClassicGroup {
                 refuse_parked(&mut member, "", ErrorCode::GroupMaxSizeReached, cx.out);
             }
             join.refuse("", ErrorCode::GroupMaxSizeReached, cx);
-        } else if !self.supports(join.request) {
+        } else if join.request.protocols.len() > MAX_PROTOCOLS || !self.supports(join.request) {
             join.refuse(member_id, ErrorCode::InconsistentGroupProtocol, cx);
         } else if member_id.is_empty() {
             self.join_as_new(join, cx);

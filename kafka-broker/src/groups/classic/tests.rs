@@ -170,6 +170,13 @@ fn a_member_needs_a_protocol_type_and_a_protocol_in_common() {
 }
 
 #[test]
+fn a_flood_of_protocols_is_refused() {
+    let mut harness = Harness::new();
+    let flood = join_request("").with_protocols((0..101).map(|n| protocol(&n.to_string(), b"")).collect());
+    assert_eq!(join_error(&mut harness, 5, flood), ErrorCode::InconsistentGroupProtocol);
+}
+
+#[test]
 fn any_protocol_type_will_do() {
     let mut harness = Harness::new();
     let call = harness.join_call(3, join_request("").with_protocol_type(text("sr")));
