@@ -8,7 +8,7 @@ use kafka_wire::StrBytes;
 use tokio::io::DuplexStream;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinError, JoinHandle};
 
 use crate::clock::Clock;
 use crate::cluster::record::MetadataRecord;
@@ -151,27 +151,17 @@ impl Builder {
         let addr = listener.local_addr().map_err(listen_error)?;
         let (host, port) = advertised(&config, &self.listen, addr)?;
 
-        let logs = Logs::open(self.data_dir.as_deref(), self.node_id, &config)?;
-        let meta = logs.metadata_log(clock.now_ms())?;
-        let cluster = Cluster::open(meta, self.node_id)?;
-        let state = Arc::new(BrokerState {
-            node_id: self.node_id,
-            cluster_id: StrBytes::from_string(logs.cluster_id().to_owned()),
-            directory_id: logs.directory_id(),
-            host: StrBytes::from_string(host.clone()),
-            port,
-            fetch_max_bytes: config.fetch_max_bytes(),
-            groups: Groups::new(GroupConfig::new(&config)),
-            config,
-            clock,
-            cluster,
-            topics: Default::default(),
-            logs,
-            producer_ids: Default::default(),
-        });
-        register(&state, host, port)?;
-        state.host_all();
-        state.groups.load_all(&state);
+        // Recovering logs from disk takes a while, which the threads that serve connections are not to notice.
+        let Self { data_dir, node_id, .. } = self;
+        let opened =
+            tokio::task::spawn_blocking(move || open_state(config, data_dir, node_id, clock, host, port))
+                .await;
+        let state = match opened.map_err(JoinError::try_into_panic) {
+            Ok(state) => state?,
+            Err(Ok(panic)) => std::panic::resume_unwind(panic),
+            // Only a runtime that is shutting down refuses work, and it drops this future next.
+            Err(Err(_)) => std::future::pending().await,
+        };
 
         let (in_memory, accept_in_memory) = mpsc::channel(IN_MEMORY_BACKLOG);
         let (stop, stopped) = oneshot::channel();
@@ -208,6 +198,38 @@ fn advertised(config: &BrokerConfig, listen: &str, addr: SocketAddr) -> Result<(
         _ => addr.ip().to_string(),
     };
     Ok((host, addr.port()))
+}
+
+fn open_state(
+    config: BrokerConfig,
+    data_dir: Option<PathBuf>,
+    node_id: i32,
+    clock: Clock,
+    host: String,
+    port: u16,
+) -> Result<Arc<BrokerState>, StartError> {
+    let logs = Logs::open(data_dir.as_deref(), node_id, &config)?;
+    let meta = logs.metadata_log(clock.now_ms())?;
+    let cluster = Cluster::open(meta, node_id)?;
+    let state = Arc::new(BrokerState {
+        node_id,
+        cluster_id: StrBytes::from_string(logs.cluster_id().to_owned()),
+        directory_id: logs.directory_id(),
+        host: StrBytes::from_string(host.clone()),
+        port,
+        fetch_max_bytes: config.fetch_max_bytes(),
+        groups: Groups::new(GroupConfig::new(&config)),
+        config,
+        clock,
+        cluster,
+        topics: Default::default(),
+        logs,
+        producer_ids: Default::default(),
+    });
+    register(&state, host, port)?;
+    state.host_all();
+    state.groups.load_all(&state);
+    Ok(state)
 }
 
 /// Registers this node with the controller, as each start of a Kafka broker does, and sets the metadata version when
@@ -257,6 +279,11 @@ impl Broker {
     /// The address listened on.
     pub fn addr(&self) -> SocketAddr {
         self.addr
+    }
+
+    #[cfg(test)]
+    pub(crate) fn state(&self) -> &Arc<BrokerState> {
+        &self.state
     }
 
     /// Opens a connection in memory: the same protocol without a socket.

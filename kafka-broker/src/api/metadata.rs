@@ -10,7 +10,7 @@ use kafka_wire::messages::metadata_response::{
 use kafka_wire::messages::{BrokerId, MetadataRequest, MetadataResponse, TopicName};
 use uuid::Uuid;
 
-use super::{CLUSTER_OPERATIONS, OPERATIONS_NOT_ASKED, TOPIC_OPERATIONS, text};
+use super::{CLUSTER_OPERATIONS, OPERATIONS_NOT_ASKED, TOPIC_OPERATIONS, off_thread, text};
 use crate::cluster::image::{Image, TopicImage, is_internal};
 use crate::cluster::topic_name;
 use crate::cluster::topics::NewTopic;
@@ -31,7 +31,10 @@ pub(crate) async fn handle(
     // Before v4 the flag does not exist and asking creates; the decoder's default is true there.
     let may_create = request.allow_auto_topic_creation && state.config.auto_create_topics();
     if let Some(asked) = asked.as_deref().filter(|_| may_create) {
-        create_missing(state, asked);
+        let missing = missing(state, asked);
+        if !missing.is_empty() {
+            off_thread(state, move |state| create_missing(state, &missing)).await;
+        }
     }
     let operations = match request.include_topic_authorized_operations {
         true => TOPIC_OPERATIONS,
@@ -71,23 +74,27 @@ fn brokers(state: &BrokerState) -> Vec<MetadataResponseBroker> {
     })
 }
 
-/// Creates the topics that are asked for by a legal name and do not exist. Why one could not be created is in the log
-/// and in the answer, where it is still unknown.
-fn create_missing(state: &Arc<BrokerState>, asked: &[MetadataRequestTopic]) {
-    let missing: Vec<&str> = state.cluster.read(|image, _| {
+/// The legal names among those asked for that no topic has.
+fn missing(state: &BrokerState, asked: &[MetadataRequestTopic]) -> Vec<String> {
+    state.cluster.read(|image, _| {
         let names =
             asked.iter().filter(|topic| topic.topic_id.is_nil()).filter_map(|topic| topic.name.as_ref());
         names
-            .map(|name| name.as_str())
+            .map(|name| name.to_string())
             .filter(|name| image.topic(name).is_none() && topic_name::check(name).is_ok())
             .collect()
-    });
+    })
+}
+
+/// Creates topics with default settings. Why one could not be created is in the log; the answer says that it is
+/// unknown.
+fn create_missing(state: &BrokerState, missing: &[String]) {
     for name in missing {
         let result = match is_internal(name) {
             true => state.create_internal_topic(name),
             false => {
                 let defaults = NewTopic { partitions: -1, replication_factor: -1, ..NewTopic::default() };
-                state.create_topic(&NewTopic { name: name.to_owned(), ..defaults }).map(|_| ())
+                state.create_topic(&NewTopic { name: name.clone(), ..defaults }).map(|_| ())
             }
         };
         if let Err(refusal) = result {

@@ -14,11 +14,33 @@ pub(crate) mod produce;
 pub(crate) mod producer_ids;
 pub(crate) mod topics;
 
+use std::sync::Arc;
+
 use kafka_wire::StrBytes;
+
+use crate::state::BrokerState;
 
 /// An owned string for an answer. Strings of a request are slices of its frame: fine to echo, wrong to keep.
 pub(crate) fn text(value: &str) -> StrBytes {
     StrBytes::from_string(value.to_owned())
+}
+
+/// Runs work that creates or deletes files on a thread that serves no connections.
+///
+/// Dropping the future does not stop the work: a topic is created or deleted whole.
+pub(crate) async fn off_thread<R: Send + 'static>(
+    state: &Arc<BrokerState>,
+    work: impl FnOnce(&Arc<BrokerState>) -> R + Send + 'static,
+) -> R {
+    let state = Arc::clone(state);
+    match tokio::task::spawn_blocking(move || work(&state)).await {
+        Ok(result) => result,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // Only a runtime that is shutting down refuses work, and it drops this future next.
+            Err(_) => std::future::pending().await,
+        },
+    }
 }
 
 /// What "not asked for" looks like in the authorized-operations fields.

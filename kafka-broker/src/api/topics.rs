@@ -15,7 +15,7 @@ use kafka_wire::messages::{
 };
 
 use super::configs::{Entry, topic_entries};
-use super::text;
+use super::{off_thread, text};
 use crate::cluster::topics::{CreatedTopic, MAX_PARTITIONS_PER_REQUEST, NewTopic, Refusal};
 use crate::dispatch::RequestContext;
 use crate::state::BrokerState;
@@ -24,6 +24,14 @@ pub(crate) async fn create_topics(
     state: &Arc<BrokerState>,
     _context: &RequestContext,
     request: CreateTopicsRequest,
+    version: i16,
+) -> CreateTopicsResponse {
+    off_thread(state, move |state| create_each(state, &request, version)).await
+}
+
+fn create_each(
+    state: &Arc<BrokerState>,
+    request: &CreateTopicsRequest,
     version: i16,
 ) -> CreateTopicsResponse {
     let mut count = BTreeMap::new();
@@ -114,6 +122,10 @@ pub(crate) async fn delete_topics(
     request: DeleteTopicsRequest,
     version: i16,
 ) -> DeleteTopicsResponse {
+    off_thread(state, move |state| delete_each(state, request, version)).await
+}
+
+fn delete_each(state: &Arc<BrokerState>, request: DeleteTopicsRequest, version: i16) -> DeleteTopicsResponse {
     let asked: Vec<DeleteTopicState> = match version {
         0..=5 => request
             .topic_names
@@ -166,6 +178,10 @@ pub(crate) async fn create_partitions(
     request: CreatePartitionsRequest,
     _version: i16,
 ) -> CreatePartitionsResponse {
+    off_thread(state, move |state| grow_each(state, &request)).await
+}
+
+fn grow_each(state: &Arc<BrokerState>, request: &CreatePartitionsRequest) -> CreatePartitionsResponse {
     let mut seen = BTreeSet::new();
     let results = request
         .topics
