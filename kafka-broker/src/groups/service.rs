@@ -312,3 +312,88 @@ fn replay(partition: &Partition, coordinator: &mut Coordinator, now: Now) -> Res
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use kafka_wire::StrBytes;
+    use kafka_wire::messages::offset_commit_request::{
+        OffsetCommitRequestPartition, OffsetCommitRequestTopic,
+    };
+    use kafka_wire::messages::{GroupId, OffsetCommitRequest, TopicName};
+
+    use super::super::Commit;
+    use super::*;
+    use crate::Broker;
+
+    fn commit(topic: &str, offset: i64) -> OffsetCommitRequest {
+        let partition =
+            OffsetCommitRequestPartition::default().with_partition_index(0).with_committed_offset(offset);
+        let topic = OffsetCommitRequestTopic::default()
+            .with_name(TopicName(StrBytes::from_string(topic.to_owned())))
+            .with_partitions(vec![partition]);
+        OffsetCommitRequest::default()
+            .with_group_id(GroupId(StrBytes::from_static_str("g")))
+            .with_generation_id_or_member_epoch(-1)
+            .with_topics(vec![topic])
+    }
+
+    async fn committed_offsets(broker: &Broker, commits: &[(&str, i64)]) {
+        let state = broker.state();
+        state.create_internal_topic(OFFSETS_TOPIC).unwrap();
+        for (topic, offset) in commits {
+            let request = commit(topic, *offset);
+            let answer = state.groups.call(state, "g", |coordinator, call, now| {
+                coordinator.commit(Commit { call, request: &request, version: 9 }, now)
+            });
+            let Ok(Response::OffsetCommit(response)) = answer.await else { panic!("another response") };
+            assert_eq!(response.topics[0].partitions[0].error_code, 0);
+        }
+    }
+
+    fn fetch(broker: &Broker, topic: &str) -> Result<Option<i64>, ErrorCode> {
+        let state = broker.state();
+        state.groups.read(state, "g", |coordinator| {
+            coordinator.committed("g", topic, None, 0).map(|committed| committed.offset)
+        })
+    }
+
+    #[tokio::test]
+    async fn a_coordinator_is_loaded_from_its_log() {
+        let broker = Broker::builder().start().await.unwrap();
+        committed_offsets(&broker, &[("a", 1), ("b", 2), ("a", 3)]).await;
+        broker.state().groups.shards.lock().clear();
+        broker.state().groups.load_all(broker.state());
+        assert_eq!(
+            (fetch(&broker, "a"), fetch(&broker, "b"), fetch(&broker, "c")),
+            (Ok(Some(3)), Ok(Some(2)), Ok(None))
+        );
+    }
+
+    #[tokio::test]
+    async fn a_record_that_is_no_groups_is_passed_over() {
+        let broker = Broker::builder().start().await.unwrap();
+        committed_offsets(&broker, &[("a", 1)]).await;
+        let state = broker.state();
+        let partition =
+            state.topics.partition(OFFSETS_TOPIC, partition_for("g", partition_count(state))).unwrap();
+        let mut batch = BatchBuilder::new(64);
+        batch.append(0, Some(b"\x00\x01garbage"), Some(b"more"), &[]);
+        batch.append(0, None, Some(b"no key"), &[]);
+        partition.append(batch.finish(&Seal::default()).unwrap(), Origin::Coordinator, 0).unwrap();
+        committed_offsets(&broker, &[("b", 2)]).await;
+        state.groups.shards.lock().clear();
+        assert_eq!((fetch(&broker, "a"), fetch(&broker, "b")), (Ok(Some(1)), Ok(Some(2))));
+    }
+
+    #[tokio::test]
+    async fn a_coordinator_does_not_outlive_its_topic() {
+        let broker = Broker::builder().start().await.unwrap();
+        committed_offsets(&broker, &[("a", 1)]).await;
+        let state = broker.state();
+        let id = state.topics.by_name(OFFSETS_TOPIC).unwrap().id();
+        state.delete_topic(OFFSETS_TOPIC, id).unwrap();
+        assert_eq!(fetch(&broker, "a"), Err(ErrorCode::CoordinatorNotAvailable));
+        state.create_internal_topic(OFFSETS_TOPIC).unwrap();
+        assert_eq!(fetch(&broker, "a"), Ok(None));
+    }
+}

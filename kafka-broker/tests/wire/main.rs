@@ -1,5 +1,12 @@
 //! Raw frames against a broker in memory: every API in every version it serves, and frames that no client should send.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "helpers of tests say what they expect"
+)]
+
 mod connection;
 mod groups;
 mod hostile;
