@@ -34,4 +34,4 @@ pub use error::{AdminError, Resource};
 pub use offsets::OffsetSpec;
 pub use partitions::NewPartitions;
 pub use results::ItemResults;
-pub use topics::NewTopic;
+pub use topics::{NewTopic, TopicDescription};
