@@ -151,6 +151,14 @@ impl RecordBatch {
         }
     }
 
+    /// A batch of which only the header is at hand: what it says of itself can be asked, its records cannot.
+    ///
+    /// For readers that walk a log by headers. `None` when `header` is shorter than one.
+    pub fn header_only(mut header: Bytes) -> Option<Self> {
+        header.truncate(BATCH_HEADER_BYTES);
+        (header.len() == BATCH_HEADER_BYTES).then_some(Self { bytes: header })
+    }
+
     /// All whole batches of `input`, in order; a cut tail ends the iteration.
     pub fn iter(input: Bytes) -> impl Iterator<Item = Result<Self, BatchError>> {
         let mut rest = Some(input);
