@@ -27,6 +27,7 @@ async fn main() -> Result<(), Error> {
     let mode = rest.first().map_or("view", String::as_str);
 
     let client = Client::connect(server.as_str()).await?;
+    let (began, cpu_before) = (Instant::now(), cpu_seconds());
     let builder = client.consumer().auto_offset_reset(OffsetReset::Earliest);
     let consumer = match rest.get(1) {
         Some(group) => builder.group(group).topics([topic]).build()?,
@@ -39,17 +40,14 @@ async fn main() -> Result<(), Error> {
     };
 
     let (mut records, mut bytes) = (0u64, 0u64);
-    let mut began = None;
     while records < wanted {
         if mode == "next" {
             let Some(record) = consumer.next().await? else { break };
-            began.get_or_insert_with(|| (Instant::now(), cpu_seconds()));
             records += 1;
             bytes += record.value.map_or(0, |value| value.len() as u64);
             continue;
         }
         let Some(batch) = consumer.next_batch().await? else { break };
-        began.get_or_insert_with(|| (Instant::now(), cpu_seconds()));
         if mode == "owned" {
             for record in batch {
                 records += 1;
@@ -62,7 +60,6 @@ async fn main() -> Result<(), Error> {
             })?;
         }
     }
-    let (began, cpu_before) = began.ok_or("nothing was read")?;
     let seconds = began.elapsed().as_secs_f64();
     let cpu = cpu_seconds().zip(cpu_before).map_or(0.0, |(after, before)| after - before);
     consumer.close().await?;

@@ -18,19 +18,19 @@ pub trait RebalanceListener: Send + Sync {
     /// New partitions are assigned; reading has not begun. Seek here to start elsewhere than at the committed
     /// offset.
     fn on_assigned<'a>(&'a self, rebalance: Rebalance<'a>) -> ListenerFuture<'a> {
-        drop(rebalance);
+        let _ = rebalance;
         Box::pin(std::future::ready(()))
     }
 
     /// Partitions are about to go to other members. Commits still count; with auto-commit they are done already.
     fn on_revoked<'a>(&'a self, rebalance: Rebalance<'a>) -> ListenerFuture<'a> {
-        drop(rebalance);
+        let _ = rebalance;
         Box::pin(std::future::ready(()))
     }
 
     /// Partitions are gone, and others may read them already: nothing about them can be committed.
     fn on_lost<'a>(&'a self, rebalance: Rebalance<'a>) -> ListenerFuture<'a> {
-        drop(rebalance);
+        let _ = rebalance;
         Box::pin(std::future::ready(()))
     }
 }

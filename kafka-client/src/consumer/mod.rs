@@ -29,6 +29,8 @@ mod upkeep;
 
 #[cfg(test)]
 mod fetch_tests;
+#[cfg(test)]
+mod reader_tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

@@ -393,6 +393,8 @@ pub(super) async fn list_offsets(
     }
 }
 
+/// A partition, the timestamp to look for, and the leader epoch as we know it.
+type Asked = (TopicPartition, (i64, i32));
 type Listed = Result<Option<OffsetAndTimestamp>, OffsetsError>;
 
 /// One request to each leader, side by side.
@@ -403,7 +405,7 @@ pub(super) async fn list_offsets_once(
 ) -> Vec<(TopicPartition, Listed)> {
     let cluster = client.cluster();
     let mut answers = Vec::new();
-    let mut by_leader: BTreeMap<i32, Vec<(TopicPartition, (i64, i32))>> = BTreeMap::new();
+    let mut by_leader: BTreeMap<i32, Vec<Asked>> = BTreeMap::new();
     for (partition, timestamp) in timestamps {
         match cluster.partition(&partition.topic, partition.partition) {
             Some(known) if known.leader.is_some() => {
@@ -439,10 +441,7 @@ pub(super) async fn list_offsets_once(
     answers
 }
 
-fn list_offsets_request(
-    isolation: IsolationLevel,
-    partitions: Vec<(TopicPartition, (i64, i32))>,
-) -> ListOffsetsRequest {
+fn list_offsets_request(isolation: IsolationLevel, partitions: Vec<Asked>) -> ListOffsetsRequest {
     let topics = by_topic(partitions)
         .into_iter()
         .map(|(topic, partitions)| {
