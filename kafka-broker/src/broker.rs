@@ -297,9 +297,9 @@ impl Broker {
         client
     }
 
-    /// Stops accepting, closes all connections, syncs the logs to disk and marks the folder as cleanly closed.
+    /// Stops accepting, waits for requests in progress and closes all connections.
     ///
-    /// Dropping the future gives up on what is left of that; nothing acknowledged is lost.
+    /// Dropping the future stops the broker at once instead, as dropping the handle does.
     pub async fn shutdown(mut self) {
         // Requests first, so that what is written below is the end of it. A task that panicked has ended as well.
         drop(self.stop.take());
@@ -307,11 +307,6 @@ impl Broker {
         for task in &mut self.tasks {
             task.abort();
             let _ = task.await;
-        }
-        let state = Arc::clone(&self.state);
-        let closed = tokio::task::spawn_blocking(move || maintenance::close(&state)).await;
-        if let Err(error) = closed {
-            tracing::error!(%error, "the logs were not closed");
         }
         tracing::info!(addr = %self.addr, "broker stopped");
     }

@@ -1,4 +1,4 @@
-//! What happens to logs without a request: retention, rolling by age, syncing to disk, and the orderly end.
+//! What happens to logs without a request: retention.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,12 +10,9 @@ use crate::state::BrokerState;
 /// Looks at the logs now and then until it is dropped.
 pub(crate) async fn run(state: Arc<BrokerState>) {
     let mut retention = ticks(state.config.retention_check_interval_ms());
-    let mut flush = ticks(state.config.flush_check_interval_ms());
     loop {
-        tokio::select! {
-            _ = retention.tick() => on_disk_thread(&state, clean).await,
-            _ = flush.tick() => on_disk_thread(&state, flush_due).await,
-        }
+        retention.tick().await;
+        on_disk_thread(&state, clean).await;
     }
 }
 
@@ -35,6 +32,10 @@ async fn on_disk_thread(state: &Arc<BrokerState>, work: fn(&BrokerState)) {
         tracing::error!(%error, "log maintenance failed");
     }
 }
-fn clean(_state: &BrokerState) {}
-fn flush_due(_state: &BrokerState) {}
-pub(crate) fn close(_state: &BrokerState) {}
+/// Deletes what has outlived its topic's retention.
+fn clean(state: &BrokerState) {
+    let now_ms = state.clock.now_ms();
+    for partition in state.topics.all_partitions() {
+        partition.maintain(|log| log.apply_retention(now_ms));
+    }
+}

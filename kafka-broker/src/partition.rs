@@ -101,7 +101,8 @@ impl Partition {
             Hosted::Online(log) => Some(log),
             Hosted::Failed | Hosted::Deleted => None,
         });
-        log.map(|log| Log { log }).map_err(|hosted| match &*hosted {
+        let leader_epoch = self.leader_epoch();
+        log.map(|log| Log { log, leader_epoch }).map_err(|hosted| match &*hosted {
             Hosted::Deleted => ErrorCode::UnknownTopicOrPartition,
             _ => ErrorCode::KafkaStorageError,
         })
@@ -209,6 +210,12 @@ impl Drop for Registration {
 /// A partition's log, locked, with answers in the wire's terms.
 pub(crate) struct Log<'a> {
     log: MappedMutexGuard<'a, PartitionLog>,
+    leader_epoch: i32,
+}
+
+fn unreadable(error: &dyn std::error::Error) -> ErrorCode {
+    tracing::error!(%error, "log cannot be read");
+    ErrorCode::KafkaStorageError
 }
 
 impl Log<'_> {
@@ -223,21 +230,28 @@ impl Log<'_> {
     pub(crate) fn high_watermark(&self) -> i64 {
         self.log.high_watermark()
     }
-}
 
-impl Log<'_> {
+    /// The epoch in which the record at `offset` was appended. This node has led from the start, in one epoch.
     pub(crate) fn epoch_at(&self, _offset: i64) -> i32 {
-        0
+        self.leader_epoch
     }
+
+    /// The first record with the largest timestamp: its timestamp and offset.
     pub(crate) fn max_timestamp(&self) -> Result<Option<(i64, i64)>, ErrorCode> {
-        Ok(None)
+        self.log.offset_for_max_timestamp().map_err(|error| unreadable(&error))
     }
-    pub(crate) fn by_timestamp(&self, _timestamp: i64) -> Result<Option<(i64, i64)>, ErrorCode> {
-        Ok(None)
+
+    /// The first record with `timestamp` or a later one: its timestamp and offset.
+    pub(crate) fn by_timestamp(&self, timestamp: i64) -> Result<Option<(i64, i64)>, ErrorCode> {
+        self.log.offset_for_timestamp(timestamp).map_err(|error| unreadable(&error))
     }
-    pub(crate) fn diverging(&self, _epoch: i32, _offset: i64) -> Option<(i32, i64)> {
-        None
+
+    /// Where a reader's history parts from this log's, if it does: the epoch that both have, and where it ends here.
+    pub(crate) fn diverging(&self, epoch: i32, offset: i64) -> Option<(i32, i64)> {
+        let end = self.log.log_end_offset();
+        (epoch == self.leader_epoch && offset > end).then_some((epoch, end))
     }
+
     /// Whole batches from the one that holds `offset` on, up to `max_bytes`; with `at_least_one`, the first one even
     /// if it is larger.
     pub(crate) fn read_records(
@@ -246,8 +260,7 @@ impl Log<'_> {
         max_bytes: usize,
         at_least_one: bool,
     ) -> Result<Records, ErrorCode> {
-        let batches =
-            self.log.read(offset, max_bytes, at_least_one).map_err(|_| ErrorCode::KafkaStorageError)?;
+        let batches = self.log.read(offset, max_bytes, at_least_one).map_err(|error| unreadable(&error))?;
         Ok(Records::new(batches))
     }
 
