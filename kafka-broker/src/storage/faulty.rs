@@ -1,0 +1,126 @@
+//! A storage whose writes fail on command: what a full, torn or dying disk does, at an exact write.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use super::{File, Memory, Storage};
+
+/// How a write fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// Nothing is written: no space left.
+    Full,
+    /// The first half is written, then the device fails.
+    Torn,
+}
+
+/// Memory that fails the nth append from now.
+#[derive(Debug, Default)]
+pub(crate) struct Faulty {
+    files: Memory,
+    plan: Arc<Plan>,
+}
+
+#[derive(Debug, Default)]
+struct Plan {
+    /// Appends until the fault; negative when none is planned.
+    countdown: AtomicI64,
+    failures_left: AtomicU64,
+    fault: Mutex<Option<Fault>>,
+}
+
+impl Faulty {
+    /// Lets `after` appends succeed, then fails `times` of them.
+    pub(crate) fn plan(&self, fault: Fault, after: u32, times: u64) {
+        *self.plan.fault.lock() = Some(fault);
+        self.plan.countdown.store(i64::from(after), Ordering::Relaxed);
+        self.plan.failures_left.store(times, Ordering::Relaxed);
+    }
+}
+
+impl Plan {
+    fn next(&self) -> Option<Fault> {
+        let fault = (*self.fault.lock())?;
+        if self.countdown.fetch_sub(1, Ordering::Relaxed) > 0
+            || self.failures_left.load(Ordering::Relaxed) == 0
+        {
+            return None;
+        }
+        self.failures_left.fetch_sub(1, Ordering::Relaxed);
+        Some(fault)
+    }
+}
+
+impl Storage for Faulty {
+    fn create_folder(&self, folder: &str) -> io::Result<()> {
+        self.files.create_folder(folder)
+    }
+
+    fn list(&self, folder: &str) -> io::Result<Vec<String>> {
+        self.files.list(folder)
+    }
+
+    fn open(&self, path: &str) -> io::Result<Box<dyn File>> {
+        Ok(Box::new(FaultyFile { file: self.files.open(path)?, plan: Arc::clone(&self.plan) }))
+    }
+
+    fn read(&self, path: &str) -> io::Result<Option<Vec<u8>>> {
+        self.files.read(path)
+    }
+
+    fn replace(&self, path: &str, content: &[u8]) -> io::Result<()> {
+        self.files.replace(path, content)
+    }
+
+    fn remove(&self, path: &str) -> io::Result<()> {
+        self.files.remove(path)
+    }
+
+    fn remove_folder(&self, folder: &str) -> io::Result<()> {
+        self.files.remove_folder(folder)
+    }
+
+    /// It plays a disk: indexes and snapshots are written.
+    fn is_durable(&self) -> bool {
+        true
+    }
+}
+
+#[derive(Debug)]
+struct FaultyFile {
+    file: Box<dyn File>,
+    plan: Arc<Plan>,
+}
+
+impl File for FaultyFile {
+    fn append(&mut self, bytes: Bytes) -> io::Result<()> {
+        match self.plan.next() {
+            None => self.file.append(bytes),
+            Some(Fault::Full) => Err(io::ErrorKind::StorageFull.into()),
+            Some(Fault::Torn) => {
+                self.file.append(bytes.slice(..bytes.len() / 2))?;
+                Err(io::Error::other("the device failed in the middle of a write"))
+            }
+        }
+    }
+
+    fn read_at(&self, at: u64, len: usize) -> io::Result<Vec<Bytes>> {
+        self.file.read_at(at, len)
+    }
+
+    fn len(&self) -> u64 {
+        self.file.len()
+    }
+
+    fn truncate(&mut self, len: u64) -> io::Result<()> {
+        self.file.truncate(len)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.file.sync()
+    }
+}
