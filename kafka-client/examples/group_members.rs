@@ -86,7 +86,7 @@ async fn main() -> Result<(), Error> {
     for _ in 0..600 {
         tokio::time::sleep(Duration::from_millis(100)).await;
         let assigned = first.assignment();
-        let position: i64 = assigned.iter().filter_map(|partition| first.position(partition)).sum();
+        let position: i64 = first.positions().values().sum();
         if position >= end && !assigned.is_empty() {
             break;
         }

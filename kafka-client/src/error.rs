@@ -1,4 +1,5 @@
 use crate::config::ConfigError;
+use crate::consumer::{CommitError, ConsumeError, OffsetsError};
 use crate::net::RequestError;
 
 /// Any error of this crate, for programs that do not tell them apart. Each operation has an error type of its own that
@@ -12,6 +13,15 @@ pub enum Error {
     /// A request has no answer.
     #[error(transparent)]
     Request(#[from] RequestError),
+    /// No record came.
+    #[error(transparent)]
+    Consume(#[from] ConsumeError),
+    /// Offsets were not committed.
+    #[error(transparent)]
+    Commit(#[from] CommitError),
+    /// Offsets could not be looked up.
+    #[error(transparent)]
+    Offsets(#[from] OffsetsError),
 }
 
 impl Error {
@@ -20,14 +30,18 @@ impl Error {
         match self {
             Self::Config(_) => false,
             Self::Request(error) => error.is_retriable(),
+            Self::Consume(error) => error.is_retriable(),
+            Self::Commit(error) => error.is_retriable(),
+            Self::Offsets(error) => error.is_retriable(),
         }
     }
 
     /// Whether the call may have taken effect although it failed.
     pub fn possibly_written(&self) -> bool {
         match self {
-            Self::Config(_) => false,
+            Self::Config(_) | Self::Consume(_) | Self::Offsets(_) => false,
             Self::Request(error) => error.possibly_written(),
+            Self::Commit(error) => error.possibly_written(),
         }
     }
 }

@@ -25,6 +25,7 @@ mod topic_partition;
 pub use client::{Client, ClientBuilder, Target};
 pub use cluster::Cluster;
 pub use config::ConfigError;
+pub use consumer::{Consumer, ConsumerRecord, OffsetReset};
 pub use error::Error;
 /// Kafka's protocol: messages for [`Client::request`], error codes, record batches.
 pub use kafka_wire as wire;

@@ -62,7 +62,8 @@ impl Options {
             max_wait: self.fetch_max_wait,
             min_bytes: self.fetch_min_bytes,
             isolation: self.isolation,
-            rack: self.rack.clone(),
+            // A broker that is told the rack may answer with a follower to ask instead (KIP-392) and no records.
+            rack: None,
         }
     }
 
@@ -246,7 +247,7 @@ impl ConsumerBuilder {
         self
     }
 
-    /// The rack this consumer runs in (`client.rack`). Default none.
+    /// The rack this consumer runs in, for assignors that look at it (`client.rack`, KIP-881). Default none.
     pub fn rack(mut self, rack: impl Into<String>) -> Self {
         self.options.rack = Some(rack.into());
         self

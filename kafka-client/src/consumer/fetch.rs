@@ -233,6 +233,10 @@ impl Fetcher {
         self.partitions.keys().cloned().collect()
     }
 
+    pub(crate) fn is_assigned(&self, partition: &TopicPartition) -> bool {
+        self.partitions.contains_key(partition)
+    }
+
     /// Whether records of this assignment and seek still count, and the reader may have them now.
     pub(crate) fn is_current(&self, partition: &TopicPartition, epoch: u64) -> Currency {
         match self.partitions.get(partition) {
@@ -480,6 +484,25 @@ impl Fetcher {
             }
         }
         leaderless
+    }
+
+    /// The cluster refuses to describe a topic, for good: it may not be read, or no topic can have that name.
+    pub(crate) fn topic_refused(&mut self, topic: &str, code: ErrorCode, now: Instant) {
+        let refused: Vec<TopicPartition> = self
+            .partitions
+            .iter()
+            .filter(|(partition, state)| {
+                partition.topic() == topic && state.error.is_none() && state.is_due(now)
+            })
+            .map(|(partition, _)| partition.clone())
+            .collect();
+        for partition in refused {
+            let Some(state) = self.partitions.get_mut(&partition) else { continue };
+            state.not_before = Some(now + REPORTED_BACKOFF);
+            let place = state.place;
+            let error = ConsumeError::Refused { partition: partition.clone(), code };
+            self.report(&partition, error, place);
+        }
     }
 
     /// The brokers that lead something this consumer reads.

@@ -20,6 +20,7 @@ use kafka_wire::{ErrorCode, Request, StrBytes};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
+use super::ConsumeError;
 use super::listener::{Rebalance, RebalanceEvent};
 use super::shared::{Command, Shared};
 use super::upkeep::sleep_until;
@@ -27,7 +28,7 @@ use crate::TopicPartition;
 use crate::cluster::Cluster;
 use crate::group::classic::{Action, Failure, Identity, JoinAnswer, Joined, Membership};
 use crate::group::protocol::PROTOCOL_TYPE;
-use crate::net::{Call, Purpose};
+use crate::net::{Call, Purpose, RequestError};
 
 /// JoinGroup is answered when the rebalance ends; the coordinator gets this much longer than the members.
 const JOIN_GRACE: Duration = Duration::from_secs(5);
@@ -358,8 +359,17 @@ async fn ask<R: Request>(
     timeout: Duration,
     build: impl FnOnce(i16) -> R,
 ) -> Result<R::Response, Failure> {
-    let unanswered = |error: crate::net::RequestError| {
-        tracing::debug!(%error, "the coordinator did not answer");
+    let unanswered = |error: RequestError| {
+        if let RequestError::NoCoordinator { code, .. } = &error
+            && !code.is_retriable()
+        {
+            return Failure::Refused(*code);
+        }
+        if error.is_retriable() {
+            tracing::debug!(%error, "the coordinator did not answer");
+        } else {
+            shared.fail(ConsumeError::Request(error));
+        }
         Failure::Unanswered
     };
     let connection = shared.coordinator(purpose).await.map_err(unanswered)?;

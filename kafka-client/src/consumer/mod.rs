@@ -32,6 +32,7 @@ mod fetch_tests;
 #[cfg(test)]
 mod reader_tests;
 
+use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
@@ -52,6 +53,7 @@ pub use records::{ConsumerRecord, IntoRecords, PartitionRecords};
 use crate::TopicPartition;
 use crate::client::Client;
 use crate::group::classic::Membership;
+use crate::net::RequestError;
 use builder::Options;
 use fetch::Position;
 use shared::{Command, Shared};
@@ -270,9 +272,31 @@ impl Consumer {
 
     // ---- positions
 
-    /// The offset of the next record that will be handed out of a partition; `None` while it is not known.
-    pub fn position(&self, partition: &TopicPartition) -> Option<i64> {
-        self.shared().positions().get(partition).map(|position| position.offset)
+    /// The offset of the next record that will be handed out of a partition. Waits until it is known, which after
+    /// an assignment takes a question or two to the cluster, up to the client's `request.timeout`.
+    pub async fn position(&self, partition: &TopicPartition) -> Result<i64, OffsetsError> {
+        self.ensure_started();
+        let shared = self.shared();
+        let waited = shared.client.request_timeout();
+        let mut changes = shared.readable.subscribe();
+        let known = async {
+            loop {
+                changes.borrow_and_update();
+                if let Some(position) = shared.positions().get(partition) {
+                    return Ok(position.offset);
+                }
+                if !shared.fetcher.lock().is_assigned(partition) || changes.changed().await.is_err() {
+                    return Err(OffsetsError::NotAssigned { partition: partition.clone() });
+                }
+            }
+        };
+        let timed_out = |_| Err(OffsetsError::Request(RequestError::Timeout { waited, last: None }));
+        tokio::time::timeout(waited, known).await.unwrap_or_else(timed_out)
+    }
+
+    /// The offset of the next record of every assigned partition, where it is known already.
+    pub fn positions(&self) -> BTreeMap<TopicPartition, i64> {
+        self.shared().positions().into_iter().map(|(partition, at)| (partition, at.offset)).collect()
     }
 
     /// The high watermark of a partition as of the last fetch: with [`Consumer::position`], the lag.
@@ -280,42 +304,66 @@ impl Consumer {
         self.shared().fetcher.lock().high_watermark(partition)
     }
 
-    /// Goes on reading a partition at `offset`. False if it is not assigned.
-    pub fn seek(&self, partition: &TopicPartition, offset: i64) -> bool {
-        self.shared().seek(partition, Position { offset, leader_epoch: -1 })
+    /// Goes on reading a partition at `offset`.
+    ///
+    /// # Errors
+    /// It is not assigned, here and in the methods below.
+    pub fn seek(&self, partition: &TopicPartition, offset: i64) -> Result<(), OffsetsError> {
+        let to = Position { offset, leader_epoch: -1 };
+        self.for_assigned([partition], |shared, partition| shared.seek(partition, to))
     }
 
-    /// Goes on reading a partition at the place that is looked up now. False if it is not assigned.
-    pub fn seek_to(&self, partition: &TopicPartition, to: OffsetReset) -> bool {
-        self.shared().seek_to(partition, to)
+    /// Goes on reading a partition at the place that is looked up now.
+    pub fn seek_to(&self, partition: &TopicPartition, to: OffsetReset) -> Result<(), OffsetsError> {
+        self.for_assigned([partition], |shared, partition| shared.seek_to(partition, to))
     }
 
-    /// Goes on reading these partitions at their beginning; those that are not assigned are left out.
-    pub fn seek_to_beginning<'a>(&self, partitions: impl IntoIterator<Item = &'a TopicPartition>) {
-        for partition in partitions {
-            self.seek_to(partition, OffsetReset::Earliest);
-        }
+    /// Goes on reading these partitions at their beginning.
+    pub fn seek_to_beginning<P: Borrow<TopicPartition>>(
+        &self,
+        partitions: impl IntoIterator<Item = P>,
+    ) -> Result<(), OffsetsError> {
+        self.for_assigned(partitions, |shared, partition| shared.seek_to(partition, OffsetReset::Earliest))
     }
 
-    /// Goes on reading these partitions at their end; those that are not assigned are left out.
-    pub fn seek_to_end<'a>(&self, partitions: impl IntoIterator<Item = &'a TopicPartition>) {
-        for partition in partitions {
-            self.seek_to(partition, OffsetReset::Latest);
-        }
+    /// Goes on reading these partitions at their end.
+    pub fn seek_to_end<P: Borrow<TopicPartition>>(
+        &self,
+        partitions: impl IntoIterator<Item = P>,
+    ) -> Result<(), OffsetsError> {
+        self.for_assigned(partitions, |shared, partition| shared.seek_to(partition, OffsetReset::Latest))
     }
 
     /// Hands out nothing of these partitions until they are resumed. What is fetched already is kept.
-    pub fn pause<'a>(&self, partitions: impl IntoIterator<Item = &'a TopicPartition>) {
-        for partition in partitions {
-            self.shared().pause(partition);
-        }
+    pub fn pause<P: Borrow<TopicPartition>>(
+        &self,
+        partitions: impl IntoIterator<Item = P>,
+    ) -> Result<(), OffsetsError> {
+        self.for_assigned(partitions, Shared::pause)
     }
 
     /// Ends a pause.
-    pub fn resume<'a>(&self, partitions: impl IntoIterator<Item = &'a TopicPartition>) {
+    pub fn resume<P: Borrow<TopicPartition>>(
+        &self,
+        partitions: impl IntoIterator<Item = P>,
+    ) -> Result<(), OffsetsError> {
+        self.for_assigned(partitions, Shared::resume)
+    }
+
+    /// Does it to all that are assigned, and names the first that is not.
+    fn for_assigned<P: Borrow<TopicPartition>>(
+        &self,
+        partitions: impl IntoIterator<Item = P>,
+        act: impl Fn(&Shared, &TopicPartition) -> bool,
+    ) -> Result<(), OffsetsError> {
+        let mut result = Ok(());
         for partition in partitions {
-            self.shared().resume(partition);
+            let partition: &TopicPartition = partition.borrow();
+            if !act(self.shared(), partition) && result.is_ok() {
+                result = Err(OffsetsError::NotAssigned { partition: partition.clone() });
+            }
         }
+        result
     }
 
     /// The partitions that are paused.
@@ -349,11 +397,11 @@ impl Consumer {
     }
 
     /// What the group committed for these partitions; those without a committed offset are left out.
-    pub async fn committed(
+    pub async fn committed<P: Borrow<TopicPartition>>(
         &self,
-        partitions: impl IntoIterator<Item = TopicPartition>,
+        partitions: impl IntoIterator<Item = P>,
     ) -> Result<BTreeMap<TopicPartition, OffsetAndMetadata>, OffsetsError> {
-        let partitions: Vec<TopicPartition> = partitions.into_iter().collect();
+        let partitions: Vec<TopicPartition> = partitions.into_iter().map(|p| p.borrow().clone()).collect();
         let client = &self.shared().client;
         let deadline = Instant::now() + client.request_timeout();
         let mut failures = 0;
@@ -374,27 +422,27 @@ impl Consumer {
     // ---- offsets of the log
 
     /// The first offset of each partition.
-    pub async fn begin_offsets(
+    pub async fn begin_offsets<P: Borrow<TopicPartition>>(
         &self,
-        partitions: impl IntoIterator<Item = TopicPartition>,
+        partitions: impl IntoIterator<Item = P>,
     ) -> Result<BTreeMap<TopicPartition, i64>, OffsetsError> {
         self.edge_offsets(partitions, OffsetReset::Earliest).await
     }
 
     /// The offset after the last record of each partition that this consumer can read, given its isolation level.
-    pub async fn end_offsets(
+    pub async fn end_offsets<P: Borrow<TopicPartition>>(
         &self,
-        partitions: impl IntoIterator<Item = TopicPartition>,
+        partitions: impl IntoIterator<Item = P>,
     ) -> Result<BTreeMap<TopicPartition, i64>, OffsetsError> {
         self.edge_offsets(partitions, OffsetReset::Latest).await
     }
 
-    async fn edge_offsets(
+    async fn edge_offsets<P: Borrow<TopicPartition>>(
         &self,
-        partitions: impl IntoIterator<Item = TopicPartition>,
+        partitions: impl IntoIterator<Item = P>,
         edge: OffsetReset,
     ) -> Result<BTreeMap<TopicPartition, i64>, OffsetsError> {
-        let timestamps = partitions.into_iter().map(|partition| (partition, edge.timestamp())).collect();
+        let timestamps = partitions.into_iter().map(|p| (p.borrow().clone(), edge.timestamp())).collect();
         let found = self.list_offsets(timestamps).await?;
         Ok(found.into_iter().filter_map(|(partition, at)| Some((partition, at?.offset))).collect())
     }

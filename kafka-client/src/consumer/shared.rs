@@ -210,7 +210,7 @@ impl Shared {
         if reader.gate {
             return None;
         }
-        if let Some(failure) = self.failure.lock().clone() {
+        if let Some(failure) = self.take_failure() {
             return Some(Err(failure));
         }
         if self.closed.load(Ordering::Acquire) {
@@ -454,6 +454,16 @@ impl Shared {
 
     // ---- the end
 
+    /// A fatal failure stays, any other is told once.
+    fn take_failure(&self) -> Option<ConsumeError> {
+        let mut failure = self.failure.lock();
+        match &*failure {
+            Some(error) if error.is_fatal() => Some(error.clone()),
+            _ => failure.take(),
+        }
+    }
+
+    /// Tells the reader with its next call.
     pub(super) fn fail(&self, error: ConsumeError) {
         *self.failure.lock() = Some(error);
         self.readable.notify();

@@ -108,6 +108,14 @@ fn adopt_leaders(shared: &Shared) -> bool {
         });
         (leader, topic.and_then(|topic| topic.id))
     });
+    if leaderless {
+        for topic in fetcher.topics() {
+            if let Some(code) = cluster.topic_error(&topic).filter(|code| !code.is_retriable()) {
+                fetcher.topic_refused(&topic, code, Instant::now());
+                shared.readable.notify();
+            }
+        }
+    }
     drop(fetcher);
     shared.fetchable.notify();
     leaderless
