@@ -4,8 +4,10 @@
 //! happens once a batch: memory, completion, clock, and waking the sender.
 
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::Poll;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwapOption;
@@ -13,12 +15,13 @@ use kafka_wire::murmur2::partition_for_key;
 use kafka_wire::record_batch::{BATCH_HEADER_BYTES, BatchBuilder, record_size_upper_bound};
 use parking_lot::{Mutex, RwLock};
 use rustc_hash::FxBuildHasher;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::batch::{Batch, Lane};
 use super::delivery::{Completion, Delivery};
 use super::error::SendError;
+use super::memory::{Memory, Room};
 use super::partitioner::Sticky;
 use super::record::{Data, Record, TopicRef};
 use crate::TopicPartition;
@@ -34,10 +37,7 @@ pub(super) struct AccumulatorConfig {
 #[derive(Debug)]
 pub(super) struct Accumulator {
     config: AccumulatorConfig,
-    /// `buffer.memory`, in bytes; fair, so that a large record is not overtaken for ever.
-    memory: Arc<Semaphore>,
-    /// Callers that wait for memory: while there are any, no batch lingers.
-    waiting: AtomicUsize,
+    memory: Arc<Memory>,
     topics: RwLock<HashMap<Arc<str>, Arc<TopicState>, FxBuildHasher>>,
     lanes: AtomicUsize,
     inbox: Mutex<Inbox>,
@@ -55,6 +55,8 @@ pub(super) struct Inbox {
     pub(super) opened: Vec<Arc<PartitionBuffer>>,
     /// The task wakes by itself within `linger` from now on: a batch that opens need not wake it.
     armed: bool,
+    /// No broker takes more requests: the task will wake when one answers, and a batch that closes need not wake it.
+    busy: bool,
 }
 
 #[derive(Debug)]
@@ -89,7 +91,7 @@ struct OpenBatch {
     builder: BatchBuilder,
     completion: Arc<Completion>,
     created_at: Instant,
-    room: OwnedSemaphorePermit,
+    room: Room,
     /// No record is appended past this size.
     limit: usize,
     /// The wall clock in milliseconds, read now and then.
@@ -111,11 +113,9 @@ const CLOCK_EVERY: i32 = 16;
 
 impl Accumulator {
     pub(super) fn new(config: AccumulatorConfig) -> Self {
-        let permits = config.buffer_memory.min(Semaphore::MAX_PERMITS);
         Self {
+            memory: Memory::new(config.buffer_memory),
             config,
-            memory: Arc::new(Semaphore::new(permits)),
-            waiting: AtomicUsize::new(0),
             topics: RwLock::default(),
             lanes: AtomicUsize::new(0),
             inbox: Mutex::default(),
@@ -125,11 +125,7 @@ impl Accumulator {
     }
 
     /// Appends a record, opening a batch in `room` or in memory that is free right now.
-    pub(super) fn append(
-        &self,
-        record: &Record<'_>,
-        room: &mut Option<OwnedSemaphorePermit>,
-    ) -> Result<Delivery, NotNow> {
+    pub(super) fn append(&self, record: &Record<'_>, room: &mut Option<Room>) -> Result<Delivery, NotNow> {
         match &record.topic {
             TopicRef::Handle(handle) if handle.belongs_to(self) => {
                 self.append_to(handle.state(), record, room)
@@ -145,7 +141,7 @@ impl Accumulator {
         &self,
         topic: &TopicState,
         record: &Record<'_>,
-        room: &mut Option<OwnedSemaphorePermit>,
+        room: &mut Option<Room>,
     ) -> Result<Delivery, NotNow> {
         let partitions = topic.partitions.load();
         let Some(partitions) = partitions.as_ref() else {
@@ -200,7 +196,7 @@ impl Accumulator {
         record: &Record<'_>,
         (key, value): (Option<&[u8]>, Option<&[u8]>),
         size: usize,
-        room: &mut Option<OwnedSemaphorePermit>,
+        room: &mut Option<Room>,
     ) -> Result<Delivery, NotNow> {
         if open.closed || self.closed.load(Ordering::Relaxed) {
             return Err(NotNow::Failed(SendError::Closed));
@@ -218,11 +214,8 @@ impl Accumulator {
         let limit = self.config.batch_size.max(whole).min(self.config.buffer_memory);
         let needed = u32::try_from(limit).unwrap_or(u32::MAX);
         let room = match room.take() {
-            Some(room) if room.num_permits() >= limit => room,
-            _ => match self.memory.clone().try_acquire_many_owned(needed) {
-                Ok(room) => room,
-                Err(_) => return Err(NotNow::NeedsRoom(needed)),
-            },
+            Some(room) if room.bytes >= limit => room,
+            _ => self.memory.try_take(needed).ok_or(NotNow::NeedsRoom(needed))?,
         };
         let clock = now_millis();
         let timestamp = record.timestamp.unwrap_or(clock);
@@ -252,19 +245,23 @@ impl Accumulator {
     fn close(&self, buffer: &PartitionBuffer, open: &mut Open) {
         let Some(batch) = buffer.take(open, self.config.batch_size) else { return };
         let mut inbox = self.inbox.lock();
-        let first = inbox.closed.is_empty();
+        let tell = inbox.closed.is_empty() && !inbox.busy;
         inbox.closed.push(batch);
         drop(inbox);
-        if first {
+        if tell {
             self.wake.notify_one();
         }
     }
 
     /// Waits in line for memory. Dropping the future leaves the line.
-    pub(super) async fn room(&self, bytes: u32) -> Option<OwnedSemaphorePermit> {
-        let _waiting = Waiting::new(self);
+    pub(super) async fn room(&self, bytes: u32) -> Option<Room> {
+        let mut waiting = pin!(self.memory.take(bytes));
+        if let Poll::Ready(room) = futures::poll!(&mut waiting) {
+            return room;
+        }
+        // While anybody waits, no batch lingers.
         self.wake.notify_one();
-        self.memory.clone().acquire_many_owned(bytes).await.ok()
+        waiting.await
     }
 
     /// The topic's state, made if it is new; its partitions may not be known yet.
@@ -324,16 +321,17 @@ impl Accumulator {
         opened.append(&mut inbox.opened);
     }
 
-    /// Says whether the task will wake within `linger` by itself; `false` if it should not sleep, since there is news.
-    pub(super) fn may_sleep(&self, armed: bool) -> bool {
+    /// Notes what will wake the task anyway; `false` if it should not sleep, since there is news.
+    pub(super) fn may_sleep(&self, armed: bool, busy: bool) -> bool {
         let mut inbox = self.inbox.lock();
         inbox.armed = armed;
-        inbox.closed.is_empty() && inbox.opened.is_empty()
+        inbox.busy = busy;
+        (inbox.closed.is_empty() || busy) && (inbox.opened.is_empty() || armed)
     }
 
     /// Whether somebody waits for memory.
     pub(super) fn is_exhausted(&self) -> bool {
-        self.waiting.load(Ordering::Relaxed) > 0
+        self.memory.is_exhausted()
     }
 
     /// Closes the partition's batch if it has lingered long enough, or at once if `force`d.
@@ -401,22 +399,6 @@ impl PartitionBuffer {
         let OpenBatch { builder, completion, created_at, room, .. } = open.batch.take()?;
         self.sticky.closed(self.index, builder.size_bytes(), share);
         Some(Batch::new(self.lane.clone(), completion, created_at, Some(room), builder))
-    }
-}
-
-/// Counts a caller that waits for memory, for as long as it does.
-struct Waiting<'a>(&'a Accumulator);
-
-impl<'a> Waiting<'a> {
-    fn new(accumulator: &'a Accumulator) -> Self {
-        accumulator.waiting.fetch_add(1, Ordering::Relaxed);
-        Self(accumulator)
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

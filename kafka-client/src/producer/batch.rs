@@ -8,10 +8,10 @@ use kafka_wire::compression::Compression;
 use kafka_wire::record_batch::{
     BatchBuilder, RecordBatch, Seal, SealError, add_to_sequence, reseal_for_producer,
 };
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use super::delivery::{Completion, Outcome};
+use super::memory::Room;
 use crate::TopicPartition;
 
 /// A partition's name and its place in the sender's table.
@@ -42,7 +42,7 @@ pub(super) struct Batch {
     pub(super) completion: Arc<Completion>,
     pub(super) created_at: Instant,
     /// Memory of `buffer.memory`, given back when the batch is dropped.
-    room: Option<OwnedSemaphorePermit>,
+    room: Option<Room>,
     contents: Contents,
     record_count: i32,
     pub(super) sequence: Option<Sequence>,
@@ -67,7 +67,7 @@ impl Batch {
         lane: Arc<Lane>,
         completion: Arc<Completion>,
         created_at: Instant,
-        room: Option<OwnedSemaphorePermit>,
+        room: Option<Room>,
         builder: BatchBuilder,
     ) -> Self {
         Self {

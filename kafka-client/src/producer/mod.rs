@@ -20,6 +20,7 @@ mod batch;
 mod config;
 mod delivery;
 mod error;
+mod memory;
 mod partitioner;
 mod record;
 mod sender;
@@ -31,7 +32,6 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use kafka_wire::ErrorCode;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 pub use config::ProducerBuilder;
@@ -42,6 +42,7 @@ pub use record::{Data, Record, TopicRef};
 pub use sender::Acks;
 
 use self::accumulator::{Accumulator, AccumulatorConfig, NotNow, TopicState};
+use self::memory::Room;
 use self::sender::SenderConfig;
 use self::task::Commands;
 use crate::client::Client;
@@ -205,7 +206,7 @@ impl Producer {
             return Err(SendError::Closed);
         }
         shared.ensure_started();
-        let mut room: Option<OwnedSemaphorePermit> = None;
+        let mut room: Option<Room> = None;
         loop {
             match why {
                 NotNow::Failed(error) => return Err(error),

@@ -28,6 +28,9 @@ use crate::net::{Call, Connection, Purpose, RequestError};
 
 /// Produce by topic name; from version 13 on it goes by topic id (KIP-516).
 const MAX_PRODUCE_VERSION: i16 = 12;
+/// While every connected broker is busy, new batches do not wake the task. One of them may be for a broker that was not
+/// needed before; it waits for the next answer, and no longer than this.
+const BUSY_SLEEP: Duration = Duration::from_millis(5);
 /// The task looks around this often while anything is open, whatever else it waits for.
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 
@@ -109,8 +112,10 @@ pub(super) async fn run(shared: Arc<Shared>) {
             break;
         }
         let now = Instant::now();
-        let wake = [task.sender.next_wake(now), task.next_linger].into_iter().flatten().min();
-        if !shared.accumulator.may_sleep(task.next_linger.is_some()) {
+        let busy = task.sender.is_saturated();
+        let look_around = busy.then(|| now + BUSY_SLEEP);
+        let wake = [task.sender.next_wake(now), task.next_linger, look_around].into_iter().flatten().min();
+        if !shared.accumulator.may_sleep(task.next_linger.is_some(), busy) {
             continue;
         }
         let idle = task.sender.is_idle() && task.lingering.is_empty();

@@ -4,12 +4,15 @@
 //!
 //! - A batch gets its identity and sequence number once, when it first leaves; retries keep both, whoever leads the
 //!   partition by then, so that a leader which has it already answers so (KIP-98).
+//! - A leader that does not know the producer takes any sequence number. So the first batch for a partition goes alone.
 //! - When the leader finds a gap and nothing sent before the batch is open any more, the gap is real: the batch, and
 //!   whatever follows it, cannot be in the log. Only then do they get new numbers, under a new epoch (KIP-360).
 //!   Batches whose fate is unknown are first offered again under their old numbers.
 //! - A caller is told after `delivery.timeout` whatever happens; a batch in flight at that time stays in its
 //!   partition's order until the answer comes.
 
+#[cfg(test)]
+mod model;
 mod queue;
 #[cfg(test)]
 mod tests;
@@ -347,6 +350,12 @@ impl Sender {
         self.active.is_empty()
     }
 
+    /// Whether no connected broker takes another request before it answered one.
+    pub(super) fn is_saturated(&self) -> bool {
+        let mut up = self.brokers.values().filter(|broker| broker.link == Link::Up).peekable();
+        up.peek().is_some() && up.all(|broker| broker.in_flight >= self.config.max_in_flight)
+    }
+
     /// Gives up everything: the producer is closed for good.
     pub(super) fn abort(&mut self, now: Instant) {
         for queue in self.partitions.iter_mut().flatten() {
@@ -385,6 +394,9 @@ impl Sender {
         let Returned { mut batch, expired, first_in_line } = returned;
         batch.last_error = Some(answer.code);
         let Some(Some(queue)) = self.partitions.get_mut(slot) else { return };
+        if matches!(answer.code, ErrorCode::None | ErrorCode::DuplicateSequenceNumber) {
+            queue.written(batch.sequence.map(|s| s.identity));
+        }
         match answer.code {
             ErrorCode::None => {
                 let PartAnswer { base_offset, log_append_time, .. } = *answer;

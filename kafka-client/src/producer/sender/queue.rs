@@ -21,6 +21,10 @@ pub(super) struct PartitionQueue {
     /// Under which identity numbers are given, and the next number.
     identity: Option<Identity>,
     next_sequence: i32,
+    /// The identity under which the leader wrote a batch: from then on it checks that nothing is missing. Of a producer
+    /// that it does not know it takes any number, so until then one batch goes at a time, or the second could be
+    /// written without the first.
+    known_as: Option<Identity>,
     /// The broker's picture of the sequence has a hole: once nothing is in flight, waiting batches get new numbers.
     resequence: bool,
     /// When to say again that the leader is unknown.
@@ -55,6 +59,7 @@ impl PartitionQueue {
             next_ordinal: 0,
             identity: None,
             next_sequence: 0,
+            known_as: None,
             resequence: false,
             ask_leader_at: None,
         }
@@ -101,6 +106,9 @@ impl PartitionQueue {
         if self.in_flight.is_empty() {
             return true;
         }
+        if identity.is_some() && self.known_as != self.identity {
+            return false;
+        }
         let in_order = self.in_flight.iter().all(|sent| {
             sent.broker == broker
                 && sent.batch.attempts <= 1
@@ -139,6 +147,11 @@ impl PartitionQueue {
         for batch in &mut self.waiting {
             batch.sequence = None;
         }
+    }
+
+    /// The leader wrote a batch of this identity.
+    pub(super) fn written(&mut self, identity: Option<Identity>) {
+        self.known_as = identity;
     }
 
     /// The numbers from here on are of no use: start over under the producer's current identity when nothing is open.
