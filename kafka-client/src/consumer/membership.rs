@@ -32,8 +32,11 @@ use crate::net::{Call, Purpose, RequestError};
 
 /// JoinGroup is answered when the rebalance ends; the coordinator gets this much longer than the members.
 const JOIN_GRACE: Duration = Duration::from_secs(5);
-/// How long leaving may take once the consumer is dropped and nobody waits for it.
-const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long leaving may take, rebalance callbacks and retries included, also when the consumer was dropped and
+/// nobody waits for it.
+pub(super) const LEAVE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How often the leader looks whether a topic that is subscribed to but does not exist was created.
+const MISSING_TOPIC_INTERVAL: Duration = Duration::from_secs(1);
 /// From this version on, LeaveGroup names its members in a list (KIP-345).
 const LEAVE_WITH_MEMBERS_VERSION: i16 = 3;
 /// From these versions on, a reason can be given (KIP-800).
@@ -65,6 +68,7 @@ struct GroupTask {
     /// Handing partitions over to and back from the application, one step at a time.
     handover: Option<Handover>,
     handovers: VecDeque<Handover>,
+    missing_topics_due: Option<Instant>,
 }
 
 struct Handover {
@@ -89,6 +93,7 @@ pub(super) async fn run(
         requests: FuturesUnordered::new(),
         handover: None,
         handovers: VecDeque::new(),
+        missing_topics_due: None,
     };
     task.watch_topics();
     let mut leave_by: Option<Instant> = None;
@@ -101,7 +106,9 @@ pub(super) async fn run(
         if leave_by.is_some_and(|at| at <= now) || (task.membership.has_left() && task.is_idle()) {
             return;
         }
-        let wake_at = [task.membership.wake_at(), leave_by, Some(now + tick)].into_iter().flatten().min();
+        task.ask_for_missing_topics(now);
+        let wakes = [task.membership.wake_at(), leave_by, task.missing_topics_due, Some(now + tick)];
+        let wake_at = wakes.into_iter().flatten().min();
         tokio::select! {
             event = next_exchange(&mut task.exchange) => task.handle(event),
             Some(event) = task.requests.next(), if !task.requests.is_empty() => task.handle(event),
@@ -194,6 +201,19 @@ impl GroupTask {
         }
         let counts = count_partitions(&self.shared.client.cluster(), self.membership.watched_topics());
         self.membership.topics_changed(&counts);
+    }
+
+    fn ask_for_missing_topics(&mut self, now: Instant) {
+        if self.missing_topics_due.is_some_and(|at| now < at) {
+            return;
+        }
+        let cluster = self.shared.client.cluster();
+        let watched = self.membership.watched_topics();
+        let missing: Vec<&Arc<str>> = watched.iter().filter(|topic| cluster.topic(topic).is_none()).collect();
+        self.missing_topics_due = (!missing.is_empty()).then_some(now + MISSING_TOPIC_INTERVAL);
+        if !missing.is_empty() {
+            self.shared.client.want_refresh(missing);
+        }
     }
 
     fn perform(&mut self, action: Action, now: Instant) {
@@ -487,19 +507,29 @@ async fn heartbeat(shared: &Shared, identity: Identity) -> Result<(), Failure> {
     check(ask(shared, Purpose::Coordinator, timeout, build).await?.error_code)
 }
 
-/// On a connection where no JoinGroup of ours is held back.
+/// On a connection where no JoinGroup of ours is held back. Tries again while the caller waits: a member that
+/// vanishes without a word holds its group up until its session ends.
 async fn leave(shared: &Shared, identity: Identity) {
-    let build = |version: i16| {
-        let request = LeaveGroupRequest::default().with_group_id(group_id(shared));
-        if version < LEAVE_WITH_MEMBERS_VERSION {
-            return request.with_member_id(string(&identity.member_id));
+    let mut failures = 0;
+    loop {
+        let build = |version: i16| {
+            let request = LeaveGroupRequest::default().with_group_id(group_id(shared));
+            if version < LEAVE_WITH_MEMBERS_VERSION {
+                return request.with_member_id(string(&identity.member_id));
+            }
+            let mut member = MemberIdentity::default().with_member_id(string(&identity.member_id));
+            if version >= LEAVE_WITH_REASON_VERSION {
+                member.reason = Some(StrBytes::from_static_str("the consumer is being closed"));
+            }
+            request.with_members(vec![member])
+        };
+        let answer = ask(shared, Purpose::Control, shared.client.request_timeout(), build).await;
+        match answer.and_then(|response| check(response.error_code)) {
+            Err(Failure::Refused(code)) if !code.is_retriable() => return,
+            Err(_) => shared.forget_coordinator(),
+            Ok(()) => return,
         }
-        let mut member = MemberIdentity::default().with_member_id(string(&identity.member_id));
-        if version >= LEAVE_WITH_REASON_VERSION {
-            member.reason = Some(StrBytes::from_static_str("the consumer is being closed"));
-        }
-        request.with_members(vec![member])
-    };
-    // Without an answer the coordinator notices when the session ends.
-    let _ = ask(shared, Purpose::Control, LEAVE_TIMEOUT, build).await;
+        failures += 1;
+        tokio::time::sleep(shared.client.retry_backoff().random_delay(failures)).await;
+    }
 }

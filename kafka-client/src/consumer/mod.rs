@@ -86,7 +86,7 @@ pub enum IsolationLevel {
 }
 
 /// How long [`Consumer::close`] tries to commit and to leave the group.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(30);
+const CLOSE_TIMEOUT: Duration = membership::LEAVE_TIMEOUT;
 
 /// Reads records of topics or partitions; made by [`Client::consumer`].
 ///
