@@ -1,1 +1,11 @@
-//! it
+//! The suite. `cargo test -p integration-tests` runs it on the embedded broker; `cargo xtask test` also on Apache Kafka.
+
+mod child_broker;
+mod consume;
+mod groups;
+mod hostile;
+mod interop;
+mod produce;
+mod restart;
+mod streams;
+mod topics;

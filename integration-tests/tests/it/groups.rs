@@ -1,0 +1,143 @@
+//! What a consumer group promises: the partitions are shared, nothing is skipped, a new member goes on where the last
+//! one committed.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use integration_tests::{Cluster, PATIENCE, TestResult, unique};
+use kafka_client::Client;
+use kafka_client::consumer::{Consumer, OffsetReset};
+use kafka_client::group::assignor::{CooperativeStickyAssignor, RangeAssignor};
+use kafka_client::producer::Record;
+use tokio::time::{Instant, timeout};
+
+async fn fill(client: &Client, topic: &str, partitions: i32, values: std::ops::Range<u32>) -> TestResult {
+    let producer = client.producer().build()?;
+    for value in values {
+        drop(producer.send(Record::to(topic).partition(value as i32 % partitions).value(value.to_string())).await?);
+    }
+    producer.close(Duration::from_secs(30)).await?;
+    Ok(())
+}
+
+fn member(client: &Client, group: &str, topic: &str, cooperative: bool) -> TestResult<Consumer> {
+    let builder = client
+        .consumer()
+        .group(group)
+        .topics([topic])
+        .auto_offset_reset(OffsetReset::Earliest)
+        .enable_auto_commit(false);
+    Ok(if cooperative {
+        builder.assignor(CooperativeStickyAssignor::default()).build()?
+    } else {
+        builder.assignor(RangeAssignor::default()).build()?
+    })
+}
+
+async fn take(consumer: &Consumer, count: usize) -> TestResult<BTreeSet<u32>> {
+    let mut values = BTreeSet::new();
+    while values.len() < count {
+        let record = timeout(PATIENCE, consumer.next()).await??.ok_or("the consumer ended")?;
+        values.insert(std::str::from_utf8(record.value.as_deref().unwrap_or_default())?.parse()?);
+    }
+    Ok(values)
+}
+
+/// Waits until each member owns that many partitions.
+async fn settled(members: &[&Consumer], each: usize) -> TestResult {
+    let deadline = Instant::now() + PATIENCE;
+    while !members.iter().all(|member| member.assignment().len() == each) {
+        if Instant::now() > deadline {
+            let owned: Vec<_> = members.iter().map(|member| member.assignment()).collect();
+            return Err(format!("the group did not settle: {owned:?}").into());
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_new_member_goes_on_where_the_group_committed() -> TestResult {
+    let cluster = Cluster::start().await?;
+    let client = cluster.client().await?;
+    let (topic, group) = (cluster.topic("resume", 2).await?, unique("resume"));
+    fill(&client, &topic, 2, 0..100).await?;
+    let first = member(&client, &group, &topic, false)?;
+    let mut seen = take(&first, 60).await?;
+    first.commit().await?;
+    first.close().await?;
+    let second = member(&client, &group, &topic, false)?;
+    seen.extend(take(&second, 40).await?);
+    assert_eq!(seen, (0..100).collect());
+    second.close().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_was_not_committed_is_read_again() -> TestResult {
+    let cluster = Cluster::start().await?;
+    let client = cluster.client().await?;
+    let (topic, group) = (cluster.topic("uncommitted", 1).await?, unique("uncommitted"));
+    fill(&client, &topic, 1, 0..10).await?;
+    let first = member(&client, &group, &topic, false)?;
+    take(&first, 10).await?;
+    first.close().await?;
+    let second = member(&client, &group, &topic, false)?;
+    assert_eq!(take(&second, 10).await?, (0..10).collect());
+    Ok(())
+}
+
+#[tokio::test]
+async fn members_share_the_partitions_and_the_last_one_takes_them_all() -> TestResult {
+    for cooperative in [false, true] {
+        let cluster = Cluster::start().await?;
+        let client = cluster.client().await?;
+        let (topic, group) = (cluster.topic("share", 4).await?, unique("share"));
+        let first = member(&client, &group, &topic, cooperative)?;
+        let second = member(&client, &group, &topic, cooperative)?;
+        settled(&[&first, &second], 2).await?;
+        let mut owned = first.assignment();
+        owned.extend(second.assignment());
+        assert_eq!(owned.iter().map(|of| of.partition).collect::<BTreeSet<_>>(), (0..4).collect());
+        second.close().await?;
+        settled(&[&first], 4).await?;
+        fill(&client, &topic, 4, 0..40).await?;
+        assert_eq!(take(&first, 40).await?, (0..40).collect());
+        first.close().await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn no_record_is_skipped_while_members_come_and_go() -> TestResult {
+    let cluster = Cluster::start().await?;
+    let client = cluster.client().await?;
+    let (topic, group) = (cluster.topic("churn", 4).await?, unique("churn"));
+    fill(&client, &topic, 4, 0..4000).await?;
+    let mut seen = BTreeSet::new();
+    // Each generation commits what it saw before it leaves; at least once means that the union is everything.
+    for round in 0..4 {
+        let steady = member(&client, &group, &topic, true)?;
+        let joining = member(&client, &group, &topic, true)?;
+        settled(&[&steady, &joining], 2).await?;
+        for consumer in [&steady, &joining] {
+            seen.extend(take(consumer, 300).await?);
+            consumer.commit().await?;
+        }
+        if round % 2 == 0 {
+            joining.close().await?;
+            steady.close().await?;
+        } else {
+            steady.close().await?;
+            joining.close().await?;
+        }
+    }
+    let last = member(&client, &group, &topic, true)?;
+    let deadline = Instant::now() + PATIENCE;
+    while seen.len() < 4000 && Instant::now() < deadline {
+        let record = timeout(PATIENCE, last.next()).await??.ok_or("the consumer ended")?;
+        seen.insert(std::str::from_utf8(record.value.as_deref().unwrap_or_default())?.parse()?);
+    }
+    assert_eq!(seen.len(), 4000);
+    Ok(())
+}

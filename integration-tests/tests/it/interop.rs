@@ -1,0 +1,135 @@
+//! Foreign clients against the cluster: kcat (librdkafka) and Apache Kafka's own console tools.
+//!
+//! Each test says plainly on stderr when its program is not on this machine; `cargo xtask test` counts those.
+
+use std::path::PathBuf;
+use std::process::Stdio;
+
+use integration_tests::{Cluster, PATIENCE, TestResult};
+use kafka_client::producer::Record;
+use tokio::io::AsyncWriteExt;
+use tokio::process::Command;
+use tokio::time::timeout;
+
+use crate::consume::read_all;
+
+/// Runs a program with `input` on its stdin and gives back its stdout.
+async fn run(command: &mut Command, input: &str) -> TestResult<String> {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()?;
+    let mut stdin = child.stdin.take().ok_or("no stdin")?;
+    stdin.write_all(input.as_bytes()).await?;
+    drop(stdin);
+    let output = timeout(PATIENCE, child.wait_with_output()).await??;
+    let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+    if output.status.success() {
+        Ok(stdout)
+    } else {
+        Err(format!("{}: {stdout}{}", output.status, String::from_utf8_lossy(&output.stderr)).into())
+    }
+}
+
+fn program(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    let found = std::env::split_paths(&path).map(|folder| folder.join(name)).find(|path| path.is_file());
+    if found.is_none() {
+        eprintln!("SKIPPED: {name} is not installed");
+    }
+    found
+}
+
+/// One of Kafka's own tools; `KAFKA_JARS` is the folder that `cargo xtask kafka jars` prints.
+fn kafka_tool(class: &str) -> Option<Command> {
+    let java = program("java")?;
+    let Some(jars) = std::env::var_os("KAFKA_JARS").map(PathBuf::from).filter(|jars| jars.is_dir()) else {
+        eprintln!("SKIPPED: KAFKA_JARS does not name the folder of Apache Kafka's jars");
+        return None;
+    };
+    let mut command = Command::new(java);
+    command.arg("-Dorg.slf4j.simpleLogger.defaultLogLevel=error").arg("-cp").arg(jars.join("*")).arg(class);
+    Some(command)
+}
+
+fn lines(count: usize) -> Vec<String> {
+    (0..count).map(|i| format!("line {i}")).collect()
+}
+
+#[tokio::test]
+async fn kcat_reads_what_we_write_and_we_read_what_kcat_writes() -> TestResult {
+    let Some(kcat) = program("kcat") else { return Ok(()) };
+    let cluster = Cluster::start().await?;
+    let client = cluster.client().await?;
+    let topic = cluster.topic("kcat", 1).await?;
+    let sent = lines(1000);
+    for codec in ["none", "gzip", "snappy", "lz4", "zstd"] {
+        let mut produce = Command::new(&kcat);
+        produce.args(["-P", "-b", cluster.bootstrap_servers(), "-t", &topic, "-X", "enable.idempotence=true", "-z", codec]);
+        run(&mut produce, &sent.join("\n")).await?;
+    }
+    let read = read_all(&client, &topic, 1).await?;
+    let values: Vec<_> = read.iter().map(|r| String::from_utf8_lossy(r.value.as_deref().unwrap_or_default())).collect();
+    assert_eq!(values, [&sent[..]; 5].concat());
+
+    let producer = client.producer().build()?;
+    let ours = cluster.topic("for-kcat", 1).await?;
+    for line in &sent {
+        drop(producer.send(Record::to(&ours).key("k").value(line.clone())).await?);
+    }
+    producer.flush().await;
+    let mut consume = Command::new(&kcat);
+    consume.args(["-C", "-b", cluster.bootstrap_servers(), "-t", &ours, "-o", "beginning", "-e", "-q", "-f", "%k %s\n"]);
+    let read = run(&mut consume, "").await?;
+    let expected: Vec<_> = sent.iter().map(|line| format!("k {line}")).collect();
+    assert_eq!(read.lines().collect::<Vec<_>>(), expected);
+    Ok(())
+}
+
+#[tokio::test]
+async fn kafkas_console_producer_and_consumer_work() -> TestResult {
+    let (Some(mut produce), Some(mut consume)) = (
+        kafka_tool("org.apache.kafka.tools.ConsoleProducer"),
+        kafka_tool("org.apache.kafka.tools.consumer.ConsoleConsumer"),
+    ) else {
+        return Ok(());
+    };
+    let cluster = Cluster::start().await?;
+    let topic = cluster.topic("console", 1).await?;
+    let sent = lines(200);
+    let server = cluster.bootstrap_servers();
+    produce.args(["--bootstrap-server", server, "--topic", &topic]);
+    run(&mut produce, &(sent.join("\n") + "\n")).await?;
+    let read = read_all(&cluster.client().await?, &topic, 1).await?;
+    assert_eq!(read.len(), 200);
+    consume.args(["--bootstrap-server", server, "--topic", &topic, "--from-beginning", "--max-messages", "200"]);
+    consume.args(["--group", &topic]);
+    let read = run(&mut consume, "").await?;
+    assert_eq!(read.lines().collect::<Vec<_>>(), sent);
+    Ok(())
+}
+
+#[tokio::test]
+async fn kafkas_topic_tool_creates_describes_and_deletes() -> TestResult {
+    const CLASS: &str = "org.apache.kafka.tools.TopicCommand";
+    let Some(mut create) = kafka_tool(CLASS) else { return Ok(()) };
+    let cluster = Cluster::start().await?;
+    let topic = integration_tests::unique("by-java");
+    let server = cluster.bootstrap_servers();
+    create.args(["--bootstrap-server", server, "--create", "--topic", &topic, "--partitions", "3"]);
+    create.args(["--config", "retention.ms=1000"]);
+    run(&mut create, "").await?;
+    let mut describe = kafka_tool(CLASS).ok_or("java went away")?;
+    describe.args(["--bootstrap-server", server, "--describe", "--topic", &topic]);
+    let described = run(&mut describe, "").await?;
+    assert!(described.contains("PartitionCount: 3") && described.contains("retention.ms=1000"), "{described}");
+    let mut delete = kafka_tool(CLASS).ok_or("java went away")?;
+    delete.args(["--bootstrap-server", server, "--delete", "--topic", &topic]);
+    run(&mut delete, "").await?;
+    let mut list = kafka_tool(CLASS).ok_or("java went away")?;
+    list.args(["--bootstrap-server", server, "--list"]);
+    assert!(!run(&mut list, "").await?.contains(&topic));
+    Ok(())
+}

@@ -1,0 +1,83 @@
+//! The Admin client against the cluster: what is created is described, what is wrong is named.
+
+use integration_tests::{Cluster, TestResult, unique};
+use kafka_admin::{Admin, ConfigResource, NewPartitions, NewTopic};
+use kafka_client::wire::ErrorCode;
+
+#[tokio::test]
+async fn a_topic_is_created_described_grown_and_deleted() -> TestResult {
+    let cluster = Cluster::start().await?;
+    let admin = Admin::new(cluster.client().await?);
+    let name = unique("lifecycle");
+    admin.create_topics([NewTopic::new(&name, 2, 1).config("cleanup.policy", "compact")]).await?.all()?;
+    assert!(admin.list_topics().await?.iter().any(|topic| topic.name == name));
+    let described = admin.describe_topics([&name]).await?.all()?;
+    assert_eq!(described[0].1.partitions.len(), 2);
+    assert!(described[0].1.partitions.iter().all(|partition| partition.leader.is_some()));
+    admin.create_partitions([NewPartitions::increase_to(&name, 5)]).await?.all()?;
+    assert_eq!(admin.describe_topics([&name]).await?.all()?[0].1.partitions.len(), 5);
+    let configs = admin.describe_configs([ConfigResource::Topic(name.clone())]).await?.all()?;
+    let policy = configs[0].1.iter().find(|entry| entry.name == "cleanup.policy");
+    let policy = policy.ok_or("cleanup.policy is not described")?;
+    assert_eq!(policy.value.as_deref(), Some("compact"));
+    admin.delete_topics([&name]).await?.all()?;
+    assert!(!admin.list_topics().await?.iter().any(|topic| topic.name == name));
+    Ok(())
+}
+
+#[tokio::test]
+async fn every_bad_request_is_refused_with_kafkas_code_and_the_topics_name() -> TestResult {
+    let cluster = Cluster::start().await?;
+    let admin = Admin::new(cluster.client().await?);
+    let name = cluster.topic("taken", 1).await?;
+    let fresh = || unique("fresh");
+    let too_long = "x".repeat(250);
+    for (topic, expected) in [
+        (NewTopic::new(&name, 1, 1), ErrorCode::TopicAlreadyExists),
+        (NewTopic::new("bad name", 1, 1), ErrorCode::InvalidTopicException),
+        (NewTopic::new("..", 1, 1), ErrorCode::InvalidTopicException),
+        (NewTopic::new(&too_long, 1, 1), ErrorCode::InvalidTopicException),
+        (NewTopic::new(fresh(), 0, 1), ErrorCode::InvalidPartitions),
+        (NewTopic::new(fresh(), 1, 0), ErrorCode::InvalidReplicationFactor),
+        (NewTopic::new(fresh(), 1, 9), ErrorCode::InvalidReplicationFactor),
+        (NewTopic::new(fresh(), 1, 1).config("no.such.config", "1"), ErrorCode::InvalidConfig),
+        (NewTopic::new(fresh(), 1, 1).config("retention.ms", "soon"), ErrorCode::InvalidConfig),
+    ] {
+        let named = topic.name().to_owned();
+        let error = admin.create_topics([topic]).await?.all().err().ok_or_else(|| format!("{named} was created"))?;
+        assert_eq!(error.code(), Some(expected), "{error}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn deleting_an_unknown_topic_and_shrinking_one_are_refused() -> TestResult {
+    let cluster = Cluster::start().await?;
+    let admin = Admin::new(cluster.client().await?);
+    let error = admin.delete_topics([unique("ghost")]).await?.all().err().ok_or("deleted")?;
+    assert_eq!(error.code(), Some(ErrorCode::UnknownTopicOrPartition));
+    let topic = cluster.topic("shrink", 3).await?;
+    let error = admin.create_partitions([NewPartitions::increase_to(&topic, 2)]).await?.all().err().ok_or("shrunk")?;
+    assert_eq!(error.code(), Some(ErrorCode::InvalidPartitions));
+    Ok(())
+}
+
+#[tokio::test]
+async fn validate_only_creates_nothing() -> TestResult {
+    let cluster = Cluster::start().await?;
+    let admin = Admin::new(cluster.client().await?);
+    let name = unique("dry-run");
+    admin.create_topics([NewTopic::new(&name, 1, 1)]).validate_only(true).await?.all()?;
+    assert!(!admin.list_topics().await?.iter().any(|topic| topic.name == name));
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_cluster_describes_itself() -> TestResult {
+    let cluster = Cluster::start().await?;
+    let described = Admin::new(cluster.client().await?).describe_cluster().await?;
+    assert_eq!(described.brokers.len(), 1);
+    assert!(!described.cluster_id.is_empty());
+    assert!(described.controller.is_some());
+    Ok(())
+}
