@@ -412,13 +412,23 @@ impl PartitionLog {
             });
         }
         let after = self.segments.partition_point(|segment| segment.base_offset <= offset);
+        let mut found: Vec<Bytes> = Vec::new();
+        let mut left = max_bytes;
+        let mut next_offset = offset;
+        // Unlike Kafka's, a read goes on in the next segment, so that a fetch is as large as there is data for it.
         for segment in &self.segments[after.saturating_sub(1)..] {
-            let found = segment.read(offset, max_bytes, minimum_one_batch)?;
-            if !found.is_empty() {
-                return Ok(found);
+            if segment.base_offset > next_offset {
+                // The limit ended the read inside the segment before: going on would leave a gap.
+                break;
             }
+            let pieces = segment.read(offset, left, minimum_one_batch && found.is_empty())?;
+            left = left.saturating_sub(pieces.iter().map(Bytes::len).sum());
+            if let Some(last) = pieces.last().cloned().and_then(|piece| RecordBatch::iter(piece).last()) {
+                next_offset = last?.next_offset();
+            }
+            found.extend(pieces);
         }
-        Ok(Vec::new())
+        Ok(found)
     }
 
     /// The first record at or after the time, if there is one.
