@@ -1,40 +1,70 @@
-//! Where the logs of this node lie. In memory, until logs can lie on disk.
+//! Where the logs of this node lie: in memory, or in a data folder that is laid out as Kafka's.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
 use uuid::Uuid;
 
 use crate::StartError;
-use crate::config::broker::BrokerConfig;
+use crate::cluster::METADATA_TOPIC;
 use crate::config::topic::TopicConfig;
+use crate::data_dir::DataDir;
 use crate::ids;
-use crate::log::PartitionLog;
+use crate::log::{LogConfig, LogError, PartitionLog, Shutdown};
+use crate::storage::{Disk, Memory, Storage};
+
+/// Present after an orderly end; its absence at start makes every log be checked (`CleanShutdownFileHandler`).
+const CLEAN_SHUTDOWN_FILE: &str = ".kafka_cleanshutdown";
+const CLEAN_SHUTDOWN: &[u8] = b"{\"version\":0,\"brokerEpoch\":-1}";
+/// In each partition's folder: which topic it belongs to, beyond the name (KIP-516).
+const PARTITION_METADATA_FILE: &str = "partition.metadata";
 
 /// The logs of this node.
 #[derive(Debug)]
 pub(crate) struct Logs {
+    storage: Arc<dyn Storage>,
     cluster_id: String,
     directory_id: Uuid,
-    metadata: TopicConfig,
+    left: Shutdown,
+    /// Held as long as the logs are.
+    data_dir: Option<DataDir>,
 }
 
 impl Logs {
-    /// Opens the folder, or memory. A folder is refused rather than quietly not written to.
-    pub(crate) fn open(
-        data_dir: Option<&Path>,
-        _node_id: i32,
-        config: &BrokerConfig,
-    ) -> Result<Self, StartError> {
-        if let Some(path) = data_dir {
-            let reason = "logs on disk are not supported yet".to_owned();
-            return Err(StartError::Folder { path: path.to_owned(), reason });
-        }
-        let forever = BTreeMap::from([("retention.ms".to_owned(), "-1".to_owned())]);
+    /// Takes hold of the folder, or of memory.
+    pub(crate) fn open(data_dir: Option<&Path>, node_id: i32) -> Result<Self, StartError> {
+        let Some(path) = data_dir else {
+            return Ok(Self {
+                storage: Arc::new(Memory::default()),
+                cluster_id: ids::to_text(ids::random()),
+                directory_id: ids::random(),
+                left: Shutdown::Clean,
+                data_dir: None,
+            });
+        };
+        let data_dir = DataDir::open(path, node_id)?;
+        let storage: Arc<dyn Storage> = Arc::new(Disk::new(data_dir.path()));
+        let marker = storage.read(CLEAN_SHUTDOWN_FILE).and_then(|marker| {
+            // From here on the folder is in use: what happens next is not an orderly end until it was one.
+            storage.remove(CLEAN_SHUTDOWN_FILE)?;
+            Ok(marker)
+        });
+        let left = match marker {
+            Ok(Some(_)) => Shutdown::Clean,
+            Ok(None) => Shutdown::Unclean,
+            Err(error) => {
+                let reason = format!("{CLEAN_SHUTDOWN_FILE}: {error}");
+                return Err(StartError::Folder { path: path.to_owned(), reason });
+            }
+        };
         Ok(Self {
-            cluster_id: ids::to_text(ids::random()),
-            directory_id: ids::random(),
-            metadata: TopicConfig::new(&forever, config),
+            storage,
+            cluster_id: data_dir.cluster_id().to_owned(),
+            directory_id: data_dir.directory_id(),
+            left,
+            data_dir: Some(data_dir),
         })
     }
 
@@ -46,25 +76,86 @@ impl Logs {
         self.directory_id
     }
 
-    /// The log of `__cluster_metadata-0`.
-    pub(crate) fn metadata_log(&self, _now_ms: i64) -> Result<PartitionLog, StartError> {
-        Ok(PartitionLog::new(self.metadata.clone()))
+    /// The log of `__cluster_metadata-0`: kept whole, and synced with each change as Kafka's is.
+    pub(crate) fn metadata_log(&self) -> Result<PartitionLog, StartError> {
+        let config = LogConfig {
+            retention_ms: -1,
+            segment_ms: i64::MAX,
+            max_message_bytes: usize::MAX,
+            flush_messages: 1,
+            ..LogConfig::default()
+        };
+        let folder = folder_name(METADATA_TOPIC, 0);
+        PartitionLog::open(Arc::clone(&self.storage), &folder, config, self.left).map_err(|error| {
+            let path = self.data_dir.as_ref().map(|dir| dir.path().to_owned()).unwrap_or_default();
+            StartError::Folder { path, reason: error.to_string() }
+        })
     }
 
-    /// Opens or creates the log of a partition.
+    /// Opens or begins the log of a partition.
+    ///
+    /// A folder of the same name that belongs to another topic id is what a topic left that was deleted while its files
+    /// could not be: it is removed first.
     pub(crate) fn open_partition(
         &self,
-        _topic: &str,
-        _topic_id: Uuid,
-        _index: i32,
+        topic: &str,
+        topic_id: Uuid,
+        index: i32,
         config: &TopicConfig,
-        _now_ms: i64,
-    ) -> Result<PartitionLog, std::io::Error> {
-        Ok(PartitionLog::new(config.clone()))
+    ) -> Result<PartitionLog, LogError> {
+        let folder = folder_name(topic, index);
+        let prepare = || {
+            match self.topic_id_of(&folder)? {
+                Some(id) if id == topic_id => return Ok(()),
+                Some(_) => self.storage.remove_folder(&folder)?,
+                None => {}
+            }
+            self.storage.create_folder(&folder)?;
+            let text = format!("version: 0\ntopic_id: {}", ids::to_text(topic_id));
+            self.storage.replace(&format!("{folder}/{PARTITION_METADATA_FILE}"), text.as_bytes())
+        };
+        prepare().map_err(|source| LogError { folder: folder.clone(), source })?;
+        PartitionLog::open(Arc::clone(&self.storage), &folder, config.log.clone(), self.left)
     }
 
-    /// Removes what a deleted partition leaves.
-    pub(crate) fn remove(&self, _topic: &str, _index: i32) -> Result<(), std::io::Error> {
+    fn topic_id_of(&self, folder: &str) -> io::Result<Option<Uuid>> {
+        let text = self.storage.read(&format!("{folder}/{PARTITION_METADATA_FILE}"))?.unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        let fields: BTreeMap<&str, &str> = text.lines().filter_map(|line| line.split_once(": ")).collect();
+        Ok(fields.get("topic_id").and_then(|id| ids::from_text(id)))
+    }
+
+    /// Removes what a deleted partition leaves, if it could not be removed with its log.
+    pub(crate) fn remove(&self, topic: &str, index: i32) -> io::Result<()> {
+        self.storage.remove_folder(&folder_name(topic, index))
+    }
+
+    /// Removes the folders of topics that do not exist (any more).
+    pub(crate) fn remove_strays(&self, exists: impl Fn(Uuid) -> bool) -> io::Result<()> {
+        if !self.storage.is_durable() {
+            return Ok(());
+        }
+        for folder in self.storage.list("")? {
+            // Only what says itself that it is a partition's folder is touched.
+            if let Ok(Some(id)) = self.topic_id_of(&folder)
+                && !exists(id)
+            {
+                tracing::info!(folder, "removing the files of a deleted partition");
+                self.storage.remove_folder(&folder)?;
+            }
+        }
         Ok(())
     }
+
+    /// Says that every log was closed in order.
+    pub(crate) fn mark_clean(&self) -> io::Result<()> {
+        match self.storage.is_durable() {
+            true => self.storage.replace(CLEAN_SHUTDOWN_FILE, CLEAN_SHUTDOWN),
+            false => Ok(()),
+        }
+    }
+}
+
+fn folder_name(topic: &str, index: i32) -> String {
+    format!("{topic}-{index}")
 }

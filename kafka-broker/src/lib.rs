@@ -25,13 +25,13 @@ mod dispatch;
 mod folder;
 mod groups;
 mod ids;
-#[path = "interim_log.rs"]
 mod log;
 mod maintenance;
 mod partition;
 mod scatter;
 mod server;
 mod state;
+mod storage;
 mod topics;
 mod waiter;
 

@@ -1,4 +1,4 @@
-//! What happens to logs without a request: retention.
+//! What happens to logs without a request: retention, forgetting idle producers, syncing, and the orderly end.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,9 +10,12 @@ use crate::state::BrokerState;
 /// Looks at the logs now and then until it is dropped.
 pub(crate) async fn run(state: Arc<BrokerState>) {
     let mut retention = ticks(state.config.retention_check_interval_ms());
+    let mut sync = ticks(state.config.flush_check_interval_ms());
     loop {
-        retention.tick().await;
-        on_disk_thread(&state, clean).await;
+        tokio::select! {
+            _ = retention.tick() => on_disk_thread(&state, clean).await,
+            _ = sync.tick() => on_disk_thread(&state, sync_due).await,
+        }
     }
 }
 
@@ -32,10 +35,58 @@ async fn on_disk_thread(state: &Arc<BrokerState>, work: fn(&BrokerState)) {
         tracing::error!(%error, "log maintenance failed");
     }
 }
-/// Deletes what has outlived its topic's retention.
+
+/// Deletes what has outlived its topic's retention, and forgets producers that were idle for long.
 fn clean(state: &BrokerState) {
     let now_ms = state.clock.now_ms();
+    let producer_expiration_ms = state.config.producer_id_expiration_ms();
     for partition in state.topics.all_partitions() {
-        partition.maintain(|log| log.apply_retention(now_ms));
+        let cleaned = partition.maintain(|log| {
+            log.expire_producers(now_ms, producer_expiration_ms);
+            log.enforce_retention(now_ms)
+        });
+        match cleaned {
+            Some(Ok(segments)) if segments > 0 => {
+                tracing::info!(partition = partition.name(), segments, "old segments deleted");
+            }
+            Some(Err(error)) => {
+                tracing::error!(partition = partition.name(), %error, "old segments cannot be deleted");
+            }
+            Some(Ok(_)) | None => {}
+        }
+    }
+}
+
+/// Syncs the logs of topics that set `flush.ms`.
+fn sync_due(state: &BrokerState) {
+    for partition in
+        state.topics.all_partitions().into_iter().filter(|partition| partition.is_synced_by_time())
+    {
+        if let Some(Err(error)) = partition.maintain(|log| log.flush()) {
+            tracing::error!(partition = partition.name(), %error, "log cannot be synced");
+        }
+    }
+}
+
+/// Closes every log and, if all went well, says so in the folder. Nothing may be appended any more.
+pub(crate) fn close(state: &BrokerState) {
+    let mut clean = true;
+    for partition in state.topics.all_partitions() {
+        let Some(mut log) = partition.take() else {
+            clean = false;
+            continue;
+        };
+        if let Err(error) = log.close() {
+            tracing::error!(partition = partition.name(), %error, "log not closed");
+            clean = false;
+        }
+    }
+    let marked = match state.cluster.controller().close() {
+        Ok(()) if clean => state.logs.mark_clean(),
+        Ok(()) => return,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = marked {
+        tracing::error!(%error, "the data folder is not marked as cleanly closed");
     }
 }

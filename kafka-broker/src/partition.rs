@@ -5,14 +5,14 @@
 //! contended only when two connections write one partition at the same moment.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI32, Ordering};
 
 use bytes::Bytes;
 use kafka_wire::error_code::ErrorCode;
-use kafka_wire::record_batch::{BatchError, RecordBatch};
 use parking_lot::{MappedMutexGuard, Mutex, MutexGuard};
 
-use crate::log::{Append, AppendError, Appended, Origin, PartitionLog};
+use crate::config::topic::TopicConfig;
+use crate::log::{Append, AppendError, Appended, FoundOffset, Origin, PartitionLog, ReadError};
 use crate::scatter::Records;
 use crate::waiter::{WaitList, Waiter};
 
@@ -21,14 +21,15 @@ pub(crate) struct Partition {
     topic: Arc<str>,
     index: i32,
     leader_epoch: AtomicI32,
-    min_insync_replicas: AtomicI64,
+    min_insync_replicas: i64,
+    is_synced_by_time: bool,
     log: Mutex<Hosted>,
     waiters: WaitList,
 }
 
 /// What stands behind the lock.
 pub(crate) enum Hosted {
-    Online(PartitionLog),
+    Online(Box<PartitionLog>),
     /// The log could not be opened, or broke: clients are told to come back.
     Failed,
     /// The topic is gone.
@@ -64,14 +65,15 @@ impl Partition {
         topic: Arc<str>,
         index: i32,
         leader_epoch: i32,
-        min_insync_replicas: i64,
+        config: &TopicConfig,
         log: Hosted,
     ) -> Self {
         Self {
             topic,
             index,
             leader_epoch: AtomicI32::new(leader_epoch),
-            min_insync_replicas: AtomicI64::new(min_insync_replicas),
+            min_insync_replicas: config.min_insync_replicas,
+            is_synced_by_time: config.flush_ms != i64::MAX,
             log: Mutex::new(log),
             waiters: WaitList::default(),
         }
@@ -82,7 +84,12 @@ impl Partition {
     }
 
     pub(crate) fn min_insync_replicas(&self) -> i64 {
-        self.min_insync_replicas.load(Ordering::Relaxed)
+        self.min_insync_replicas
+    }
+
+    /// Whether the topic sets `flush.ms`.
+    pub(crate) fn is_synced_by_time(&self) -> bool {
+        self.is_synced_by_time
     }
 
     /// Compares the epoch that a client believes in with ours (KIP-320). Negative: the client does not say.
@@ -98,11 +105,10 @@ impl Partition {
     /// The log, locked.
     pub(crate) fn lock(&self) -> Result<Log<'_>, ErrorCode> {
         let log = MutexGuard::try_map(self.log.lock(), |hosted| match hosted {
-            Hosted::Online(log) => Some(log),
+            Hosted::Online(log) => Some(&mut **log),
             Hosted::Failed | Hosted::Deleted => None,
         });
-        let leader_epoch = self.leader_epoch();
-        log.map(|log| Log { log, leader_epoch }).map_err(|hosted| match &*hosted {
+        log.map(|log| Log { log }).map_err(|hosted| match &*hosted {
             Hosted::Deleted => ErrorCode::UnknownTopicOrPartition,
             _ => ErrorCode::KafkaStorageError,
         })
@@ -110,7 +116,6 @@ impl Partition {
 
     /// Appends what a client sent.
     pub(crate) fn produce(&self, records: Bytes, now_ms: i64) -> Result<Written, ProduceError> {
-        check_single_batch(&records)?;
         self.append(records, Origin::Client, now_ms).map(|appended| Written {
             base_offset: appended.base_offset,
             log_append_time_ms: appended.log_append_time.unwrap_or(-1),
@@ -139,7 +144,7 @@ impl Partition {
         if code == ErrorCode::KafkaStorageError {
             tracing::error!(topic = &*self.topic, partition = self.index, %error, "append failed");
         }
-        ProduceError { code, message: Some(error.to_string()), record_errors: Vec::new() }
+        ProduceError { code, message: Some(error.to_string()), record_errors: error.record_errors().to_vec() }
     }
 
     /// Wakes `waiter` on appends until the registration is dropped.
@@ -149,10 +154,18 @@ impl Partition {
     }
 
     /// Takes the log away because the topic was deleted; fetches that wait are answered.
-    pub(crate) fn delete(&self) -> Option<PartitionLog> {
+    pub(crate) fn delete(&self) -> Option<Box<PartitionLog>> {
         let hosted = std::mem::replace(&mut *self.log.lock(), Hosted::Deleted);
         self.waiters.wake_all();
         match hosted {
+            Hosted::Online(log) => Some(log),
+            Hosted::Failed | Hosted::Deleted => None,
+        }
+    }
+
+    /// Takes the log away because the broker stops.
+    pub(crate) fn take(&self) -> Option<Box<PartitionLog>> {
+        match std::mem::replace(&mut *self.log.lock(), Hosted::Failed) {
             Hosted::Online(log) => Some(log),
             Hosted::Failed | Hosted::Deleted => None,
         }
@@ -172,29 +185,6 @@ impl Partition {
     }
 }
 
-/// A produce request carries exactly one batch for each partition (`ProduceRequest.validateRecords`, KIP-98); the log
-/// checks the batch itself.
-fn check_single_batch(records: &Bytes) -> Result<(), ProduceError> {
-    let mut rest = records.clone();
-    let problem = match RecordBatch::split_from(&mut rest) {
-        _ if records.is_empty() => "there is no record batch",
-        Ok(Some(_)) if !rest.is_empty() => "there is more than one record batch",
-        Ok(Some(_)) => return Ok(()),
-        Ok(None) => {
-            let message = Some("the record batch is cut off".to_owned());
-            return Err(ProduceError { message, ..ErrorCode::CorruptMessage.into() });
-        }
-        Err(error) => {
-            let code = match error {
-                BatchError::UnsupportedMagic { .. } => ErrorCode::UnsupportedForMessageFormat,
-                _ => ErrorCode::CorruptMessage,
-            };
-            return Err(ProduceError { message: Some(error.to_string()), ..code.into() });
-        }
-    };
-    Err(ProduceError { message: Some(problem.to_owned()), ..ErrorCode::InvalidRecord.into() })
-}
-
 /// Keeps a waiter in a partition's list.
 pub(crate) struct Registration {
     partition: Arc<Partition>,
@@ -210,12 +200,14 @@ impl Drop for Registration {
 /// A partition's log, locked, with answers in the wire's terms.
 pub(crate) struct Log<'a> {
     log: MappedMutexGuard<'a, PartitionLog>,
-    leader_epoch: i32,
 }
 
-fn unreadable(error: &dyn std::error::Error) -> ErrorCode {
-    tracing::error!(%error, "log cannot be read");
-    ErrorCode::KafkaStorageError
+fn unreadable(error: &ReadError) -> ErrorCode {
+    let code = error.error_code();
+    if code != ErrorCode::OffsetOutOfRange {
+        tracing::error!(%error, "log cannot be read");
+    }
+    code
 }
 
 impl Log<'_> {
@@ -231,25 +223,26 @@ impl Log<'_> {
         self.log.high_watermark()
     }
 
-    /// The epoch in which the record at `offset` was appended. This node has led from the start, in one epoch.
-    pub(crate) fn epoch_at(&self, _offset: i64) -> i32 {
-        self.leader_epoch
+    /// The epoch in which the record at `offset` was appended, -1 if that is not known.
+    pub(crate) fn epoch_at(&self, offset: i64) -> i32 {
+        self.log.epoch_at(offset).unwrap_or(-1)
     }
 
-    /// The first record with the largest timestamp: its timestamp and offset.
-    pub(crate) fn max_timestamp(&self) -> Result<Option<(i64, i64)>, ErrorCode> {
+    /// The first record with the largest timestamp.
+    pub(crate) fn max_timestamp(&self) -> Result<Option<FoundOffset>, ErrorCode> {
         self.log.offset_for_max_timestamp().map_err(|error| unreadable(&error))
     }
 
-    /// The first record with `timestamp` or a later one: its timestamp and offset.
-    pub(crate) fn by_timestamp(&self, timestamp: i64) -> Result<Option<(i64, i64)>, ErrorCode> {
+    /// The first record with `timestamp` or a later one.
+    pub(crate) fn by_timestamp(&self, timestamp: i64) -> Result<Option<FoundOffset>, ErrorCode> {
         self.log.offset_for_timestamp(timestamp).map_err(|error| unreadable(&error))
     }
 
-    /// Where a reader's history parts from this log's, if it does: the epoch that both have, and where it ends here.
-    pub(crate) fn diverging(&self, epoch: i32, offset: i64) -> Option<(i32, i64)> {
-        let end = self.log.log_end_offset();
-        (epoch == self.leader_epoch && offset > end).then_some((epoch, end))
+    /// Where a reader's history parts from this log's, if it does: the last epoch that both may have, and where it
+    /// ends here (KIP-595).
+    pub(crate) fn diverging(&self, epoch: i32, offset: i64) -> Result<Option<(i32, i64)>, ErrorCode> {
+        let (known, end) = self.log.end_offset_for_epoch(epoch).ok_or(ErrorCode::OffsetOutOfRange)?;
+        Ok((known < epoch || end < offset).then_some((known, end)))
     }
 
     /// Whole batches from the one that holds `offset` on, up to `max_bytes`; with `at_least_one`, the first one even

@@ -52,6 +52,9 @@ impl BrokerState {
     /// Hosts every partition that the image knows. Called once, at start.
     pub(crate) fn host_all(&self) {
         self.cluster.read(|image, _| {
+            if let Err(error) = self.logs.remove_strays(|id| image.topic_by_id(id).is_some()) {
+                tracing::warn!(%error, "files of deleted partitions remain");
+            }
             for (name, topic) in image.topics() {
                 let hosted = HostedTopic::new(name.as_str().into(), topic.id);
                 let own = image.configs(&ConfigResource::Topic(name.clone()));
@@ -74,21 +77,15 @@ impl BrokerState {
         config: &TopicConfig,
     ) {
         for (index, state) in partitions {
-            let log = match self.logs.open_partition(
-                topic.name(),
-                topic.id(),
-                index,
-                config,
-                self.clock.now_ms(),
-            ) {
-                Ok(log) => Hosted::Online(log),
+            let log = match self.logs.open_partition(topic.name(), topic.id(), index, config) {
+                Ok(log) => Hosted::Online(Box::new(log)),
                 Err(error) => {
                     tracing::error!(topic = &**topic.name(), partition = index, %error, "log cannot be opened");
                     Hosted::Failed
                 }
             };
             let name = Arc::clone(topic.name());
-            topic.push(Partition::new(name, index, state.leader_epoch, config.min_insync_replicas, log));
+            topic.push(Partition::new(name, index, state.leader_epoch, config, log));
         }
     }
 
@@ -101,7 +98,11 @@ impl BrokerState {
     }
 
     /// What creating the topic would give, without doing it.
-    pub(crate) fn check_topic(&self, topic: &NewTopic, max_partitions: usize) -> Result<CreatedTopic, Refusal> {
+    pub(crate) fn check_topic(
+        &self,
+        topic: &NewTopic,
+        max_partitions: usize,
+    ) -> Result<CreatedTopic, Refusal> {
         let limits = self.limits(max_partitions);
         let decided = self.cluster.read(|image, _| decisions::create(image, topic, limits, Uuid::nil()));
         decided.map(|(_, created)| created)
@@ -207,8 +208,11 @@ impl BrokerState {
         controller.commit(&[MetadataRecord::RemoveTopic { id }], self.clock.now_ms())?;
         let Some(topic) = self.topics.remove(id) else { return Ok(()) };
         for (partition, index) in topic.partitions().iter().zip(0..) {
-            drop(partition.delete());
-            if let Err(error) = self.logs.remove(name, index) {
+            let removed = match partition.delete() {
+                Some(log) => log.delete(),
+                None => self.logs.remove(name, index),
+            };
+            if let Err(error) = removed {
                 // The folder is recognised by its topic id at the next start and removed then.
                 tracing::warn!(topic = name, partition = index, %error, "deleted partition's files remain");
             }

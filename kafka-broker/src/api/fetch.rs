@@ -196,7 +196,7 @@ impl Fetch<'_> {
         // part.
         if self.version >= 12
             && asked.last_fetched_epoch >= 0
-            && let Some((epoch, end_offset)) = log.diverging(asked.last_fetched_epoch, asked.fetch_offset)
+            && let Some((epoch, end_offset)) = log.diverging(asked.last_fetched_epoch, asked.fetch_offset)?
         {
             round.failed = true;
             return Ok(answer.with_diverging_epoch(

@@ -8,6 +8,7 @@ use kafka_wire::messages::list_offsets_response::{ListOffsetsPartitionResponse, 
 use kafka_wire::messages::{ListOffsetsRequest, ListOffsetsResponse};
 
 use crate::dispatch::RequestContext;
+use crate::log::FoundOffset;
 use crate::partition::Partition;
 use crate::state::BrokerState;
 
@@ -56,31 +57,19 @@ pub(crate) async fn handle(
     ListOffsetsResponse::default().with_topics(topics)
 }
 
-struct Found {
-    offset: i64,
-    timestamp: i64,
-    leader_epoch: i32,
-}
-
-fn find(partition: &Partition, asked: &ListOffsetsPartition, version: i16) -> Result<Found, ErrorCode> {
+fn find(partition: &Partition, asked: &ListOffsetsPartition, version: i16) -> Result<FoundOffset, ErrorCode> {
     partition.check_leader_epoch(asked.current_leader_epoch)?;
     let log = partition.lock()?;
-    let at = |offset: i64| Found { offset, timestamp: -1, leader_epoch: log.epoch_at(offset) };
-    let none = Found { offset: -1, timestamp: -1, leader_epoch: -1 };
+    let at = |offset: i64| FoundOffset { offset, timestamp: -1, leader_epoch: log.epoch_at(offset) };
+    let none = FoundOffset { offset: -1, timestamp: -1, leader_epoch: -1 };
     Ok(match asked.timestamp {
         // With one replica and no transactions, high watermark and last stable offset are the log's end.
-        special::LATEST => Found { leader_epoch: partition.leader_epoch(), ..at(log.high_watermark()) },
+        special::LATEST => FoundOffset { leader_epoch: partition.leader_epoch(), ..at(log.high_watermark()) },
         special::EARLIEST | special::EARLIEST_LOCAL => at(log.log_start_offset()),
-        special::MAX_TIMESTAMP if version >= 7 => match log.max_timestamp()? {
-            Some((timestamp, offset)) => Found { timestamp, ..at(offset) },
-            None => none,
-        },
+        special::MAX_TIMESTAMP if version >= 7 => log.max_timestamp()?.unwrap_or(none),
         special::LATEST_TIERED if version >= 9 => none,
         special::EARLIEST_PENDING_UPLOAD => none,
         timestamp if timestamp < 0 => return Err(ErrorCode::UnsupportedVersion),
-        timestamp => match log.by_timestamp(timestamp)? {
-            Some((timestamp, offset)) => Found { timestamp, ..at(offset) },
-            None => none,
-        },
+        timestamp => log.by_timestamp(timestamp)?.unwrap_or(none),
     })
 }

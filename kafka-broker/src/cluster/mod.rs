@@ -168,8 +168,8 @@ impl Controller<'_> {
         Ok(())
     }
 
-    /// Syncs the metadata log.
-    pub(crate) fn log(&mut self) -> &mut PartitionLog {
-        &mut self.log
+    /// Closes the metadata log. Nothing is committed any more.
+    pub(crate) fn close(&mut self) -> std::io::Result<()> {
+        self.log.close()
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::broker::BrokerConfig;
 use super::{ConfigDef, ConfigError, Kind, check};
+use crate::log::LogConfig;
 
 const NEVER: &str = "9223372036854775807";
 
@@ -122,21 +123,10 @@ fn scaled(value: &str, factor: i64) -> String {
 /// The effective configuration of a topic, typed. Only what the broker acts on.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct TopicConfig {
-    pub(crate) compacted: bool,
-    pub(crate) deleted: bool,
-    pub(crate) max_message_bytes: i64,
-    pub(crate) retention_ms: i64,
-    pub(crate) retention_bytes: i64,
-    pub(crate) segment_bytes: i64,
-    pub(crate) segment_ms: i64,
-    pub(crate) segment_index_bytes: i64,
-    pub(crate) index_interval_bytes: i64,
-    pub(crate) flush_messages: i64,
-    pub(crate) flush_ms: i64,
-    pub(crate) log_append_time: bool,
-    pub(crate) timestamp_before_max_ms: i64,
-    pub(crate) timestamp_after_max_ms: i64,
+    pub(crate) log: LogConfig,
     pub(crate) min_insync_replicas: i64,
+    /// `flush.ms`, `i64::MAX` for never.
+    pub(crate) flush_ms: i64,
 }
 
 impl TopicConfig {
@@ -147,35 +137,40 @@ impl TopicConfig {
             None => super::find(TABLE, key).map(|def| inherited(def, broker)).unwrap_or_default(),
         };
         // Values were checked when they were set; one that an older version accepted falls back to its default.
-        let number = |key: &str| {
+        let number = |key: &str| -> i64 {
             let default =
                 || super::find(TABLE, key).and_then(|def| def.default?.parse().ok()).unwrap_or(i64::MAX);
             text(key).parse().unwrap_or_else(|_| default())
         };
+        let size = |key: &str| usize::try_from(number(key)).unwrap_or(0);
         let policy = text("cleanup.policy");
-        Self {
-            compacted: policy.split(',').any(|item| item == "compact"),
-            deleted: policy.split(',').any(|item| item == "delete"),
-            max_message_bytes: number("max.message.bytes"),
+        let log = LogConfig {
+            segment_bytes: number("segment.bytes").unsigned_abs(),
+            segment_ms: number("segment.ms"),
             retention_ms: number("retention.ms"),
             retention_bytes: number("retention.bytes"),
-            segment_bytes: number("segment.bytes"),
-            segment_ms: number("segment.ms"),
-            segment_index_bytes: number("segment.index.bytes"),
-            index_interval_bytes: number("index.interval.bytes"),
-            flush_messages: number("flush.messages"),
-            flush_ms: number("flush.ms"),
+            max_message_bytes: size("max.message.bytes"),
+            index_interval_bytes: size("index.interval.bytes"),
             log_append_time: text("message.timestamp.type") == "LogAppendTime",
             timestamp_before_max_ms: number("message.timestamp.before.max.ms"),
             timestamp_after_max_ms: number("message.timestamp.after.max.ms"),
-            min_insync_replicas: number("min.insync.replicas"),
-        }
+            compacted: policy.split(',').any(|item| item == "compact"),
+            deleted: policy.split(',').any(|item| item == "delete"),
+            flush_messages: number("flush.messages"),
+        };
+        Self { log, min_insync_replicas: number("min.insync.replicas"), flush_ms: number("flush.ms") }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_topic_without_settings_has_the_logs_own_defaults() {
+        let config = TopicConfig::new(&BTreeMap::new(), &BrokerConfig::default());
+        assert_eq!(config.log, LogConfig::default());
+    }
 
     fn broker(given: &[(&str, &str)]) -> BrokerConfig {
         let mut config = BrokerConfig::default();
@@ -188,13 +183,16 @@ mod tests {
     #[test]
     fn a_topic_inherits_the_most_precise_broker_key_and_overrides_it() {
         let own = BTreeMap::new();
-        assert_eq!(TopicConfig::new(&own, &broker(&[])).retention_ms, 604_800_000);
-        assert_eq!(TopicConfig::new(&own, &broker(&[("log.retention.hours", "2")])).retention_ms, 7_200_000);
+        assert_eq!(TopicConfig::new(&own, &broker(&[])).log.retention_ms, 604_800_000);
+        assert_eq!(
+            TopicConfig::new(&own, &broker(&[("log.retention.hours", "2")])).log.retention_ms,
+            7_200_000
+        );
         let both = broker(&[("log.retention.hours", "2"), ("log.retention.ms", "5")]);
-        assert_eq!(TopicConfig::new(&own, &both).retention_ms, 5);
-        assert_eq!(TopicConfig::new(&own, &broker(&[("log.retention.minutes", "-1")])).retention_ms, -1);
+        assert_eq!(TopicConfig::new(&own, &both).log.retention_ms, 5);
+        assert_eq!(TopicConfig::new(&own, &broker(&[("log.retention.minutes", "-1")])).log.retention_ms, -1);
         let own = BTreeMap::from([("retention.ms".to_owned(), "77".to_owned())]);
-        assert_eq!(TopicConfig::new(&own, &both).retention_ms, 77);
+        assert_eq!(TopicConfig::new(&own, &both).log.retention_ms, 77);
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! A connection that speaks frames, for tests.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI32, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use kafka_broker::Broker;
@@ -93,6 +95,16 @@ pub(crate) fn text(value: &str) -> StrBytes {
     StrBytes::from_string(value.to_owned())
 }
 
+/// The timestamp of each batch's first record: the time of the test run, because a log closes a segment whose records
+/// are a week old.
+pub(crate) fn first_timestamp() -> i64 {
+    static FIRST: OnceLock<i64> = OnceLock::new();
+    *FIRST.get_or_init(|| {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        i64::try_from(now.as_millis()).unwrap()
+    })
+}
+
 /// A batch of one record for each value.
 pub(crate) fn batch(values: &[&str]) -> Bytes {
     sealed(values, &Seal::default())
@@ -100,7 +112,7 @@ pub(crate) fn batch(values: &[&str]) -> Bytes {
 
 pub(crate) fn sealed(values: &[&str], seal: &Seal) -> Bytes {
     let mut builder = BatchBuilder::new(1024);
-    for (value, timestamp) in values.iter().zip(1_700_000_000_000..) {
+    for (value, timestamp) in values.iter().zip(first_timestamp()..) {
         builder.append(timestamp, None, Some(value.as_bytes()), &[]);
     }
     builder.finish(seal).unwrap()

@@ -12,4 +12,5 @@ mod groups;
 mod hostile;
 mod long_poll;
 mod records;
+mod restart;
 mod versions;

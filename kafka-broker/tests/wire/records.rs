@@ -77,11 +77,9 @@ async fn bad_batches_are_refused_and_leave_no_trace() {
     let mut flipped = batch(&["payload"]).to_vec();
     *flipped.last_mut().unwrap() ^= 1;
     let torn = batch(&["payload"]).slice(..50);
-    for (what, records) in [("a flipped bit", Bytes::from(flipped)), ("a torn batch", torn)] {
-        assert_eq!(produced(&mut connection, produce("t", 0, records, -1)).await.error_code, 2, "{what}");
-    }
+    assert_eq!(produced(&mut connection, produce("t", 0, flipped.into(), -1)).await.error_code, 2);
     let two = [batch(&["a"]), batch(&["b"])].concat();
-    for records in [Bytes::new(), two.into()] {
+    for records in [Bytes::new(), two.into(), torn] {
         assert_eq!(produced(&mut connection, produce("t", 0, records, -1)).await.error_code, 87);
     }
     let large = "x".repeat(2_000_000);

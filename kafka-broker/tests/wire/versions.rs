@@ -13,7 +13,7 @@ use kafka_wire::messages::produce_request::{PartitionProduceData, TopicProduceDa
 use kafka_wire::messages::*;
 use kafka_wire::{Request, Uuid, VersionRange};
 
-use crate::connection::{Connection, batch, text, topic};
+use crate::connection::{Connection, batch, first_timestamp, text, topic};
 
 /// The range that the broker advertises for an API.
 async fn advertised<R: Request>(connection: &mut Connection) -> VersionRange {
@@ -240,9 +240,15 @@ async fn offsets_are_listed_in_every_version() {
     connection.call(&ProduceRequest::default().with_acks(1).with_topic_data(vec![produce]), 9).await;
     let all: Vec<i16> = versions::<ListOffsetsRequest>(&mut connection).await.collect();
     for version in all {
-        for (timestamp, offset) in
-            [(-1, 3), (-2, 0), (1_700_000_000_001, 1), (1_800_000_000_000, -1), (-3, 2), (-4, 0), (-5, -1)]
-        {
+        for (timestamp, offset) in [
+            (-1, 3),
+            (-2, 0),
+            (first_timestamp() + 1, 1),
+            (first_timestamp() + 1_000_000, -1),
+            (-3, 2),
+            (-4, 0),
+            (-5, -1),
+        ] {
             if (timestamp == -3 && version < 7)
                 || (timestamp == -4 && version < 8)
                 || (timestamp == -5 && version < 9)
