@@ -155,7 +155,10 @@ impl CreateTopics {
             async move {
                 let created = answer.await?.topics.into_iter().map(|topic| {
                     let refused = Refusal::check(topic.error_code, topic.error_message.clone());
-                    (topic.name.to_string(), refused.map(|()| topic.into()))
+                    let mut created = CreatedTopic::from(topic.clone());
+                    // Apache Kafka makes up an id for a dry run; the topic would have another.
+                    created.id = created.id.filter(|_| !self.validate_only);
+                    (topic.name.to_string(), refused.map(|()| created))
                 });
                 Ok(created.collect())
             }

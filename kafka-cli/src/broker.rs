@@ -38,9 +38,10 @@ Examples:
   kafka broker --listen 0.0.0.0:9092 --config advertised.listeners=PLAINTEXT://myhost:9092
   kafka broker --config num.partitions=8 --config auto.create.topics.enable=false
 
-It prints one line when clients can connect. Ctrl-C or SIGTERM closes the logs and ends it with exit
-code 0. Defaults are Kafka's, except that groups form at once (group.initial.rebalance.delay.ms=0),
-short sessions are allowed and __consumer_offsets has 4 partitions.";
+It prints one line when clients can connect. Ctrl-C or SIGTERM closes the logs and ends it with
+exit code 0. Defaults are Kafka's, except that groups form at once
+(group.initial.rebalance.delay.ms=0), short sessions are allowed and __consumer_offsets has 4
+partitions.";
 
 pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     // Listened to from the start, so that a signal during recovery is not lost.

@@ -59,12 +59,12 @@ Examples:
   kafka consume --topic orders --format json -n 10
   kafka consume --topic orders --format '%p/%o %k=%v\\n'
 
-Templates: %t topic, %p partition, %o offset, %T timestamp in ms, %k key, %v value, %K and %V their
-lengths (-1 for null), %h headers, %% a percent sign; \\n \\t \\xHH as usual, nothing is added at the end.
-A null key or value is written as null. JSON has base64 where bytes are not UTF-8.
+Templates: %t topic, %p partition, %o offset, %T timestamp in ms, %k key, %v value, %K and %V
+their lengths (-1 for null), %h headers, %% a percent sign; \\n \\t \\xHH as usual, nothing is
+added at the end. A null key or value is written as null. JSON has base64 where bytes are not UTF-8.
 
-Ctrl-C commits what was printed, leaves the group and exits with 130. How many records were read is told
-on stderr.";
+Ctrl-C commits what was printed, leaves the group and exits with 130. How many records were read
+is told on stderr.";
 
 /// How much output is collected while records keep coming.
 const OUTPUT_BUFFER: usize = 64 * 1024;

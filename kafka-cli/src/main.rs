@@ -39,11 +39,11 @@ Try it:
   echo 'hello' | kafka produce --topic orders
   kafka consume --topic orders --from-beginning
 
-Every command but `broker` talks to --bootstrap-server, by default 127.0.0.1:9092, and works with any
-Kafka cluster. `kafka COMMAND --help` has examples.
+Every command but `broker` talks to --bootstrap-server, by default 127.0.0.1:9092, and works
+with any Kafka cluster. `kafka COMMAND --help` has examples.
 
 Exit codes: 0 done, 1 failed (the reason is on stderr), 2 wrong usage, 130 interrupted by Ctrl-C.
-Environment: RUST_LOG sets what is logged to stderr, such as RUST_LOG=info or RUST_LOG=kafka_client=debug.";
+Environment: RUST_LOG sets what is logged to stderr, such as info or kafka_client=debug.";
 
 #[derive(Debug, Subcommand)]
 enum Command {

@@ -59,9 +59,9 @@ Examples:
   kafka produce --topic orders -H '\\t' -k : < orders.txt              source=web<TAB>42:paid
   seq 1000000 | kafka produce --topic numbers --compression zstd
 
-Lines are bytes: they need not be UTF-8. An empty line is an empty record. When the input ends, or at
-Ctrl-C, everything read is sent and awaited, and stderr tells how many records were acknowledged. The
-exit code is 1 if a record was not.";
+Lines are bytes: they need not be UTF-8. An empty line is an empty record. When the input ends, or
+at Ctrl-C, everything read is sent and awaited, and stderr tells how many records were
+acknowledged. The exit code is 1 if a record was not.";
 
 pub(crate) fn compression(text: &str) -> Result<Compression, String> {
     text.parse().map_err(|_| "expected none, gzip, snappy, lz4 or zstd, with a level as in zstd:9".to_owned())

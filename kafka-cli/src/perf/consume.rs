@@ -16,8 +16,8 @@ use crate::progress;
 /// Read a topic from its beginning and report rate and processor time
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Records are looked at where they lie in the fetched batches; their checksums are checked. The time starts
-with the first request and, with --group, includes joining the group.
+Records are looked at where they lie in the fetched batches; their checksums are checked. The time
+starts with the first request and, with --group, includes joining the group.
 
 Example:
   kafka perf consume --topic load --records 5000000")]

@@ -24,9 +24,10 @@ pub(crate) use usage::Usage;
 /// Measure producing, consuming and latency; each prints one line of JSON
 #[derive(Debug, Subcommand)]
 #[command(after_help = "\
-Every line has: records, bytes (of keys and values), seconds, records_per_second, megabytes_per_second,
-cpu_seconds (user and system time of this process), cpu_microseconds_per_record and peak_rss_bytes.
-Where latency is measured it has latency_ms with p50, p99, p999 and max.
+Every line has: records, bytes (of keys and values), seconds, records_per_second,
+megabytes_per_second, cpu_seconds (user and system time of this process),
+cpu_microseconds_per_record and peak_rss_bytes. Where latency is measured it has latency_ms with
+p50, p99, p999 and max.
 
 Examples:
   kafka perf produce --topic load --partitions 4 --records 5000000 --record-size 100

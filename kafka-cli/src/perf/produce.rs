@@ -18,11 +18,11 @@ use crate::progress;
 /// Send records as fast as they are taken and report rate, latency and processor time
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Records have no key: whole batches go to one partition after another. Their values are random letters.
-Deliveries are dropped, as by a program that only counts failures; --await-each awaits every one of them
-while later records are being sent. Latency, from send to acknowledgement, is that of a sample.
-At the end the partitions' offsets must have grown by exactly --records, else the exit code is 1; so
-nobody else should write to the topic meanwhile.
+Records have no key: whole batches go to one partition after another. Their values are random
+letters. Deliveries are dropped, but for a sample whose latency, from send to acknowledgement, is
+reported; --await-each awaits every one of them while later records are being sent. At the end the
+partitions' offsets must have grown by exactly --records, else the exit code is 1; so nobody else
+should write to the topic meanwhile.
 
 Example:
   kafka perf produce --topic load --partitions 4 --records 5000000 --record-size 100")]
