@@ -20,6 +20,8 @@ mod error;
 pub mod group;
 pub mod net;
 pub mod producer;
+#[cfg(test)]
+mod testing;
 mod topic_partition;
 
 pub use client::{Client, ClientBuilder, Target};

@@ -5,6 +5,8 @@ mod connection;
 mod connector;
 mod error;
 mod pool;
+#[cfg(test)]
+mod tests;
 
 pub use address::{Address, AddressError};
 pub use connector::{BoxStream, Connecting, Connector, Stream, TcpConnector};

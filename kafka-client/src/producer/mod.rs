@@ -25,6 +25,8 @@ mod partitioner;
 mod record;
 mod sender;
 mod task;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::future::Future;

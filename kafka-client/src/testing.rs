@@ -1,0 +1,219 @@
+//! Peers for unit tests: a scripted one, and a broker of one topic, over in-memory pipes.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use kafka_wire::frame::{
+    DEFAULT_MAX_FRAME_BYTES, FrameDecoder, decode_request, decode_request_header, encode_response,
+};
+use kafka_wire::messages::api_versions_response::ApiVersion;
+use kafka_wire::messages::metadata_response::{
+    MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
+};
+use kafka_wire::messages::produce_response::{PartitionProduceResponse, TopicProduceResponse};
+use kafka_wire::messages::{
+    ApiVersionsRequest, ApiVersionsResponse, BrokerId, InitProducerIdRequest, InitProducerIdResponse,
+    MetadataRequest, MetadataResponse, ProduceRequest, ProduceResponse, ProducerId, RequestHeader,
+};
+use kafka_wire::record_batch::RecordBatch;
+use kafka_wire::versions::{kafka_4_3, kafka_4_3_keys};
+use kafka_wire::{ErrorCode, Request, StrBytes};
+use parking_lot::Mutex;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::sync::Notify;
+
+use crate::net::Connector;
+
+/// The far end of a connection.
+pub(crate) struct Peer {
+    stream: DuplexStream,
+    decoder: FrameDecoder,
+}
+
+impl Peer {
+    /// A stream for the client and its far end.
+    pub(crate) fn pair() -> (DuplexStream, Self) {
+        let (near, far) = tokio::io::duplex(64 * 1024);
+        (near, Self { stream: far, decoder: FrameDecoder::new(DEFAULT_MAX_FRAME_BYTES) })
+    }
+
+    /// The next request; `None` once the client is gone.
+    pub(crate) async fn next(&mut self) -> Option<(RequestHeader, Bytes)> {
+        loop {
+            if let Some(mut frame) = self.decoder.next_frame().unwrap() {
+                let header = decode_request_header(&mut frame).unwrap();
+                return Some((header, frame));
+            }
+            if self.stream.read_buf(self.decoder.read_buffer()).await.unwrap() == 0 {
+                return None;
+            }
+        }
+    }
+
+    pub(crate) async fn answer<R: Request>(&mut self, header: &RequestHeader, response: &R::Response) {
+        let version = header.request_api_version;
+        let frame = encode_response::<R>(response, version, header.correlation_id, &[]).unwrap();
+        self.raw(&frame.segments().concat()).await;
+    }
+
+    pub(crate) async fn raw(&mut self, bytes: &[u8]) {
+        // The client may have hung up already, as it should on some of these bytes.
+        let _ = self.stream.write_all(bytes).await;
+    }
+
+    /// Answers ApiVersions as Kafka 4.3 does.
+    pub(crate) async fn shake_hands(&mut self) {
+        let (header, _) = self.next().await.unwrap();
+        self.answer::<ApiVersionsRequest>(&header, &kafka_4_3_versions()).await;
+    }
+}
+
+pub(crate) fn kafka_4_3_versions() -> ApiVersionsResponse {
+    let api = |key| {
+        let range = kafka_4_3(key).unwrap();
+        ApiVersion::default().with_api_key(key).with_min_version(range.min).with_max_version(range.max)
+    };
+    ApiVersionsResponse::default().with_api_keys(kafka_4_3_keys().map(api).collect())
+}
+
+/// A broker with one topic, `t`, in as many copies of itself as there are connections.
+#[derive(Clone)]
+pub(crate) struct FakeBroker(Arc<Fake>);
+
+struct Fake {
+    state: Mutex<State>,
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    partitions: i32,
+    /// Values of the records of each partition.
+    logs: BTreeMap<i32, Vec<Bytes>>,
+    produce_requests: usize,
+    /// Produce requests are taken and not answered.
+    silent: bool,
+    error: Option<ErrorCode>,
+}
+
+impl FakeBroker {
+    pub(crate) fn new(partitions: i32) -> Self {
+        let state = Mutex::new(State { partitions, ..State::default() });
+        Self(Arc::new(Fake { state, changed: Notify::new() }))
+    }
+
+    pub(crate) fn connector(&self) -> impl Connector {
+        let broker = self.clone();
+        move |_host: String, _port: u16| {
+            let (near, peer) = Peer::pair();
+            tokio::spawn(broker.clone().serve(peer));
+            async move { Ok::<_, io::Error>(near) }
+        }
+    }
+
+    pub(crate) fn set_silent(&self, silent: bool) {
+        self.0.state.lock().silent = silent;
+        self.0.changed.notify_waiters();
+    }
+
+    pub(crate) fn set_error(&self, error: Option<ErrorCode>) {
+        self.0.state.lock().error = error;
+    }
+
+    pub(crate) fn produce_requests(&self) -> usize {
+        self.0.state.lock().produce_requests
+    }
+
+    pub(crate) fn values(&self, partition: i32) -> Vec<Bytes> {
+        self.0.state.lock().logs.get(&partition).cloned().unwrap_or_default()
+    }
+
+    pub(crate) fn all_values(&self) -> Vec<Bytes> {
+        self.0.state.lock().logs.values().flatten().cloned().collect()
+    }
+
+    async fn serve(self, mut peer: Peer) {
+        while let Some((header, body)) = peer.next().await {
+            let version = header.request_api_version;
+            match header.request_api_key {
+                ApiVersionsRequest::KEY => {
+                    peer.answer::<ApiVersionsRequest>(&header, &kafka_4_3_versions()).await;
+                }
+                MetadataRequest::KEY => {
+                    let request = decode_request::<MetadataRequest>(body, version).unwrap();
+                    peer.answer::<MetadataRequest>(&header, &self.metadata(request)).await;
+                }
+                InitProducerIdRequest::KEY => {
+                    let response = InitProducerIdResponse::default().with_producer_id(ProducerId(7));
+                    peer.answer::<InitProducerIdRequest>(&header, &response).await;
+                }
+                ProduceRequest::KEY => {
+                    let request = decode_request::<ProduceRequest>(body, version).unwrap();
+                    let answered = request.acks != 0;
+                    let response = self.produce(request).await;
+                    if answered {
+                        peer.answer::<ProduceRequest>(&header, &response).await;
+                    }
+                }
+                other => panic!("unexpected API key {other}"),
+            }
+        }
+    }
+
+    fn metadata(&self, request: MetadataRequest) -> MetadataResponse {
+        let broker = MetadataResponseBroker::default()
+            .with_node_id(BrokerId(1))
+            .with_host(StrBytes::from_static_str("fake"))
+            .with_port(9092);
+        let count = self.0.state.lock().partitions;
+        let topic = |name: Option<kafka_wire::messages::TopicName>| {
+            let topic = MetadataResponseTopic::default().with_name(name.clone());
+            if name.is_none_or(|name| name.as_str() != "t") {
+                return topic.with_error_code(ErrorCode::UnknownTopicOrPartition.code());
+            }
+            let partition = |at| {
+                MetadataResponsePartition::default().with_partition_index(at).with_leader_id(BrokerId(1))
+            };
+            topic.with_partitions((0..count).map(partition).collect())
+        };
+        let asked = request.topics.unwrap_or_default();
+        MetadataResponse::default()
+            .with_brokers(vec![broker])
+            .with_controller_id(BrokerId(1))
+            .with_topics(asked.into_iter().map(|asked| topic(asked.name)).collect())
+    }
+
+    async fn produce(&self, request: ProduceRequest) -> ProduceResponse {
+        self.0.state.lock().produce_requests += 1;
+        loop {
+            let changed = self.0.changed.notified();
+            if !self.0.state.lock().silent {
+                break;
+            }
+            changed.await;
+        }
+        let state = &mut *self.0.state.lock();
+        let mut topics = Vec::new();
+        for topic in request.topic_data {
+            let mut parts = Vec::new();
+            for part in topic.partition_data {
+                let log = state.logs.entry(part.index).or_default();
+                let base_offset = log.len() as i64;
+                let answer = PartitionProduceResponse::default().with_index(part.index);
+                if let Some(code) = state.error {
+                    parts.push(answer.with_error_code(code.code()).with_base_offset(-1));
+                    continue;
+                }
+                let batch = RecordBatch::split_from(&mut part.records.unwrap()).unwrap().unwrap();
+                batch.verify_crc().unwrap();
+                log.extend(batch.records(1 << 24).unwrap().map(|record| record.unwrap().value.unwrap()));
+                parts.push(answer.with_base_offset(base_offset).with_log_append_time_ms(-1));
+            }
+            topics
+                .push(TopicProduceResponse::default().with_name(topic.name).with_partition_responses(parts));
+        }
+        ProduceResponse::default().with_responses(topics)
+    }
+}
