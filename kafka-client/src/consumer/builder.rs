@@ -3,7 +3,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::fetch::FetchConfig;
-use super::fetch_request::FetchOptions;
+use super::fetch::request::FetchOptions;
 use super::listener::RebalanceListener;
 use super::{Consumer, IsolationLevel, OffsetReset};
 use crate::TopicPartition;

@@ -19,7 +19,6 @@
 mod builder;
 mod error;
 mod fetch;
-mod fetch_request;
 mod listener;
 mod membership;
 mod offsets;
@@ -27,8 +26,6 @@ mod records;
 mod shared;
 mod upkeep;
 
-#[cfg(test)]
-mod fetch_tests;
 #[cfg(test)]
 mod reader_tests;
 

@@ -9,8 +9,8 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use super::fetch::request::{self, FetchOptions};
 use super::fetch::{FetchPlan, Leader, Lookup, Planned, Position};
-use super::fetch_request::{self, FetchOptions};
 use super::offsets::list_offsets_once;
 use super::shared::Shared;
 use super::{ConsumeError, OffsetReset, OffsetsError};
@@ -268,13 +268,11 @@ async fn fetch(shared: &Shared, plan: &FetchPlan, options: &FetchOptions) -> Res
     let node =
         shared.client.node(plan.broker).ok_or(RequestError::UnknownBroker { broker_id: plan.broker })?;
     let connection = shared.pool.connection(&node, Purpose::Fetch).await.map_err(RequestError::NotSent)?;
-    let max_version =
-        if fetch_request::has_topic_ids(plan) { i16::MAX } else { LAST_FETCH_VERSION_WITH_NAMES };
+    let max_version = if request::has_topic_ids(plan) { i16::MAX } else { LAST_FETCH_VERSION_WITH_NAMES };
     let call =
         Call { timeout: shared.client.request_timeout() + options.max_wait, max_version, payloads: &[] };
-    let response = connection.request(&fetch_request::request(plan, options), call).await?;
-    let (answers, hints) =
-        fetch_request::answers(plan, response).map_err(|code| RequestError::Refused { code })?;
+    let response = connection.request(&request::request(plan, options), call).await?;
+    let (answers, hints) = request::answers(plan, response).map_err(|code| RequestError::Refused { code })?;
     for (part, broker, epoch) in hints {
         if let Some(part) = plan.parts.get(part) {
             let partition = &part.partition;

@@ -7,8 +7,8 @@ use kafka_wire::messages::fetch_request::{FetchPartition, FetchTopic};
 use kafka_wire::messages::{BrokerId, FetchRequest, FetchResponse, TopicName};
 use kafka_wire::{ErrorCode, StrBytes, Uuid};
 
-use super::IsolationLevel;
-use super::fetch::{FetchPlan, PartitionAnswer};
+use super::{FetchPlan, PartitionAnswer};
+use crate::consumer::IsolationLevel;
 
 /// The fetch is whole and opens no session (KIP-227).
 const NO_SESSION_ID: i32 = 0;

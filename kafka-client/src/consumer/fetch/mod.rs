@@ -4,11 +4,17 @@
 //! Nothing that was fetched is dropped and fetched again, but for a seek, a revocation or a damaged batch. A
 //! full budget stops asking.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
+mod positions;
+pub(crate) mod request;
+mod scan;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeSet, HashSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use kafka_wire::record_batch::{BatchError, ControlType, RecordBatch};
 use kafka_wire::{ErrorCode, Uuid};
 use rustc_hash::FxHashMap;
 use tokio::time::Instant;
@@ -16,6 +22,7 @@ use tokio::time::Instant;
 use super::records::PartitionRecords;
 use super::{ConsumeError, IsolationLevel, OffsetReset};
 use crate::TopicPartition;
+use scan::Scan;
 
 /// How many bytes of one partition are handed over at once, if its batches are smaller: they still lie in the
 /// CPU's cache when the reader decodes what it has just checked.
@@ -183,224 +190,6 @@ impl Fetcher {
         self.next_id
     }
 
-    // ---- assignment and positions
-
-    /// Starts reading partitions: from the group's committed offset, or by the reset policy.
-    pub(crate) fn assign(
-        &mut self,
-        partitions: impl IntoIterator<Item = TopicPartition>,
-        from_committed: bool,
-    ) {
-        for partition in partitions {
-            let epoch = self.next_id();
-            let place =
-                if from_committed { Some(Place::Committed { asked: false }) } else { self.reset_place() };
-            let mut state = Partition {
-                epoch,
-                place: place.unwrap_or(Place::Nowhere),
-                paused: false,
-                leader: None,
-                topic_id: None,
-                in_flight: None,
-                served: 0,
-                not_before: None,
-                pieces: VecDeque::new(),
-                buffered: 0,
-                error: None,
-                queued: false,
-                max_bytes: self.config.max_partition_bytes,
-                high_watermark: None,
-            };
-            if place.is_none() {
-                state.error = Some(ConsumeError::NoOffset { partition: partition.clone(), position: None });
-                state.queued = true;
-                self.ready.push_back(partition.clone());
-            }
-            self.partitions.insert(partition, state);
-            self.needs_metadata = true;
-        }
-    }
-
-    /// Stops reading partitions; what is buffered of them is gone.
-    pub(crate) fn unassign<'a>(&mut self, partitions: impl IntoIterator<Item = &'a TopicPartition>) {
-        for partition in partitions {
-            self.partitions.remove(partition);
-        }
-        self.ready.retain(|partition| self.partitions.contains_key(partition));
-    }
-
-    pub(crate) fn assignment(&self) -> BTreeSet<TopicPartition> {
-        self.partitions.keys().cloned().collect()
-    }
-
-    pub(crate) fn is_assigned(&self, partition: &TopicPartition) -> bool {
-        self.partitions.contains_key(partition)
-    }
-
-    /// Whether records of this assignment and seek still count, and the reader may have them now.
-    pub(crate) fn is_current(&self, partition: &TopicPartition, epoch: u64) -> Currency {
-        match self.partitions.get(partition) {
-            Some(state) if state.epoch == epoch && state.paused => Currency::Paused,
-            Some(state) if state.epoch == epoch => Currency::Current,
-            _ => Currency::Void,
-        }
-    }
-
-    pub(crate) fn position(&self, partition: &TopicPartition) -> Option<Position> {
-        match self.partitions.get(partition)?.place {
-            Place::At { position, .. } => Some(position),
-            _ => None,
-        }
-    }
-
-    pub(crate) fn positions(&self) -> BTreeMap<TopicPartition, Position> {
-        self.partitions
-            .keys()
-            .filter_map(|partition| Some((partition.clone(), self.position(partition)?)))
-            .collect()
-    }
-
-    pub(crate) fn high_watermark(&self, partition: &TopicPartition) -> Option<i64> {
-        self.partitions.get(partition)?.high_watermark
-    }
-
-    /// The next record to read is the one at `offset`. False if the partition is not assigned.
-    pub(crate) fn seek(&mut self, partition: &TopicPartition, to: Position) -> bool {
-        self.move_to(partition, Place::At { position: to, fetch_offset: to.offset })
-    }
-
-    /// Looks the position up anew. False if the partition is not assigned.
-    pub(crate) fn seek_to(&mut self, partition: &TopicPartition, to: OffsetReset) -> bool {
-        self.move_to(partition, Place::Reset { to, asked: false })
-    }
-
-    fn move_to(&mut self, partition: &TopicPartition, place: Place) -> bool {
-        let epoch = self.next_id();
-        let Some(state) = self.partitions.get_mut(partition) else { return false };
-        state.epoch = epoch;
-        state.place = place;
-        state.in_flight = None;
-        state.not_before = None;
-        state.pieces.clear();
-        state.buffered = 0;
-        state.error = None;
-        state.max_bytes = self.config.max_partition_bytes;
-        true
-    }
-
-    /// Keeps what is buffered. False if the partition is not assigned.
-    pub(crate) fn pause(&mut self, partition: &TopicPartition) -> bool {
-        self.partitions.get_mut(partition).map(|state| state.paused = true).is_some()
-    }
-
-    pub(crate) fn resume(&mut self, partition: &TopicPartition) -> bool {
-        let Some(state) = self.partitions.get_mut(partition) else { return false };
-        state.paused = false;
-        self.enqueue(partition);
-        true
-    }
-
-    pub(crate) fn paused(&self) -> BTreeSet<TopicPartition> {
-        self.partitions.iter().filter(|(_, state)| state.paused).map(|(tp, _)| tp.clone()).collect()
-    }
-
-    /// The partitions whose committed offset must be read; each is asked for once.
-    pub(crate) fn take_committed_lookups(&mut self, now: Instant) -> Vec<(TopicPartition, u64)> {
-        let mut lookups = Vec::new();
-        for (partition, state) in &mut self.partitions {
-            if state.place == (Place::Committed { asked: false }) && state.is_due(now) {
-                state.place = Place::Committed { asked: true };
-                lookups.push((partition.clone(), state.epoch));
-            }
-        }
-        lookups
-    }
-
-    /// The group's committed offset; `None` where it has none.
-    pub(crate) fn committed(&mut self, partition: &TopicPartition, epoch: u64, found: Option<Position>) {
-        let reset = self.reset_place();
-        let Some(state) = self.partitions.get_mut(partition) else { return };
-        if state.epoch != epoch || !matches!(state.place, Place::Committed { .. }) {
-            return;
-        }
-        match (found, reset) {
-            (Some(position), _) => {
-                state.place = Place::At { position, fetch_offset: position.offset };
-            }
-            (None, Some(place)) => state.place = place,
-            (None, None) => {
-                let error = ConsumeError::NoOffset { partition: partition.clone(), position: None };
-                self.report(partition, error, Place::Nowhere);
-            }
-        }
-    }
-
-    /// The partitions whose offset must be looked up by the reset policy or a seek; each is asked for once.
-    pub(crate) fn take_resets(&mut self, now: Instant) -> Vec<Lookup> {
-        let mut lookups = Vec::new();
-        for (partition, state) in &mut self.partitions {
-            if let Place::Reset { to, asked: false } = state.place
-                && state.is_due(now)
-            {
-                state.place = Place::Reset { to, asked: true };
-                lookups.push(Lookup { partition: partition.clone(), epoch: state.epoch, reset: to });
-            }
-        }
-        lookups
-    }
-
-    pub(crate) fn reset_found(&mut self, partition: &TopicPartition, epoch: u64, position: Position) {
-        if let Some(state) = self.partitions.get_mut(partition)
-            && state.epoch == epoch
-            && matches!(state.place, Place::Reset { .. })
-        {
-            state.place = Place::At { position, fetch_offset: position.offset };
-        }
-    }
-
-    /// The lookup of a committed offset or of a reset brought nothing; it is due again after a pause.
-    pub(crate) fn lookup_failed(
-        &mut self,
-        partition: &TopicPartition,
-        epoch: u64,
-        now: Instant,
-        error: Option<ConsumeError>,
-    ) {
-        let Some(state) = self.partitions.get_mut(partition) else { return };
-        if state.epoch != epoch {
-            return;
-        }
-        let pause = if error.is_some() { REPORTED_BACKOFF } else { PARTITION_BACKOFF };
-        state.not_before = Some(now + pause);
-        match &mut state.place {
-            Place::Committed { asked } | Place::Reset { asked, .. } => *asked = false,
-            _ => return,
-        }
-        if let Some(error) = error {
-            let place = state.place;
-            self.report(partition, error, place);
-        }
-        self.needs_metadata = true;
-    }
-
-    /// When the next lookup that had to wait is due.
-    pub(crate) fn lookups_due_at(&self) -> Option<Instant> {
-        self.partitions
-            .values()
-            .filter(|state| {
-                matches!(state.place, Place::Committed { asked: false } | Place::Reset { asked: false, .. })
-            })
-            .filter_map(|state| state.not_before)
-            .min()
-    }
-
-    fn reset_place(&self) -> Option<Place> {
-        match self.config.reset {
-            OffsetReset::None => None,
-            to => Some(Place::Reset { to, asked: false }),
-        }
-    }
-
     /// Tells the reader, once what is buffered of the partition is read.
     fn report(&mut self, partition: &TopicPartition, error: ConsumeError, place: Place) {
         if let Some(state) = self.partitions.get_mut(partition) {
@@ -436,8 +225,8 @@ impl Fetcher {
             })
     }
 
-    pub(crate) fn topics(&self) -> BTreeSet<std::sync::Arc<str>> {
-        self.partitions.keys().map(|partition| std::sync::Arc::clone(&partition.topic)).collect()
+    pub(crate) fn topics(&self) -> BTreeSet<Arc<str>> {
+        self.partitions.keys().map(|partition| Arc::clone(&partition.topic)).collect()
     }
 
     /// Takes over who leads each partition. Returns whether some partition has no leader.
@@ -840,113 +629,5 @@ pub(crate) enum Currency {
 impl Partition {
     fn is_due(&self, now: Instant) -> bool {
         self.not_before.is_none_or(|at| at <= now)
-    }
-}
-
-/// Goes over one partition's fetched batches: drops what the reader must not see, cuts the rest into pieces.
-struct Scan<'a> {
-    config: &'a FetchConfig,
-    part: &'a FetchPart,
-    records: Bytes,
-    high_watermark: i64,
-    /// Sorted by first offset, latest first.
-    aborted: Vec<(i64, i64)>,
-    /// Producers whose transaction is aborted here.
-    aborting: HashSet<i64>,
-    offset: i64,
-    pieces: Vec<PartitionRecords>,
-}
-
-impl<'a> Scan<'a> {
-    fn new(config: &'a FetchConfig, part: &'a FetchPart, answer: PartitionAnswer) -> Self {
-        let mut aborted = answer.aborted;
-        aborted.sort_unstable_by_key(|(_, first_offset)| std::cmp::Reverse(*first_offset));
-        Self {
-            config,
-            part,
-            records: answer.records,
-            high_watermark: answer.high_watermark,
-            aborted,
-            aborting: HashSet::new(),
-            offset: part.offset,
-            pieces: Vec::new(),
-        }
-    }
-
-    /// The pieces, the offset after the last whole batch, and what stopped the scan early.
-    fn run(mut self) -> (Vec<PartitionRecords>, i64, Option<BatchError>) {
-        let mut damage = None;
-        loop {
-            match RecordBatch::split_from(&mut self.records) {
-                Ok(Some(batch)) => {
-                    if let Err(error) = self.take(batch) {
-                        damage = Some(error);
-                        break;
-                    }
-                }
-                Ok(None) => break,
-                Err(error) => {
-                    damage = Some(error);
-                    break;
-                }
-            }
-        }
-        (self.pieces, self.offset, damage)
-    }
-
-    fn take(&mut self, batch: RecordBatch) -> Result<(), BatchError> {
-        let next_offset = batch.next_offset();
-        if next_offset <= self.offset {
-            // A batch from before the position: brokers answer with whole batches.
-            return Ok(());
-        }
-        if self.is_hidden(&batch)? {
-            self.offset = next_offset;
-            if let Some(last) = self.pieces.last_mut() {
-                last.next_offset = next_offset;
-            }
-            return Ok(());
-        }
-        let size = batch.size_bytes();
-        match self.pieces.last_mut() {
-            Some(last) if last.charge + size <= HAND_OVER_BYTES => {
-                last.charge += size;
-                last.next_offset = next_offset;
-                last.batches.push_back(batch);
-            }
-            _ => self.pieces.push(PartitionRecords {
-                partition: self.part.partition.clone(),
-                epoch: self.part.epoch,
-                position: self.offset,
-                next_offset,
-                batches: VecDeque::from([batch]),
-                high_watermark: self.high_watermark,
-                max_decompressed: self.config.max_buffered_bytes.max(64 * 1024 * 1024),
-                charge: size,
-            }),
-        }
-        self.offset = next_offset;
-        Ok(())
-    }
-
-    /// Control batches always; under `read_committed` also those of aborted transactions.
-    fn is_hidden(&mut self, batch: &RecordBatch) -> Result<bool, BatchError> {
-        if self.config.isolation == IsolationLevel::ReadCommitted {
-            // A transaction counts as aborted from its first offset until its marker.
-            while self.aborted.last().is_some_and(|(_, first)| *first <= batch.last_offset()) {
-                if let Some((producer, _)) = self.aborted.pop() {
-                    self.aborting.insert(producer);
-                }
-            }
-            if batch.is_control() {
-                batch.verify_crc()?;
-                if batch.control_type()? == Some(ControlType::Abort) {
-                    self.aborting.remove(&batch.producer_id());
-                }
-            } else if batch.is_transactional() && self.aborting.contains(&batch.producer_id()) {
-                return Ok(true);
-            }
-        }
-        Ok(batch.is_control())
     }
 }

@@ -9,11 +9,9 @@ use kafka_wire::record_batch::{BatchBuilder, Seal, end_transaction_marker};
 use proptest::prelude::*;
 use tokio::time::Instant;
 
-use super::fetch::{
-    Currency, FetchConfig, FetchPlan, Fetcher, Leader, Next, PartitionAnswer, Planned, Position,
-};
-use super::{ConsumeError, IsolationLevel, OffsetReset, PartitionRecords};
+use super::{Currency, FetchConfig, FetchPlan, Fetcher, Leader, Next, PartitionAnswer, Planned, Position};
 use crate::TopicPartition;
+use crate::consumer::{ConsumeError, IsolationLevel, OffsetReset, PartitionRecords};
 
 const BUDGET: usize = 8 * 1024;
 

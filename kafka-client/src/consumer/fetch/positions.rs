@@ -1,0 +1,227 @@
+//! Where each partition is read: assignment, seeks, pauses, and the offsets that have to be looked up first.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use tokio::time::Instant;
+
+use super::{Currency, Fetcher, Lookup, PARTITION_BACKOFF, Partition, Place, Position, REPORTED_BACKOFF};
+use crate::TopicPartition;
+use crate::consumer::{ConsumeError, OffsetReset};
+
+impl Fetcher {
+    /// Starts reading partitions: from the group's committed offset, or by the reset policy.
+    pub(crate) fn assign(
+        &mut self,
+        partitions: impl IntoIterator<Item = TopicPartition>,
+        from_committed: bool,
+    ) {
+        for partition in partitions {
+            let epoch = self.next_id();
+            let place =
+                if from_committed { Some(Place::Committed { asked: false }) } else { self.reset_place() };
+            let mut state = Partition {
+                epoch,
+                place: place.unwrap_or(Place::Nowhere),
+                paused: false,
+                leader: None,
+                topic_id: None,
+                in_flight: None,
+                served: 0,
+                not_before: None,
+                pieces: VecDeque::new(),
+                buffered: 0,
+                error: None,
+                queued: false,
+                max_bytes: self.config.max_partition_bytes,
+                high_watermark: None,
+            };
+            if place.is_none() {
+                state.error = Some(ConsumeError::NoOffset { partition: partition.clone(), position: None });
+                state.queued = true;
+                self.ready.push_back(partition.clone());
+            }
+            self.partitions.insert(partition, state);
+            self.needs_metadata = true;
+        }
+    }
+
+    /// Stops reading partitions; what is buffered of them is gone.
+    pub(crate) fn unassign<'a>(&mut self, partitions: impl IntoIterator<Item = &'a TopicPartition>) {
+        for partition in partitions {
+            self.partitions.remove(partition);
+        }
+        self.ready.retain(|partition| self.partitions.contains_key(partition));
+    }
+
+    pub(crate) fn assignment(&self) -> BTreeSet<TopicPartition> {
+        self.partitions.keys().cloned().collect()
+    }
+
+    pub(crate) fn is_assigned(&self, partition: &TopicPartition) -> bool {
+        self.partitions.contains_key(partition)
+    }
+
+    /// Whether records of this assignment and seek still count, and the reader may have them now.
+    pub(crate) fn is_current(&self, partition: &TopicPartition, epoch: u64) -> Currency {
+        match self.partitions.get(partition) {
+            Some(state) if state.epoch == epoch && state.paused => Currency::Paused,
+            Some(state) if state.epoch == epoch => Currency::Current,
+            _ => Currency::Void,
+        }
+    }
+
+    pub(crate) fn position(&self, partition: &TopicPartition) -> Option<Position> {
+        match self.partitions.get(partition)?.place {
+            Place::At { position, .. } => Some(position),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn positions(&self) -> BTreeMap<TopicPartition, Position> {
+        self.partitions
+            .keys()
+            .filter_map(|partition| Some((partition.clone(), self.position(partition)?)))
+            .collect()
+    }
+
+    pub(crate) fn high_watermark(&self, partition: &TopicPartition) -> Option<i64> {
+        self.partitions.get(partition)?.high_watermark
+    }
+
+    /// The next record to read is the one at `offset`. False if the partition is not assigned.
+    pub(crate) fn seek(&mut self, partition: &TopicPartition, to: Position) -> bool {
+        self.move_to(partition, Place::At { position: to, fetch_offset: to.offset })
+    }
+
+    /// Looks the position up anew. False if the partition is not assigned.
+    pub(crate) fn seek_to(&mut self, partition: &TopicPartition, to: OffsetReset) -> bool {
+        self.move_to(partition, Place::Reset { to, asked: false })
+    }
+
+    pub(super) fn move_to(&mut self, partition: &TopicPartition, place: Place) -> bool {
+        let epoch = self.next_id();
+        let Some(state) = self.partitions.get_mut(partition) else { return false };
+        state.epoch = epoch;
+        state.place = place;
+        state.in_flight = None;
+        state.not_before = None;
+        state.pieces.clear();
+        state.buffered = 0;
+        state.error = None;
+        state.max_bytes = self.config.max_partition_bytes;
+        true
+    }
+
+    /// Keeps what is buffered. False if the partition is not assigned.
+    pub(crate) fn pause(&mut self, partition: &TopicPartition) -> bool {
+        self.partitions.get_mut(partition).map(|state| state.paused = true).is_some()
+    }
+
+    pub(crate) fn resume(&mut self, partition: &TopicPartition) -> bool {
+        let Some(state) = self.partitions.get_mut(partition) else { return false };
+        state.paused = false;
+        self.enqueue(partition);
+        true
+    }
+
+    pub(crate) fn paused(&self) -> BTreeSet<TopicPartition> {
+        self.partitions.iter().filter(|(_, state)| state.paused).map(|(tp, _)| tp.clone()).collect()
+    }
+
+    /// The partitions whose committed offset must be read; each is asked for once.
+    pub(crate) fn take_committed_lookups(&mut self, now: Instant) -> Vec<(TopicPartition, u64)> {
+        let mut lookups = Vec::new();
+        for (partition, state) in &mut self.partitions {
+            if state.place == (Place::Committed { asked: false }) && state.is_due(now) {
+                state.place = Place::Committed { asked: true };
+                lookups.push((partition.clone(), state.epoch));
+            }
+        }
+        lookups
+    }
+
+    /// The group's committed offset; `None` where it has none.
+    pub(crate) fn committed(&mut self, partition: &TopicPartition, epoch: u64, found: Option<Position>) {
+        let reset = self.reset_place();
+        let Some(state) = self.partitions.get_mut(partition) else { return };
+        if state.epoch != epoch || !matches!(state.place, Place::Committed { .. }) {
+            return;
+        }
+        match (found, reset) {
+            (Some(position), _) => {
+                state.place = Place::At { position, fetch_offset: position.offset };
+            }
+            (None, Some(place)) => state.place = place,
+            (None, None) => {
+                let error = ConsumeError::NoOffset { partition: partition.clone(), position: None };
+                self.report(partition, error, Place::Nowhere);
+            }
+        }
+    }
+
+    /// The partitions whose offset must be looked up by the reset policy or a seek; each is asked for once.
+    pub(crate) fn take_resets(&mut self, now: Instant) -> Vec<Lookup> {
+        let mut lookups = Vec::new();
+        for (partition, state) in &mut self.partitions {
+            if let Place::Reset { to, asked: false } = state.place
+                && state.is_due(now)
+            {
+                state.place = Place::Reset { to, asked: true };
+                lookups.push(Lookup { partition: partition.clone(), epoch: state.epoch, reset: to });
+            }
+        }
+        lookups
+    }
+
+    pub(crate) fn reset_found(&mut self, partition: &TopicPartition, epoch: u64, position: Position) {
+        if let Some(state) = self.partitions.get_mut(partition)
+            && state.epoch == epoch
+            && matches!(state.place, Place::Reset { .. })
+        {
+            state.place = Place::At { position, fetch_offset: position.offset };
+        }
+    }
+
+    /// The lookup of a committed offset or of a reset brought nothing; it is due again after a pause.
+    pub(crate) fn lookup_failed(
+        &mut self,
+        partition: &TopicPartition,
+        epoch: u64,
+        now: Instant,
+        error: Option<ConsumeError>,
+    ) {
+        let Some(state) = self.partitions.get_mut(partition) else { return };
+        if state.epoch != epoch {
+            return;
+        }
+        let pause = if error.is_some() { REPORTED_BACKOFF } else { PARTITION_BACKOFF };
+        state.not_before = Some(now + pause);
+        match &mut state.place {
+            Place::Committed { asked } | Place::Reset { asked, .. } => *asked = false,
+            _ => return,
+        }
+        if let Some(error) = error {
+            let place = state.place;
+            self.report(partition, error, place);
+        }
+        self.needs_metadata = true;
+    }
+
+    /// When the next lookup that had to wait is due.
+    pub(crate) fn lookups_due_at(&self) -> Option<Instant> {
+        self.partitions
+            .values()
+            .filter(|state| {
+                matches!(state.place, Place::Committed { asked: false } | Place::Reset { asked: false, .. })
+            })
+            .filter_map(|state| state.not_before)
+            .min()
+    }
+
+    pub(super) fn reset_place(&self) -> Option<Place> {
+        match self.config.reset {
+            OffsetReset::None => None,
+            to => Some(Place::Reset { to, asked: false }),
+        }
+    }
+}
