@@ -499,10 +499,6 @@ impl PartitionLog {
         self.producers.expire(now_ms, expiration_ms);
     }
 
-    pub(crate) fn set_config(&mut self, config: LogConfig) {
-        self.config = config;
-    }
-
     pub(crate) fn log_start_offset(&self) -> i64 {
         self.log_start_offset
     }
@@ -520,14 +516,17 @@ impl PartitionLog {
         self.segments.iter().map(Segment::size_bytes).sum()
     }
 
+    #[cfg(test)]
     pub(crate) fn segment_count(&self) -> usize {
         self.segments.len()
     }
 
+    #[cfg(test)]
     pub(crate) fn producer_count(&self) -> usize {
         self.producers.len()
     }
 
+    #[cfg(test)]
     pub(crate) fn latest_epoch(&self) -> Option<i32> {
         self.epochs.latest()
     }

@@ -122,6 +122,7 @@ impl ProducerState {
         self.producers.retain(|_, producer| now_ms.saturating_sub(producer.last_timestamp) < expiration_ms);
     }
 
+    #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.producers.len()
     }
