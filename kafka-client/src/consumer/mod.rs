@@ -15,6 +15,10 @@
 //!
 //! Fetching goes on in the background, one request at a time for each broker, into one byte budget
 //! ([`ConsumerBuilder::max_buffered_bytes`]). Batches stay as they were fetched until the reader gets to them.
+//!
+//! Heartbeats go on whatever the application does. A rebalance that takes partitions away waits until the
+//! application asks for more records, commits or closes, at most `max.poll.interval`: what it was handed is then
+//! done, and is committed before another member goes on from there.
 
 mod builder;
 mod error;
@@ -375,12 +379,14 @@ impl Consumer {
 
     // ---- commits
 
-    /// Commits the position of every assigned partition: all that was handed out counts as processed. Tries again
-    /// for the client's `request.timeout` where that can help.
+    /// Commits the position of every assigned partition: all that was handed out counts as processed, and a
+    /// rebalance does not wait for the application to ask for more. Tries again for the client's `request.timeout` where that can help.
     ///
     /// Dropping the future may leave the offsets committed or not.
     pub async fn commit(&self) -> Result<(), CommitError> {
         self.ensure_started();
+        // A rebalance that waits for the application need not wait any longer.
+        self.shared().finish_reading();
         self.shared().commit_positions().await
     }
 

@@ -482,6 +482,7 @@ impl Shared {
     /// The application says that it is done with everything it got.
     pub(super) fn finish_reading(&self) {
         self.reader.lock().busy = false;
+        self.returned.notify();
     }
 
     pub(super) fn set_closed(&self) {
