@@ -463,4 +463,90 @@ mod tests {
         assert_eq!(rounds.poll(now), Step::Done);
         assert!(rounds.finish().unwrap().is_empty());
     }
+
+    /// What a broker may say about the open items of one round.
+    #[derive(Debug, Clone)]
+    enum Said {
+        /// For each open item in turn: a value, a lasting refusal, a passing one, or nothing.
+        Answers(Vec<u8>),
+        Lost,
+    }
+
+    fn said() -> impl proptest::strategy::Strategy<Value = Said> {
+        use proptest::prelude::*;
+        prop_oneof![
+            4 => proptest::collection::vec(0u8..4, 0..6).prop_map(Said::Answers),
+            1 => Just(Said::Lost),
+        ]
+    }
+
+    proptest::proptest! {
+        /// Whatever brokers say, the operation ends in time with one outcome for each item, in the caller's order, and
+        /// an item that is settled is never asked about again.
+        #[test]
+        fn every_item_gets_one_outcome(
+            names in proptest::collection::vec("[a-d]", 0..6),
+            script in proptest::collection::vec(said(), 1..8),
+            write: bool,
+        ) {
+            let effect = if write { Effect::Write } else { Effect::Read };
+            let start = Instant::now();
+            let mut now = start;
+            let mut rounds: Rounds<String, usize> = Rounds::new(names.clone(), effect, TIMEOUT, now);
+            let mut settled: HashMap<String, usize> = HashMap::new();
+            let mut round = 0;
+            loop {
+                match rounds.poll(now) {
+                    Step::Done => break,
+                    Step::WaitUntil(at) => now = at,
+                    Step::Ask => {
+                        let open = rounds.open();
+                        for name in &open {
+                            proptest::prop_assert!(!settled.contains_key(name), "{name} was asked about again");
+                        }
+                        match &script[round % script.len()] {
+                            Said::Lost => rounds.handle_failure(lost(), now),
+                            Said::Answers(answers) => {
+                                let answers = open.iter().zip(answers).filter_map(|(name, answer)| {
+                                    let result = match answer {
+                                        0 => Ok(round),
+                                        1 => Err(ErrorCode::InvalidTopicException.into()),
+                                        2 => Err(ErrorCode::NotController.into()),
+                                        _ => return None,
+                                    };
+                                    if let Ok(value) = result {
+                                        settled.insert(name.clone(), value);
+                                    }
+                                    Some((name.clone(), result))
+                                });
+                                let answers = answers.collect();
+                                rounds.handle_answers(answers, now);
+                            }
+                        }
+                        round += 1;
+                    }
+                }
+                proptest::prop_assert!(now <= start + TIMEOUT);
+            }
+            let mut distinct = Vec::new();
+            for name in names {
+                if !distinct.contains(&name) {
+                    distinct.push(name);
+                }
+            }
+            match rounds.finish() {
+                Ok(results) => {
+                    let got: Vec<_> = results.iter().map(|(name, _)| name.clone()).collect();
+                    proptest::prop_assert_eq!(got, distinct);
+                    for (name, result) in results {
+                        proptest::prop_assert_eq!(result.ok(), settled.get(&name).copied());
+                    }
+                }
+                Err(error) => {
+                    proptest::prop_assert!(matches!(error, AdminError::Request(_)));
+                    proptest::prop_assert!(settled.is_empty());
+                }
+            }
+        }
+    }
 }

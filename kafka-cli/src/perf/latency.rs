@@ -18,8 +18,8 @@ use crate::progress;
 /// Send records at a steady rate, read them back and report how long they took from end to end
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-A record's latency runs from when it was due to be sent until a consumer in the same process has it, so
-a stall of the producer counts for every record that was due meanwhile.
+A record's latency runs from when it was due to be sent until a consumer in the same process has
+it, so a stall of the producer counts for every record that was due meanwhile.
 
 Example:
   kafka perf latency --topic ping --records 10000 --rate 1000 --record-size 100")]
