@@ -1,6 +1,7 @@
 use crate::config::ConfigError;
 use crate::consumer::{CommitError, ConsumeError, OffsetsError};
 use crate::net::RequestError;
+use crate::producer::{FlushTimeout, SendError};
 
 /// Any error of this crate, for programs that do not tell them apart. Each operation has an error type of its own that
 /// converts into this one.
@@ -13,6 +14,12 @@ pub enum Error {
     /// A request has no answer.
     #[error(transparent)]
     Request(#[from] RequestError),
+    /// A record was not acknowledged.
+    #[error(transparent)]
+    Send(#[from] SendError),
+    /// Not every record was acknowledged in time.
+    #[error(transparent)]
+    Flush(#[from] FlushTimeout),
     /// No record came.
     #[error(transparent)]
     Consume(#[from] ConsumeError),
@@ -30,6 +37,8 @@ impl Error {
         match self {
             Self::Config(_) => false,
             Self::Request(error) => error.is_retriable(),
+            Self::Send(error) => error.is_retriable(),
+            Self::Flush(_) => true,
             Self::Consume(error) => error.is_retriable(),
             Self::Commit(error) => error.is_retriable(),
             Self::Offsets(error) => error.is_retriable(),
@@ -41,6 +50,8 @@ impl Error {
         match self {
             Self::Config(_) | Self::Consume(_) | Self::Offsets(_) => false,
             Self::Request(error) => error.possibly_written(),
+            Self::Send(error) => error.possibly_written(),
+            Self::Flush(_) => true,
             Self::Commit(error) => error.possibly_written(),
         }
     }

@@ -5,8 +5,8 @@
 
 use std::collections::HashMap;
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::Poll;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -62,8 +62,38 @@ pub(super) struct Inbox {
 #[derive(Debug)]
 pub(super) struct TopicState {
     pub(super) name: Arc<str>,
-    partitions: ArcSwapOption<Vec<Arc<PartitionBuffer>>>,
+    partitions: Partitions,
     sticky: Arc<Sticky>,
+}
+
+/// A topic's partitions as every record looks them up: set once, and replaced only where a topic grew, so that most
+/// look-ups are one plain load.
+#[derive(Debug, Default)]
+struct Partitions {
+    first: OnceLock<Arc<Vec<Arc<PartitionBuffer>>>>,
+    grown: ArcSwapOption<Vec<Arc<PartitionBuffer>>>,
+    has_grown: AtomicBool,
+}
+
+impl Partitions {
+    #[inline]
+    fn with<T>(&self, look: impl FnOnce(Option<&Arc<Vec<Arc<PartitionBuffer>>>>) -> T) -> T {
+        if self.has_grown.load(Ordering::Acquire) {
+            return look(self.grown.load().as_ref());
+        }
+        look(self.first.get())
+    }
+
+    fn get(&self) -> Option<Arc<Vec<Arc<PartitionBuffer>>>> {
+        self.with(|known| known.cloned())
+    }
+
+    fn set(&self, partitions: Vec<Arc<PartitionBuffer>>) {
+        if let Err(partitions) = self.first.set(Arc::new(partitions)) {
+            self.grown.store(Some(partitions));
+            self.has_grown.store(true, Ordering::Release);
+        }
+    }
 }
 
 /// A partition and its open batch.
@@ -143,10 +173,20 @@ impl Accumulator {
         record: &Record<'_>,
         room: &mut Option<Room>,
     ) -> Result<Delivery, NotNow> {
-        let partitions = topic.partitions.load();
-        let Some(partitions) = partitions.as_ref() else {
-            return Err(NotNow::NeedsTopic);
-        };
+        topic.partitions.with(|partitions| match partitions {
+            Some(partitions) => self.append_among(topic, partitions, record, room),
+            None => Err(NotNow::NeedsTopic),
+        })
+    }
+
+    #[inline]
+    fn append_among(
+        &self,
+        topic: &TopicState,
+        partitions: &[Arc<PartitionBuffer>],
+        record: &Record<'_>,
+        room: &mut Option<Room>,
+    ) -> Result<Delivery, NotNow> {
         let key = record.key.as_ref().map(Data::as_bytes);
         let value = record.value.as_ref().map(Data::as_bytes);
         let at = match (record.partition, key) {
@@ -276,7 +316,7 @@ impl Accumulator {
         let name: Arc<str> = Arc::from(name);
         let topic = Arc::new(TopicState {
             name: name.clone(),
-            partitions: ArcSwapOption::empty(),
+            partitions: Partitions::default(),
             sticky: Arc::new(Sticky::new()),
         });
         topics.insert(name, topic.clone());
@@ -291,7 +331,7 @@ impl Accumulator {
     pub(super) fn install(&self, topic: &TopicState, leaders: impl ExactSizeIterator<Item = bool>) {
         // Serialises installers: two could give a partition two buffers.
         let _topics = self.topics.write();
-        let known = topic.partitions.load_full();
+        let known = topic.partitions.get();
         let known_count = known.as_ref().map_or(0, |known| known.len());
         let mut grown = (leaders.len() > known_count).then(|| known.as_deref().cloned().unwrap_or_default());
         for (index, available) in leaders.enumerate() {
@@ -310,7 +350,7 @@ impl Accumulator {
             }
         }
         if let Some(grown) = grown {
-            topic.partitions.store(Some(Arc::new(grown)));
+            topic.partitions.set(grown);
         }
     }
 
@@ -368,7 +408,7 @@ impl Accumulator {
         self.memory.close();
         let mut left = Vec::new();
         for topic in self.topics() {
-            let Some(partitions) = topic.partitions.load_full() else { continue };
+            let Some(partitions) = topic.partitions.get() else { continue };
             for buffer in partitions.iter() {
                 let mut open = buffer.open.lock();
                 open.closed = true;
@@ -382,7 +422,7 @@ impl Accumulator {
 
 impl TopicState {
     pub(super) fn is_known(&self) -> bool {
-        self.partitions.load().is_some()
+        self.partitions.get().is_some()
     }
 }
 

@@ -321,10 +321,13 @@ impl TopicHandle {
     }
 
     /// [`Producer::send`], to this topic whatever the record says.
-    pub async fn send(&self, mut record: Record<'_>) -> Result<Delivery, SendError> {
-        record.topic = TopicRef::Name("".into());
-        let record = Record { topic: TopicRef::Handle(self), ..record };
-        self.producer.send(record).await
+    pub async fn send(&self, record: Record<'_>) -> Result<Delivery, SendError> {
+        self.producer.send(Record { topic: TopicRef::Handle(self), ..record }).await
+    }
+
+    /// [`Producer::try_send`], to this topic whatever the record says.
+    pub fn try_send<'a>(&'a self, record: Record<'a>) -> Result<Delivery, TrySendError<'a>> {
+        self.producer.try_send(Record { topic: TopicRef::Handle(self), ..record })
     }
 
     /// The producer it belongs to.
