@@ -80,7 +80,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         .build()?;
     let consumer = client.consumer().auto_offset_reset(OffsetReset::Earliest).assign(partitions).build()?;
     for (partition, end) in &ends {
-        consumer.seek(partition, *end);
+        consumer.seek(partition, *end).map_err(|error| Failure::failed(with_causes(&error)))?;
     }
 
     let run = Run { mark: mark(), began: Instant::now() };

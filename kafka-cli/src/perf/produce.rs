@@ -106,6 +106,9 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     let usage = Usage::now();
     let outcome = awaiting.await.map_err(|error| Failure::failed(error.to_string()))??;
     sending?;
+    if let Some(error) = outcome.first_error {
+        return Err(Failure::failed(with_causes(&error)));
+    }
 
     let after = end_offsets(&admin, &partitions).await?;
     let total = |offsets: &[(_, i64)]| offsets.iter().map(|(_, offset)| offset).sum::<i64>();
@@ -113,9 +116,6 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     let bytes = args.records * u64::from(args.record_size);
     let latency = (args.acks != Acks::None).then_some(&outcome.latencies);
     print_json(&Report { figures: Figures::new(args.records, bytes, took, usage, latency), written })?;
-    if let Some(error) = outcome.first_error {
-        return Err(Failure::failed(with_causes(&error)));
-    }
     // Without acknowledgements records may be lost, which is what acks=0 is for.
     if args.acks != Acks::None && u64::try_from(written) != Ok(args.records) {
         let written = grouped(u64::try_from(written).unwrap_or(0));
@@ -147,8 +147,10 @@ async fn send(args: &Args, producer: &Producer, sent: mpsc::Sender<Vec<Open>>) -
             group.push((delivery, sampled_at));
             if group.len() == GROUP || (!args.await_each && group.len() >= 16) {
                 let full = std::mem::replace(&mut group, Vec::with_capacity(GROUP));
-                // The task ends early only when it panics, which its join tells.
-                let _ = sent.send(full).await;
+                if sent.send(full).await.is_err() {
+                    // A delivery failed; the rest would only wait for the same.
+                    return Ok(());
+                }
             }
         }
         if n.is_multiple_of(BAR_STEP) {
@@ -165,6 +167,7 @@ struct Awaited {
     first_error: Option<SendError>,
 }
 
+/// Ends with the first failure, which the sender notices by its closed channel.
 async fn await_deliveries(mut deliveries: mpsc::Receiver<Vec<Open>>) -> Result<Awaited, Failure> {
     let mut awaited = Awaited { latencies: Latencies::new()?, first_error: None };
     while let Some(group) = deliveries.recv().await {
@@ -173,7 +176,8 @@ async fn await_deliveries(mut deliveries: mpsc::Receiver<Vec<Open>>) -> Result<A
                 (Ok(_), Some(sent_at)) => awaited.latencies.record(sent_at.elapsed()),
                 (Ok(_), None) => {}
                 (Err(error), _) => {
-                    awaited.first_error.get_or_insert(error);
+                    awaited.first_error = Some(error);
+                    return Ok(awaited);
                 }
             }
         }
