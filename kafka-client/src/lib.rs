@@ -2,12 +2,12 @@
 //!
 //! ```no_run
 //! # async fn f() -> Result<(), kafka_client::Error> {
-//! use kafka_client::Client;
+//! use kafka_client::{Client, Record};
 //!
 //! let client = Client::connect("localhost:9092").await?;
-//! for topic in client.refresh_all_topics().await?.topics() {
-//!     println!("{}: {} partitions", topic.name, topic.partitions.len());
-//! }
+//! let producer = client.producer().build()?;
+//! let written = producer.send(Record::to("orders").key("42").value("paid")).await?.await?;
+//! println!("{} at offset {}", written.topic_partition(), written.offset);
 //! # Ok(()) }
 //! ```
 

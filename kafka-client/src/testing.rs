@@ -118,6 +118,10 @@ impl FakeBroker {
         self.0.changed.notify_waiters();
     }
 
+    pub(crate) fn set_partitions(&self, count: i32) {
+        self.0.state.lock().partitions = count;
+    }
+
     pub(crate) fn set_error(&self, error: Option<ErrorCode>) {
         self.0.state.lock().error = error;
     }

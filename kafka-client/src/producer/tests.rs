@@ -214,6 +214,21 @@ async fn keys_go_where_javas_producer_sends_them() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn partitions_that_a_topic_grows_are_used_once_they_are_known() {
+    let broker = FakeBroker::new(1);
+    let client = client(&broker);
+    let producer = client.producer().build().unwrap();
+    producer.send(record("a")).await.unwrap().await.unwrap();
+    broker.set_partitions(3);
+    client.refresh_topics(["t"]).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    let acknowledged = producer.send(record("b").partition(2)).await.unwrap().await.unwrap();
+    assert_eq!((acknowledged.partition, acknowledged.offset), (2, 0));
+    // The old partition kept its place in the sequence.
+    assert_eq!(producer.send(record("c")).await.unwrap().await.unwrap().offset, 1);
+}
+
 #[test]
 fn options_that_contradict_each_other_are_refused() {
     let broker = FakeBroker::new(1);
