@@ -15,10 +15,7 @@ pub struct TopicPartition {
 impl TopicPartition {
     /// Names a partition of a topic.
     pub fn new(topic: impl Into<Arc<str>>, partition: i32) -> Self {
-        Self {
-            topic: topic.into(),
-            partition,
-        }
+        Self { topic: topic.into(), partition }
     }
 
     /// The topic's name.
