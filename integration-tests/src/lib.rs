@@ -28,11 +28,13 @@ pub struct Cluster {
 impl Cluster {
     /// The cluster this run is about.
     pub async fn start() -> TestResult<Self> {
+        show_logs();
         if !on_apache_kafka() {
             return Self::start_ours().await;
         }
-        let bootstrap_servers = std::env::var("KAFKA_TEST_BOOTSTRAP")
-            .map_err(|_| "KAFKA_TEST_BROKER=apache needs KAFKA_TEST_BOOTSTRAP=host:port; `cargo xtask test` sets both")?;
+        let bootstrap_servers = std::env::var("KAFKA_TEST_BOOTSTRAP").map_err(
+            |_| "KAFKA_TEST_BROKER=apache needs KAFKA_TEST_BOOTSTRAP=host:port; `cargo xtask test` sets both",
+        )?;
         Ok(Self { bootstrap_servers, broker: None })
     }
 
@@ -58,7 +60,12 @@ impl Cluster {
     }
 
     /// [`topic`](Self::topic), with a configuration.
-    pub async fn topic_with(&self, name: &str, partitions: i32, configs: &[(&str, &str)]) -> TestResult<String> {
+    pub async fn topic_with(
+        &self,
+        name: &str,
+        partitions: i32,
+        configs: &[(&str, &str)],
+    ) -> TestResult<String> {
         let topic = unique(name);
         let new = NewTopic::new(&topic, partitions, 1).configs(configs.iter().copied());
         Admin::new(self.client().await?).create_topics([new]).await?.all()?;
@@ -71,6 +78,12 @@ impl Cluster {
             broker.shutdown().await;
         }
     }
+}
+
+/// Shows what the libraries log, to the extent that `RUST_LOG` asks for; without it, nothing.
+pub fn show_logs() {
+    let filter = tracing_subscriber::EnvFilter::from_default_env();
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
 }
 
 /// Whether this run is about Apache Kafka.

@@ -30,10 +30,13 @@ impl ChildBroker {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;
-        let stdout = process.stdout.take().ok_or("the child has no stdout")?;
-        for line in BufReader::new(stdout).lines() {
+        let mut lines = BufReader::new(process.stdout.take().ok_or("the child has no stdout")?).lines();
+        while let Some(line) = lines.next() {
             if let Some((_, address)) = line?.split_once(READY) {
-                return Ok(Self { process, bootstrap_servers: address.to_owned() });
+                let bootstrap_servers = address.to_owned();
+                // The child must find a reader whenever its test harness prints.
+                std::thread::spawn(move || lines.count());
+                return Ok(Self { process, bootstrap_servers });
             }
         }
         Err(format!("the child broker ended before it served: {}", process.wait()?).into())

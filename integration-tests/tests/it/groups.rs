@@ -14,7 +14,11 @@ use tokio::time::{Instant, timeout};
 async fn fill(client: &Client, topic: &str, partitions: i32, values: std::ops::Range<u32>) -> TestResult {
     let producer = client.producer().build()?;
     for value in values {
-        drop(producer.send(Record::to(topic).partition(value as i32 % partitions).value(value.to_string())).await?);
+        drop(
+            producer
+                .send(Record::to(topic).partition(value as i32 % partitions).value(value.to_string()))
+                .await?,
+        );
     }
     producer.close(Duration::from_secs(30)).await?;
     Ok(())

@@ -71,7 +71,8 @@ async fn an_oversized_frame_ends_its_connection_only() -> TestResult {
 #[tokio::test]
 async fn a_negative_length_and_another_protocol_end_the_connection() -> TestResult {
     let cluster = Cluster::start().await?;
-    let hello: [&[u8]; 3] = [&(-1i32).to_be_bytes(), b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00"];
+    let hello: [&[u8]; 3] =
+        [&(-1i32).to_be_bytes(), b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00"];
     for hello in hello {
         let mut peer = Raw::connect(&cluster).await?;
         peer.send(hello).await?;
@@ -99,7 +100,8 @@ async fn a_count_that_cannot_be_true_ends_the_connection_without_taking_memory()
 #[tokio::test]
 async fn a_peer_that_stops_in_the_middle_of_a_frame_disturbs_nobody() -> TestResult {
     let cluster = Cluster::start().await?;
-    let request = frame::encode_request(&MetadataRequest::default(), 12, 1, Some("raw"), &[])?.segments().concat();
+    let request =
+        frame::encode_request(&MetadataRequest::default(), 12, 1, Some("raw"), &[])?.segments().concat();
     for cut in 1..request.len() {
         let mut peer = Raw::connect(&cluster).await?;
         peer.send(&request[..cut]).await?;
@@ -166,7 +168,9 @@ async fn a_corrupt_batch_is_refused_and_a_sound_one_after_it_is_written_at_offse
         let request = ProduceRequest::default().with_acks(-1).with_timeout_ms(10_000).with_topic_data(vec![
             TopicProduceData::default()
                 .with_name(TopicName(StrBytes::from_string(topic.clone())))
-                .with_partition_data(vec![PartitionProduceData::default().with_index(0).with_records(Some(batch))]),
+                .with_partition_data(vec![
+                    PartitionProduceData::default().with_index(0).with_records(Some(batch)),
+                ]),
         ]);
         let answer = peer.call(&request, 9).await?;
         let partition = &answer.responses[0].partition_responses[0];

@@ -67,11 +67,22 @@ async fn kcat_reads_what_we_write_and_we_read_what_kcat_writes() -> TestResult {
     let sent = lines(1000);
     for codec in ["none", "gzip", "snappy", "lz4", "zstd"] {
         let mut produce = Command::new(&kcat);
-        produce.args(["-P", "-b", cluster.bootstrap_servers(), "-t", &topic, "-X", "enable.idempotence=true", "-z", codec]);
+        produce.args([
+            "-P",
+            "-b",
+            cluster.bootstrap_servers(),
+            "-t",
+            &topic,
+            "-X",
+            "enable.idempotence=true",
+            "-z",
+            codec,
+        ]);
         run(&mut produce, &sent.join("\n")).await?;
     }
     let read = read_all(&client, &topic, 1).await?;
-    let values: Vec<_> = read.iter().map(|r| String::from_utf8_lossy(r.value.as_deref().unwrap_or_default())).collect();
+    let values: Vec<_> =
+        read.iter().map(|r| String::from_utf8_lossy(r.value.as_deref().unwrap_or_default())).collect();
     assert_eq!(values, [&sent[..]; 5].concat());
 
     let producer = client.producer().build()?;
@@ -81,7 +92,19 @@ async fn kcat_reads_what_we_write_and_we_read_what_kcat_writes() -> TestResult {
     }
     producer.flush().await;
     let mut consume = Command::new(&kcat);
-    consume.args(["-C", "-b", cluster.bootstrap_servers(), "-t", &ours, "-o", "beginning", "-e", "-q", "-f", "%k %s\n"]);
+    consume.args([
+        "-C",
+        "-b",
+        cluster.bootstrap_servers(),
+        "-t",
+        &ours,
+        "-o",
+        "beginning",
+        "-e",
+        "-q",
+        "-f",
+        "%k %s\n",
+    ]);
     let read = run(&mut consume, "").await?;
     let expected: Vec<_> = sent.iter().map(|line| format!("k {line}")).collect();
     assert_eq!(read.lines().collect::<Vec<_>>(), expected);
@@ -104,7 +127,15 @@ async fn kafkas_console_producer_and_consumer_work() -> TestResult {
     run(&mut produce, &(sent.join("\n") + "\n")).await?;
     let read = read_all(&cluster.client().await?, &topic, 1).await?;
     assert_eq!(read.len(), 200);
-    consume.args(["--bootstrap-server", server, "--topic", &topic, "--from-beginning", "--max-messages", "200"]);
+    consume.args([
+        "--bootstrap-server",
+        server,
+        "--topic",
+        &topic,
+        "--from-beginning",
+        "--max-messages",
+        "200",
+    ]);
     consume.args(["--group", &topic]);
     let read = run(&mut consume, "").await?;
     assert_eq!(read.lines().collect::<Vec<_>>(), sent);
@@ -124,7 +155,10 @@ async fn kafkas_topic_tool_creates_describes_and_deletes() -> TestResult {
     let mut describe = kafka_tool(CLASS).ok_or("java went away")?;
     describe.args(["--bootstrap-server", server, "--describe", "--topic", &topic]);
     let described = run(&mut describe, "").await?;
-    assert!(described.contains("PartitionCount: 3") && described.contains("retention.ms=1000"), "{described}");
+    assert!(
+        described.contains("PartitionCount: 3") && described.contains("retention.ms=1000"),
+        "{described}"
+    );
     let mut delete = kafka_tool(CLASS).ok_or("java went away")?;
     delete.args(["--bootstrap-server", server, "--delete", "--topic", &topic]);
     run(&mut delete, "").await?;

@@ -22,7 +22,8 @@ async fn every_acknowledged_record_is_read_back_in_order_with_every_codec() -> T
         let producer = client.producer().compression(compression).batch_size(4096).build()?;
         let mut deliveries = Vec::new();
         for i in 0..3000 {
-            let record = Record::to(&topic).partition(i % 3).key(format!("key-{i}")).value(format!("value-{i}"));
+            let record =
+                Record::to(&topic).partition(i % 3).key(format!("key-{i}")).value(format!("value-{i}"));
             deliveries.push(producer.send(record).await?);
         }
         let acknowledged = try_join_all(deliveries).await?;
@@ -53,7 +54,8 @@ async fn keys_values_headers_and_timestamps_come_back_as_they_were() -> TestResu
     producer.send(Record::to(&topic).value("no key").timestamp(now)).await?.await?;
     producer.send(Record::to(&topic).key("tombstone").timestamp(now + 1)).await?.await?;
     producer.send(Record::to(&topic).key("").value("").timestamp(now + 2)).await?.await?;
-    let with_headers = Record::to(&topic).value("h").header("trace", "1").header("trace", "2").timestamp(now + 3);
+    let with_headers =
+        Record::to(&topic).value("h").header("trace", "1").header("trace", "2").timestamp(now + 3);
     producer.send(with_headers).await?.await?;
 
     let read = read_all(&client, &topic, 1).await?;
@@ -64,7 +66,8 @@ async fn keys_values_headers_and_timestamps_come_back_as_they_were() -> TestResu
         [(None, bytes("no key")), (bytes("tombstone"), None), (bytes(""), bytes("")), (None, bytes("h"))]
     );
     assert_eq!(read.iter().map(|record| record.timestamp - now).collect::<Vec<_>>(), [0, 1, 2, 3]);
-    let headers: Vec<_> = read[3].headers.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
+    let headers: Vec<_> =
+        read[3].headers.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
     assert_eq!(headers, [("trace", bytes("1")), ("trace", bytes("2"))]);
     Ok(())
 }
@@ -129,8 +132,10 @@ async fn the_brokers_own_size_limit_is_an_error_for_that_record_only() -> TestRe
     let refused = delivery.await.err().ok_or("the broker took a record above max.message.bytes")?;
     assert!(!refused.possibly_written(), "{refused}");
     // Records that fit only one by one are split out of their batch (KIP-126).
-    let deliveries = [producer.send(Record::to(&topic).value(vec![b'a'; 600])).await?,
-        producer.send(Record::to(&topic).value(vec![b'b'; 600])).await?];
+    let deliveries = [
+        producer.send(Record::to(&topic).value(vec![b'a'; 600])).await?,
+        producer.send(Record::to(&topic).value(vec![b'b'; 600])).await?,
+    ];
     let offsets: Vec<_> = try_join_all(deliveries).await?.into_iter().map(|written| written.offset).collect();
     assert_eq!(offsets, [0, 1]);
     Ok(())
@@ -154,7 +159,8 @@ async fn an_invalid_topic_name_is_a_clear_error_at_once() -> TestResult {
 #[tokio::test]
 async fn an_unknown_topic_ends_with_an_error_that_names_it() -> TestResult {
     let cluster = Cluster::start().await?;
-    let client = kafka_client::Client::builder(cluster.bootstrap_servers()).auto_create_topics(false).build()?;
+    let client =
+        kafka_client::Client::builder(cluster.bootstrap_servers()).auto_create_topics(false).build()?;
     let topic = unique("never-created");
     let producer = client.producer().max_block(Duration::from_secs(2)).build()?;
     let result = match producer.send(Record::to(&topic).value("x")).await {
@@ -193,7 +199,8 @@ async fn sends_from_many_tasks_keep_each_tasks_order() -> TestResult {
         let (producer, topic) = (producer.clone(), topic.clone());
         tokio::spawn(async move {
             for i in 0..200 {
-                let record = Record::to(&topic).partition(task % 2).key(task.to_string()).value(i.to_string());
+                let record =
+                    Record::to(&topic).partition(task % 2).key(task.to_string()).value(i.to_string());
                 drop(producer.send(record).await?);
             }
             Ok::<_, SendError>(())

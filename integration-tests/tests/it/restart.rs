@@ -15,6 +15,7 @@ use crate::consume::read_all;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_acknowledged_record_survives_kill_9_during_produce() -> TestResult {
+    integration_tests::show_logs();
     let folder = tempfile::tempdir()?;
     let mut broker = ChildBroker::start(folder.path(), "127.0.0.1:0")?;
     let address = broker.bootstrap_servers.clone();
@@ -57,7 +58,8 @@ async fn every_acknowledged_record_survives_kill_9_during_produce() -> TestResul
         for partition in 0..2 {
             let mut values = Vec::new();
             for record in read.iter().filter(|record| record.partition == partition) {
-                values.push(std::str::from_utf8(record.value.as_deref().unwrap_or_default())?.parse::<u64>()?);
+                values
+                    .push(std::str::from_utf8(record.value.as_deref().unwrap_or_default())?.parse::<u64>()?);
             }
             // Idempotence across the crash: a retried batch is not written twice, and nothing is skipped.
             let expected: Vec<u64> = (0..values.len() as u64).collect();
@@ -112,7 +114,8 @@ async fn topics_configs_records_and_group_offsets_survive_an_orderly_restart() -
 async fn a_folder_that_another_broker_holds_is_refused_by_name() -> TestResult {
     let folder = tempfile::tempdir()?;
     let broker = Broker::builder().data_dir(folder.path()).start().await?;
-    let error = Broker::builder().data_dir(folder.path()).start().await.err().ok_or("two brokers share a folder")?;
+    let error =
+        Broker::builder().data_dir(folder.path()).start().await.err().ok_or("two brokers share a folder")?;
     assert!(error.to_string().contains(&*folder.path().to_string_lossy()), "{error}");
     broker.shutdown().await;
     Broker::builder().data_dir(folder.path()).start().await?.shutdown().await;

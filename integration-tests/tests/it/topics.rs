@@ -44,7 +44,8 @@ async fn every_bad_request_is_refused_with_kafkas_code_and_the_topics_name() -> 
         (NewTopic::new(fresh(), 1, 1).config("retention.ms", "soon"), ErrorCode::InvalidConfig),
     ] {
         let named = topic.name().to_owned();
-        let error = admin.create_topics([topic]).await?.all().err().ok_or_else(|| format!("{named} was created"))?;
+        let error =
+            admin.create_topics([topic]).await?.all().err().ok_or_else(|| format!("{named} was created"))?;
         assert_eq!(error.code(), Some(expected), "{error}");
     }
     Ok(())
@@ -57,7 +58,12 @@ async fn deleting_an_unknown_topic_and_shrinking_one_are_refused() -> TestResult
     let error = admin.delete_topics([unique("ghost")]).await?.all().err().ok_or("deleted")?;
     assert_eq!(error.code(), Some(ErrorCode::UnknownTopicOrPartition));
     let topic = cluster.topic("shrink", 3).await?;
-    let error = admin.create_partitions([NewPartitions::increase_to(&topic, 2)]).await?.all().err().ok_or("shrunk")?;
+    let error = admin
+        .create_partitions([NewPartitions::increase_to(&topic, 2)])
+        .await?
+        .all()
+        .err()
+        .ok_or("shrunk")?;
     assert_eq!(error.code(), Some(ErrorCode::InvalidPartitions));
     Ok(())
 }
