@@ -12,13 +12,17 @@ mod segment;
 mod validate;
 
 #[cfg(test)]
+mod recovery_tests;
+#[cfg(test)]
 mod tests;
 
 use std::io;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use kafka_wire::record_batch::{RecordBatch, patch_base_offset, patch_leader_epoch, set_log_append_time};
+use kafka_wire::record_batch::{
+    NO_TIMESTAMP, RecordBatch, patch_base_offset, patch_leader_epoch, set_log_append_time,
+};
 
 pub(crate) use config::LogConfig;
 pub(crate) use error::{AppendError, LogError, ReadError};
@@ -142,7 +146,6 @@ impl PartitionLog {
             .filter_map(|name| segment::base_offset_of(name, "snapshot"))
             .max()
             .filter(|_| shutdown == Shutdown::Clean);
-        let mut clean = shutdown == Shutdown::Clean;
         for base_offset in base_offsets {
             let mut segment = Segment::open(&*self.storage, &self.folder, base_offset)?;
             if base_offset < self.log_end_offset {
@@ -150,24 +153,38 @@ impl PartitionLog {
                 segment.remove(&*self.storage, &self.folder)?;
                 continue;
             }
-            clean = clean && self.load_closed(&mut segment)?;
-            if !clean {
-                self.recover_segment(&mut segment)?;
+            match shutdown {
+                // Producers and epochs of the segments before are known only once those are read too.
+                Shutdown::Clean if !self.load_closed(&mut segment)? => return self.reload(),
+                Shutdown::Clean => {}
+                Shutdown::Unclean => self.recover_segment(&mut segment)?,
             }
             self.segments.push(segment);
         }
-        if clean && !self.load_producers(snapshot)? {
+        if shutdown == Shutdown::Unclean {
+            self.write_indexes()?;
+            return self.write_epochs();
+        }
+        if !self.load_producers(snapshot)? {
             return self.reload();
         }
-        if clean {
-            let text = self.storage.read(&self.path(EPOCH_FILE))?.unwrap_or_default();
-            match LeaderEpochs::from_text(&String::from_utf8_lossy(&text)) {
-                Some(epochs) => self.epochs = epochs,
-                None if self.log_end_offset > self.log_start_offset => return self.reload(),
-                None => {}
+        let text = self.storage.read(&self.path(EPOCH_FILE))?.unwrap_or_default();
+        match LeaderEpochs::from_text(&String::from_utf8_lossy(&text)) {
+            Some(epochs) => self.epochs = epochs,
+            None if self.log_end_offset > self.log_start_offset => return self.reload(),
+            None => {}
+        }
+        Ok(())
+    }
+
+    /// Writes the rebuilt indexes of the closed segments: nothing else would, and every later start would miss them.
+    fn write_indexes(&mut self) -> io::Result<()> {
+        if let [closed @ .., _] = &mut self.segments[..]
+            && self.storage.is_durable()
+        {
+            for segment in closed {
+                segment.close_indexes(&*self.storage, &self.folder)?;
             }
-        } else {
-            self.write_epochs()?;
         }
         Ok(())
     }
@@ -207,11 +224,9 @@ impl PartitionLog {
 
     /// `false` when the snapshot is not of this log's end, or damaged.
     fn load_producers(&mut self, snapshot: Option<i64>) -> io::Result<bool> {
-        if self.log_end_offset == self.log_start_offset {
-            return Ok(true);
-        }
         if snapshot != Some(self.log_end_offset) {
-            return Ok(false);
+            // A new log has none; one that retention emptied has, and still knows its producers.
+            return Ok(self.log_end_offset == self.log_start_offset);
         }
         let path = segment::file_name(&self.folder, self.log_end_offset, "snapshot");
         let bytes = self.storage.read(&path)?.unwrap_or_default();
@@ -243,18 +258,28 @@ impl PartitionLog {
         let (bytes, batches) = self.place(&batches, append);
         let Some(last) = batches.last() else { return Err(AppendError::BatchCount { count: 0 }) };
         let (last_offset, next_offset) = (last.last_offset(), last.next_offset());
-        self.roll_if_due(bytes.len(), last_offset, append.now_ms)?;
+        let newest = batches.iter().map(RecordBatch::max_timestamp).max().unwrap_or(NO_TIMESTAMP);
+        self.roll_if_due(bytes.len(), last_offset, newest, append.now_ms)?;
+        let size_before = self.segments.last().map_or(0, Segment::size_bytes);
         self.write(bytes, &batches)?;
+        self.unflushed_records += next_offset - base_offset;
+        if self.unflushed_records >= self.config.flush_messages
+            && let Err(error) = self.flush()
+        {
+            // The log is offline; nobody may read what was not acknowledged and may be gone after a restart.
+            if let Some(active) = self.segments.last_mut()
+                && let Err(undo) = active.cut(size_before)
+            {
+                tracing::error!(log = self.folder, %undo, "what could not be synced could not be cut");
+            }
+            return Err(error.into());
+        }
 
         self.log_end_offset = next_offset;
-        self.unflushed_records += next_offset - base_offset;
         for batch in &batches {
             self.producers.appended(batch);
         }
         self.epochs.assign(append.leader_epoch, base_offset);
-        if self.unflushed_records >= self.config.flush_messages {
-            self.flush()?;
-        }
         Ok(Appended {
             base_offset,
             last_offset,
@@ -317,13 +342,20 @@ impl PartitionLog {
         Err(error.into())
     }
 
-    /// Closes the active segment when it is full or old.
-    fn roll_if_due(&mut self, size: usize, last_offset: i64, now_ms: i64) -> io::Result<()> {
-        let Some(active) = self.segments.last() else { return Ok(()) };
+    /// Closes the active segment when it is full, or when its records span more than `segment.ms`.
+    ///
+    /// By the records' own time, as `LogSegment.timeWaitedForRoll` has it: by the clock, records of last year would each
+    /// get a segment of their own.
+    fn roll_if_due(&mut self, size: usize, last_offset: i64, newest: i64, now_ms: i64) -> io::Result<()> {
+        let Some(active) = self.segments.last_mut() else { return Ok(()) };
         let full = active.size_bytes() + size as u64 > self.config.segment_bytes.min(i32::MAX as u64);
         let far = last_offset - active.base_offset > i64::from(i32::MAX);
-        let old =
-            active.first_timestamp.is_some_and(|first| now_ms.saturating_sub(first) > self.config.segment_ms);
+        let seen_ms = active.seen(now_ms);
+        let age_ms = match active.first_timestamp {
+            Some(first) if first >= 0 => newest.saturating_sub(first),
+            _ => now_ms.saturating_sub(seen_ms),
+        };
+        let old = age_ms > self.config.segment_ms;
         if !active.is_empty() && (full || far || old) {
             self.roll()?;
         }
@@ -337,6 +369,9 @@ impl PartitionLog {
         }
         let next = Segment::open(&*self.storage, &self.folder, self.log_end_offset)?;
         self.close_active()?;
+        if let Some(active) = self.segments.last_mut() {
+            active.seal();
+        }
         self.segments.push(next);
         Ok(())
     }
@@ -414,19 +449,15 @@ impl PartitionLog {
         let after = self.segments.partition_point(|segment| segment.base_offset <= offset);
         let mut found: Vec<Bytes> = Vec::new();
         let mut left = max_bytes;
-        let mut next_offset = offset;
         // Unlike Kafka's, a read goes on in the next segment, so that a fetch is as large as there is data for it.
         for segment in &self.segments[after.saturating_sub(1)..] {
-            if segment.base_offset > next_offset {
-                // The limit ended the read inside the segment before: going on would leave a gap.
+            let (pieces, at_end) = segment.read(offset, left, minimum_one_batch && found.is_empty())?;
+            left = left.saturating_sub(pieces.iter().map(Bytes::len).sum());
+            found.extend(pieces);
+            if !at_end {
+                // The limit ended the read inside this segment: going on would leave a gap.
                 break;
             }
-            let pieces = segment.read(offset, left, minimum_one_batch && found.is_empty())?;
-            left = left.saturating_sub(pieces.iter().map(Bytes::len).sum());
-            if let Some(last) = pieces.last().cloned().and_then(|piece| RecordBatch::iter(piece).last()) {
-                next_offset = last?.next_offset();
-            }
-            found.extend(pieces);
         }
         Ok(found)
     }
@@ -456,13 +487,14 @@ impl PartitionLog {
         if !self.config.deleted {
             return Ok(0);
         }
-        let expired = |segment: &Segment, retention_ms: i64| {
-            retention_ms >= 0
-                && !segment.is_empty()
-                && now_ms.saturating_sub(segment.max_timestamp) > retention_ms
+        let expired = |segment: &mut Segment, retention_ms: i64| {
+            let seen_ms = segment.seen(now_ms);
+            // Records without a time age from when the segment was first seen; Kafka takes the file's time then.
+            let newest = if segment.max_timestamp >= 0 { segment.max_timestamp } else { seen_ms };
+            retention_ms >= 0 && !segment.is_empty() && now_ms.saturating_sub(newest) > retention_ms
         };
         // The active segment goes too once all of it is expired: it is closed first (Kafka's `deletableSegments`).
-        if self.segments.last().is_some_and(|active| expired(active, self.config.retention_ms)) {
+        if self.segments.last_mut().is_some_and(|active| expired(active, self.config.retention_ms)) {
             self.roll()?;
         }
         let mut excess = match self.config.retention_bytes {
@@ -471,16 +503,17 @@ impl PartitionLog {
         };
         let mut gone = 0;
         while self.segments.len() > 1 {
-            let oldest = &self.segments[0];
-            let size = oldest.size_bytes();
             let next_base = self.segments[1].base_offset;
+            let oldest = &mut self.segments[0];
+            let size = oldest.size_bytes();
             let by_size = excess >= size && size > 0;
             if !by_size && !expired(oldest, self.config.retention_ms) && next_base > self.log_start_offset {
                 break;
             }
-            excess = excess.saturating_sub(size);
-            let oldest = self.segments.remove(0);
+            // A file that cannot be removed keeps its segment, and is tried again.
             oldest.remove(&*self.storage, &self.folder)?;
+            excess = excess.saturating_sub(size);
+            self.segments.remove(0);
             self.advance_log_start(next_base);
             gone += 1;
         }

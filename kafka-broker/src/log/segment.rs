@@ -26,6 +26,8 @@ pub(super) struct Segment {
     pub(super) first_timestamp: Option<i64>,
     pub(super) max_timestamp: i64,
     max_timestamp_offset: i64,
+    /// When this process first looked at the segment: the age of records that carry no time.
+    seen_ms: Option<i64>,
 }
 
 /// Where a batch lies in its segment, and the header fields that walking needs.
@@ -60,6 +62,7 @@ impl Segment {
             first_timestamp: None,
             max_timestamp: NO_TIMESTAMP,
             max_timestamp_offset: -1,
+            seen_ms: None,
         })
     }
 
@@ -113,35 +116,47 @@ impl Segment {
         self.file.truncate(size_bytes)
     }
 
+    /// When the segment was first seen, which is `now_ms` if it was not before.
+    pub(super) fn seen(&mut self, now_ms: i64) -> i64 {
+        *self.seen_ms.get_or_insert(now_ms)
+    }
+
+    /// No more is appended.
+    pub(super) fn seal(&mut self) {
+        self.file.seal();
+    }
+
     pub(super) fn sync(&self) -> io::Result<()> {
         self.file.sync()
     }
 
     /// Whole batches from the one that holds `offset` on, at most `max_bytes`, or one batch if `minimum_one` and the
-    /// first is larger. Empty when the segment ends before `offset`.
+    /// first is larger; and whether that reaches the segment's end. Empty when the segment ends before `offset`.
     pub(super) fn read(
         &self,
         offset: i64,
         max_bytes: usize,
         minimum_one: bool,
-    ) -> Result<Vec<Bytes>, ReadError> {
+    ) -> Result<(Vec<Bytes>, bool), ReadError> {
         let start = u64::from(self.offsets.position(self.relative(offset.max(self.base_offset))));
         let Some(first) =
             self.walk(start).find(|located| !matches!(located, Ok(batch) if batch.last_offset < offset))
         else {
-            return Ok(Vec::new());
+            return Ok((Vec::new(), true));
         };
         let first = first?;
-        if first.size > max_bytes {
-            return if minimum_one {
-                Ok(self.file.read_at(first.position, first.size)?)
-            } else {
-                Ok(Vec::new())
-            };
-        }
-        let mut pieces = self.file.read_at(first.position, max_bytes)?;
-        trim_to_whole_batches(&mut pieces)?;
-        Ok(pieces)
+        let pieces = if first.size > max_bytes {
+            match minimum_one {
+                true => self.file.read_at(first.position, first.size)?,
+                false => Vec::new(),
+            }
+        } else {
+            let mut pieces = self.file.read_at(first.position, max_bytes)?;
+            trim_to_whole_batches(&mut pieces)?;
+            pieces
+        };
+        let end = first.position + pieces.iter().map(|piece| piece.len() as u64).sum::<u64>();
+        Ok((pieces, end >= self.file.len()))
     }
 
     /// The first record at or after `offset` whose timestamp is at least `timestamp`: its offset, timestamp and epoch.
@@ -316,8 +331,15 @@ impl Segment {
         if self.max_timestamp_offset >= 0 {
             self.times.push(self.max_timestamp, self.relative(self.max_timestamp_offset));
         }
-        storage.replace(&file_name(folder, self.base_offset, "index"), &self.offsets.to_bytes())?;
-        storage.replace(&file_name(folder, self.base_offset, "timeindex"), &self.times.to_bytes())
+        let write = |suffix: &str, content: Vec<u8>| {
+            let path = file_name(folder, self.base_offset, suffix);
+            match storage.read(&path)? {
+                Some(known) if known == content => Ok(()),
+                _ => storage.replace(&path, &content),
+            }
+        };
+        write("index", self.offsets.to_bytes())?;
+        write("timeindex", self.times.to_bytes())
     }
 
     pub(super) fn remove(&self, storage: &dyn Storage, folder: &str) -> io::Result<()> {

@@ -9,9 +9,9 @@ use proptest::prelude::*;
 use super::*;
 use crate::storage::{Disk, Fault, Faulty, Memory};
 
-const NOW: i64 = 1_750_000_000_000;
+pub(super) const NOW: i64 = 1_750_000_000_000;
 
-fn batch_with(seal: &Seal, values: &[(i64, Option<&str>, &str)]) -> Bytes {
+pub(super) fn batch_with(seal: &Seal, values: &[(i64, Option<&str>, &str)]) -> Bytes {
     let mut builder = BatchBuilder::new(128);
     for (timestamp, key, value) in values {
         builder.append(*timestamp, key.map(str::as_bytes), Some(value.as_bytes()), &[]);
@@ -19,26 +19,26 @@ fn batch_with(seal: &Seal, values: &[(i64, Option<&str>, &str)]) -> Bytes {
     builder.finish(seal).unwrap()
 }
 
-fn batch(values: &[&str]) -> Bytes {
+pub(super) fn batch(values: &[&str]) -> Bytes {
     let records: Vec<_> = values.iter().map(|value| (NOW, None, *value)).collect();
     batch_with(&Seal::default(), &records)
 }
 
-fn client() -> Append {
+pub(super) fn client() -> Append {
     Append { leader_epoch: 0, origin: Origin::Client, now_ms: NOW }
 }
 
-fn open(storage: &Arc<dyn Storage>, config: &LogConfig, shutdown: Shutdown) -> PartitionLog {
+pub(super) fn open(storage: &Arc<dyn Storage>, config: &LogConfig, shutdown: Shutdown) -> PartitionLog {
     PartitionLog::open(Arc::clone(storage), "t-0", config.clone(), shutdown).unwrap()
 }
 
-fn memory_log(config: LogConfig) -> PartitionLog {
+pub(super) fn memory_log(config: LogConfig) -> PartitionLog {
     let storage: Arc<dyn Storage> = Arc::new(Memory::default());
     open(&storage, &config, Shutdown::Unclean)
 }
 
 /// All records from `offset` on, as (offset, value), read in steps of `max_bytes`.
-fn read_from(log: &PartitionLog, mut offset: i64, max_bytes: usize) -> Vec<(i64, String)> {
+pub(super) fn read_from(log: &PartitionLog, mut offset: i64, max_bytes: usize) -> Vec<(i64, String)> {
     let mut found = Vec::new();
     loop {
         let pieces = log.read(offset, max_bytes, true).unwrap();

@@ -1,7 +1,7 @@
 //! What a client's batch must be before it may rest in a log (Kafka's `LogValidator`).
 
 use kafka_wire::compression::CompressionType;
-use kafka_wire::record_batch::{BatchError, RecordBatch, TimestampType};
+use kafka_wire::record_batch::{BatchError, NO_TIMESTAMP, RecordBatch, TimestampType};
 
 use super::config::LogConfig;
 use super::error::AppendError;
@@ -56,7 +56,9 @@ fn check_records(batch: &RecordBatch, config: &LogConfig, now_ms: i64) -> Result
         if config.compacted && record.key.is_none() && offending.len() < MAX_NAMED_RECORDS {
             offending.push((index, "a compacted topic takes no record without a key".to_owned()));
         }
-        let outside = !config.log_append_time && (record.timestamp < earliest || record.timestamp > latest);
+        // A record without a time is within any bounds (`LogValidator.validateTimestamp`).
+        let bounded = !config.log_append_time && record.timestamp != NO_TIMESTAMP;
+        let outside = bounded && (record.timestamp < earliest || record.timestamp > latest);
         if outside {
             return Err(AppendError::InvalidTimestamp {
                 index,

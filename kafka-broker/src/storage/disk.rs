@@ -10,8 +10,7 @@ use bytes::Bytes;
 use super::memory::Pieces;
 use super::{File, Storage};
 
-/// How much of each file's end stays in memory. Consumers that keep up read from here; a segment that is no longer
-/// written lets go of it when it is opened again.
+/// How much of a file's end stays in memory while it is written. Consumers that keep up read from here.
 const TAIL_BYTES: u64 = 1 << 20;
 
 /// A folder on disk. Whoever makes one has made sure that no other broker uses the folder.
@@ -140,5 +139,9 @@ impl File for DiskFile {
 
     fn sync(&self) -> io::Result<()> {
         self.file.sync_data()
+    }
+
+    fn seal(&mut self) {
+        self.tail = Pieces::starting_at(self.len);
     }
 }

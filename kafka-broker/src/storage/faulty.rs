@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -31,6 +31,7 @@ struct Plan {
     countdown: AtomicI64,
     failures_left: AtomicU64,
     fault: Mutex<Option<Fault>>,
+    unsyncable: AtomicBool,
 }
 
 impl Faulty {
@@ -39,6 +40,11 @@ impl Faulty {
         *self.plan.fault.lock() = Some(fault);
         self.plan.countdown.store(i64::from(after), Ordering::Relaxed);
         self.plan.failures_left.store(times, Ordering::Relaxed);
+    }
+
+    /// Lets every sync fail from now on, or succeed again.
+    pub(crate) fn fail_syncs(&self, fail: bool) {
+        self.plan.unsyncable.store(fail, Ordering::Relaxed);
     }
 }
 
@@ -121,6 +127,13 @@ impl File for FaultyFile {
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.file.sync()
+        match self.plan.unsyncable.load(Ordering::Relaxed) {
+            true => Err(io::Error::other("the device cannot sync")),
+            false => self.file.sync(),
+        }
+    }
+
+    fn seal(&mut self) {
+        self.file.seal();
     }
 }

@@ -104,6 +104,8 @@ impl File for MemoryFile {
     fn sync(&self) -> io::Result<()> {
         Ok(())
     }
+
+    fn seal(&mut self) {}
 }
 
 /// Consecutive pieces of a file, each with its position. They need not begin at 0: a disk's file keeps only its tail.

@@ -48,6 +48,8 @@ pub(crate) trait File: Send + Sync + fmt::Debug {
     fn truncate(&mut self, len: u64) -> io::Result<()>;
     /// Returns when everything appended so far would survive a power cut.
     fn sync(&self) -> io::Result<()>;
+    /// Lets go of what is in memory only for readers at the end, because no more is appended.
+    fn seal(&mut self);
 }
 
 /// Reads exactly `len` bytes as one piece; fewer are an error.
