@@ -1,0 +1,106 @@
+use std::sync::Arc;
+
+use super::stream::RepartitionNames;
+use super::{Grouped, KStream, KTable, Store};
+use crate::processor::{Aggregate, Node, Outlets, TaskBuilder, Update};
+use crate::topology::{NodeKind, StoreSpec, naming};
+
+/// A stream whose records belong to their keys' groups.
+#[must_use = "a grouped stream does nothing until it is aggregated"]
+pub struct KGroupedStream<K, V> {
+    pub(crate) stream: KStream<K, V>,
+    pub(crate) grouped: Grouped<K, V>,
+}
+
+impl<K: Send + 'static, V: Send + 'static> KGroupedStream<K, V> {
+    /// How many records each key has. Null keys and values are not counted.
+    pub fn count(self, store: Store<K, i64>) -> KTable<K, i64> {
+        let add = |_: &K, _: V, count: Option<i64>| count.unwrap_or(0).wrapping_add(1);
+        self.aggregated(store, naming::AGGREGATE, naming::AGGREGATE, add)
+    }
+
+    /// Combines each key's values two by two: the result so far and the next value.
+    pub fn reduce(
+        self,
+        combine: impl Fn(V, V) -> V + Send + Sync + 'static,
+        store: Store<K, V>,
+    ) -> KTable<K, V>
+    where
+        V: Clone,
+    {
+        let update = move |_: &K, value: V, row: Option<V>| match row {
+            Some(row) => combine(row, value),
+            None => value,
+        };
+        self.aggregated(store, naming::REDUCE, naming::REDUCE, update)
+    }
+
+    /// Folds each key's values into an accumulator that begins as `initial()`.
+    pub fn aggregate<A: Clone + Send + 'static>(
+        self,
+        initial: impl Fn() -> A + Send + Sync + 'static,
+        add: impl Fn(&K, V, &mut A) + Send + Sync + 'static,
+        store: Store<K, A>,
+    ) -> KTable<K, A> {
+        let update = move |key: &K, value: V, row: Option<A>| {
+            let mut row = row.unwrap_or_else(&initial);
+            add(key, value, &mut row);
+            row
+        };
+        self.aggregated(store, naming::AGGREGATE, naming::AGGREGATE, update)
+    }
+
+    fn aggregated<A: Clone + Send + 'static, U: Update<K, V, A>>(
+        self,
+        store: Store<K, A>,
+        prefix: &str,
+        store_prefix: &str,
+        update: U,
+    ) -> KTable<K, A> {
+        let Self { stream, grouped } = self;
+        let mut graph = stream.graph.lock();
+        let store_name = store
+            .name
+            .clone()
+            .unwrap_or_else(|| graph.generate_name(&format!("{store_prefix}{}", naming::STATE_STORE)));
+        let name = graph.generate_name(prefix);
+        drop(graph);
+        let stream = if stream.repartition_required {
+            let given = grouped.name.is_some() || store.name.is_some();
+            let base = grouped.name.unwrap_or_else(|| store_name.clone());
+            let names = RepartitionNames { base, given, partitions: None };
+            stream.repartition_with(names, grouped.key, Arc::clone(&grouped.value))
+        } else {
+            stream
+        };
+        let mut graph = stream.graph.lock();
+        graph.stores.push(StoreSpec { name: store_name.clone(), logged: store.logged });
+        let node =
+            graph.add_node(name, NodeKind::Processor { stores: vec![store_name.clone()] }, vec![stream.node]);
+        drop(graph);
+        let outlets = Outlets::new();
+        let children = Arc::clone(&outlets);
+        let (update, value) = (Arc::new(update), grouped.value);
+        let factory = move |tasks: &mut TaskBuilder<'_>| {
+            let rows = tasks.store(&store_name, store.logged, &store.key, &store.value)?;
+            let (name, out) = (tasks.name(node), children.build(tasks)?);
+            let node: Box<dyn Node<K, V>> = Box::new(Aggregate {
+                name,
+                store: rows,
+                value: Arc::clone(&value),
+                update: Arc::clone(&update),
+                cached: store.cached,
+                out,
+            });
+            Ok(node)
+        };
+        stream.outlets.attach(node, Arc::new(factory));
+        KTable::new(&stream.graph, node, outlets)
+    }
+}
+
+impl<K, V> std::fmt::Debug for KGroupedStream<K, V> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("KGroupedStream").field("stream", &self.stream).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,156 @@
+//! The DSL: handles that write the graph down and keep the types.
+//!
+//! Methods consume their handle. To use a stream twice, clone the handle: this is where `K` and `V` must be `Clone`,
+//! and the only place where records are cloned.
+
+mod grouped;
+mod options;
+mod stream;
+mod table;
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+pub use grouped::KGroupedStream;
+pub use options::{Consumed, Grouped, Produced, Repartitioned, Store};
+pub use stream::KStream;
+pub use table::KTable;
+
+use crate::error::InvalidTopology;
+use crate::processor::{Outlets, Source, SourceFactory, TableSource};
+use crate::serde::{Nullable, SharedSerde};
+use crate::topology::{Graph, NodeKind, StoreSpec, TopicRef, Topology, naming};
+
+pub(crate) type SharedGraph = Arc<Mutex<Graph>>;
+
+/// Where a topology begins.
+#[derive(Clone, Default)]
+pub struct StreamsBuilder {
+    graph: SharedGraph,
+}
+
+impl std::fmt::Debug for StreamsBuilder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StreamsBuilder").field("nodes", &self.graph.lock().nodes.len()).finish()
+    }
+}
+
+impl StreamsBuilder {
+    /// An empty builder.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Reads topics as streams of facts: a name, several names, or a [`Consumed`].
+    ///
+    /// Null keys or values need `Option<_>` as the type; `()` ignores what is there.
+    pub fn stream<K: Send + 'static, V: Send + 'static>(
+        &self,
+        topics: impl Into<Consumed<K, V>>,
+    ) -> KStream<K, V> {
+        let consumed = topics.into();
+        let outlets = Outlets::new();
+        let mut graph = self.graph.lock();
+        let name = graph.name_or(consumed.name, naming::SOURCE);
+        let node = graph.add_source(name, consumed.topics, None);
+        graph.add_source_factory(node, source(node, consumed.key, consumed.value, &outlets));
+        drop(graph);
+        KStream::new(&self.graph, node, outlets, false)
+    }
+
+    /// Reads a topic as a table: the latest value of each key. Nobody can look into it; see
+    /// [`StreamsBuilder::table_in`].
+    pub fn table<K: Send + 'static, V: Clone + Send + 'static>(
+        &self,
+        topic: impl Into<Consumed<K, V>>,
+    ) -> KTable<K, V> {
+        self.table_source(topic.into(), None)
+    }
+
+    /// Reads a topic as a table that is kept in a store.
+    pub fn table_in<K: Send + 'static, V: Clone + Send + 'static>(
+        &self,
+        topic: impl Into<Consumed<K, V>>,
+        store: Store<K, V>,
+    ) -> KTable<K, V> {
+        self.table_source(topic.into(), Some(store))
+    }
+
+    fn table_source<K: Send + 'static, V: Clone + Send + 'static>(
+        &self,
+        consumed: Consumed<K, V>,
+        store: Option<Store<K, V>>,
+    ) -> KTable<K, V> {
+        let mut graph = self.graph.lock();
+        let given = store.as_ref().and_then(|store| store.name.clone());
+        let store_name = given.unwrap_or_else(|| {
+            let topic = consumed.topics.first().map(|topic| topic.name().to_owned()).unwrap_or_default();
+            graph.generate_name(&format!("{topic}-{}", naming::STATE_STORE))
+        });
+        let source_name =
+            graph.name_or(consumed.name.as_ref().map(|name| format!("{name}-source")), naming::SOURCE);
+        let name = graph.name_or(consumed.name, naming::TABLE_SOURCE);
+        let stores = store.iter().map(|_| store_name.clone()).collect();
+        if let Some(store) = &store {
+            graph.stores.push(StoreSpec { name: store_name.clone(), logged: store.logged });
+        }
+        let source_node = graph.add_source(source_name, consumed.topics, None);
+        let node = graph.add_node(name, NodeKind::Processor { stores }, vec![source_node]);
+        let rows = Outlets::<K, Option<V>>::new();
+        let nullable: SharedSerde<Option<V>> = Arc::new(Nullable(consumed.value));
+        graph
+            .add_source_factory(source_node, source(source_node, Arc::clone(&consumed.key), nullable, &rows));
+        drop(graph);
+        let outlets = Outlets::new();
+        attach_table(node, consumed.key, store.map(|store| (store_name, store)), &rows, &outlets);
+        KTable::new(&self.graph, node, outlets)
+    }
+
+    /// Checks the topology and finishes it.
+    ///
+    /// # Errors
+    /// Every problem there is: names used twice or not valid, overlapping sources, no source at all.
+    pub fn build(&self) -> Result<Topology, InvalidTopology> {
+        Topology::new(self.graph.lock().clone())
+    }
+}
+
+pub(crate) fn source<K: Send + 'static, V: Send + 'static>(
+    node: usize,
+    key: SharedSerde<K>,
+    value: SharedSerde<V>,
+    outlets: &Arc<Outlets<K, V>>,
+) -> SourceFactory {
+    let outlets = Arc::clone(outlets);
+    Arc::new(move |tasks| {
+        let name = tasks.name(node);
+        let out = outlets.build(tasks)?;
+        Ok(Box::new(Source { name, key: Arc::clone(&key), value: Arc::clone(&value), out }))
+    })
+}
+
+pub(crate) fn attach_table<K: Send + 'static, V: Clone + Send + 'static>(
+    node: usize,
+    key: SharedSerde<K>,
+    store: Option<(String, Store<K, V>)>,
+    from: &Outlets<K, Option<V>>,
+    to: &Arc<Outlets<K, crate::processor::Change<V>>>,
+) {
+    let to = Arc::clone(to);
+    let factory = move |tasks: &mut crate::processor::TaskBuilder<'_>| {
+        let store = match &store {
+            Some((name, store)) => Some(tasks.store(name, store.logged, &store.key, &store.value)?),
+            None => None,
+        };
+        let (name, out) = (tasks.name(node), to.build(tasks)?);
+        let node: Box<dyn crate::processor::Node<K, Option<V>>> =
+            Box::new(TableSource { name, key: Arc::clone(&key), store, out });
+        Ok(node)
+    };
+    from.attach(node, Arc::new(factory));
+}
+
+pub(crate) fn external(topic: &str) -> TopicRef {
+    TopicRef::External(Arc::from(topic))
+}

@@ -1,0 +1,202 @@
+use std::sync::Arc;
+
+use super::external;
+use crate::serde::{HasSerde, SharedSerde};
+use crate::topology::TopicRef;
+
+/// What a source reads. A topic's name, or several, become one by `into()`.
+pub struct Consumed<K, V> {
+    pub(crate) topics: Vec<TopicRef>,
+    pub(crate) name: Option<String>,
+    pub(crate) key: SharedSerde<K>,
+    pub(crate) value: SharedSerde<V>,
+}
+
+impl<K, V> Consumed<K, V> {
+    /// Reads these topics with serdes of one's own.
+    pub fn with<T: AsRef<str>>(
+        topics: impl IntoIterator<Item = T>,
+        key: SharedSerde<K>,
+        value: SharedSerde<V>,
+    ) -> Self {
+        let topics = topics.into_iter().map(|topic| external(topic.as_ref())).collect();
+        Self { topics, name: None, key, value }
+    }
+
+    /// Names the source node.
+    pub fn named(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// Reads values with this serde.
+    pub fn value_serde(mut self, serde: SharedSerde<V>) -> Self {
+        self.value = serde;
+        self
+    }
+}
+
+impl<K: HasSerde, V: HasSerde> Consumed<K, V> {
+    /// Reads these topics with the types' own serdes.
+    pub fn topics<T: AsRef<str>>(topics: impl IntoIterator<Item = T>) -> Self {
+        Self::with(topics, K::serde(), V::serde())
+    }
+}
+
+impl<K: HasSerde, V: HasSerde> From<&str> for Consumed<K, V> {
+    fn from(topic: &str) -> Self {
+        Self::topics([topic])
+    }
+}
+
+impl<K: HasSerde, V: HasSerde> From<String> for Consumed<K, V> {
+    fn from(topic: String) -> Self {
+        Self::topics([topic])
+    }
+}
+
+impl<K: HasSerde, V: HasSerde, const N: usize> From<[&str; N]> for Consumed<K, V> {
+    fn from(topics: [&str; N]) -> Self {
+        Self::topics(topics)
+    }
+}
+
+impl<K: HasSerde, V: HasSerde> From<Vec<String>> for Consumed<K, V> {
+    fn from(topics: Vec<String>) -> Self {
+        Self::topics(topics)
+    }
+}
+
+/// Where a stream is written. A topic's name becomes one by `into()`.
+pub struct Produced<K, V> {
+    pub(crate) topic: TopicRef,
+    pub(crate) name: Option<String>,
+    pub(crate) key: SharedSerde<K>,
+    pub(crate) value: SharedSerde<V>,
+}
+
+impl<K, V> Produced<K, V> {
+    /// Writes to this topic with serdes of one's own.
+    pub fn with(topic: impl AsRef<str>, key: SharedSerde<K>, value: SharedSerde<V>) -> Self {
+        Self { topic: external(topic.as_ref()), name: None, key, value }
+    }
+
+    /// Names the sink node.
+    pub fn named(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+}
+
+impl<K: HasSerde, V: HasSerde> Produced<K, V> {
+    /// Writes to this topic with the types' own serdes.
+    pub fn to(topic: impl AsRef<str>) -> Self {
+        Self::with(topic, K::serde(), V::serde())
+    }
+}
+
+impl<K: HasSerde, V: HasSerde> From<&str> for Produced<K, V> {
+    fn from(topic: &str) -> Self {
+        Self::to(topic)
+    }
+}
+
+impl<K: HasSerde, V: HasSerde> From<String> for Produced<K, V> {
+    fn from(topic: String) -> Self {
+        Self::to(topic)
+    }
+}
+
+macro_rules! named_serdes {
+    ($(#[$doc:meta])* $type:ident) => {
+        $(#[$doc])*
+        pub struct $type<K, V> {
+            pub(crate) name: Option<String>,
+            pub(crate) key: SharedSerde<K>,
+            pub(crate) value: SharedSerde<V>,
+        }
+
+        impl<K, V> $type<K, V> {
+            /// With serdes of one's own, without a name.
+            pub fn with(key: SharedSerde<K>, value: SharedSerde<V>) -> Self {
+                Self { name: None, key, value }
+            }
+
+            /// Names it: the repartition topic is then `applicationId-name-repartition`, whatever else the topology
+            /// gains or loses.
+            pub fn named(mut self, name: impl Into<String>) -> Self {
+                self.name = Some(name.into());
+                self
+            }
+        }
+
+        impl<K: HasSerde, V: HasSerde> $type<K, V> {
+            /// With a generated name, which changes when the topology does.
+            pub fn auto() -> Self {
+                Self::with(K::serde(), V::serde())
+            }
+        }
+
+        impl<K: HasSerde, V: HasSerde> From<&str> for $type<K, V> {
+            fn from(name: &str) -> Self {
+                Self::auto().named(name)
+            }
+        }
+    };
+}
+
+named_serdes!(
+    /// How a stream is grouped: a name and the serdes for the repartition topic.
+    Grouped
+);
+named_serdes!(
+    /// How a stream is repartitioned: a name and the serdes for the repartition topic.
+    Repartitioned
+);
+
+/// A key-value state store: what it is called and how it behaves.
+#[derive(Clone)]
+pub struct Store<K, V> {
+    pub(crate) name: Option<String>,
+    pub(crate) key: SharedSerde<K>,
+    pub(crate) value: SharedSerde<V>,
+    pub(crate) logged: bool,
+    pub(crate) cached: bool,
+}
+
+impl<K, V> Store<K, V> {
+    /// A store with serdes of one's own and a generated name.
+    pub fn with(key: SharedSerde<K>, value: SharedSerde<V>) -> Self {
+        Self { name: None, key, value, logged: true, cached: false }
+    }
+
+    /// Names it: its changelog is `applicationId-name-changelog`.
+    pub fn named(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// Forwards a row's latest state once for each commit instead of every update, as Java's record cache.
+    pub fn cached(mut self) -> Self {
+        self.cached = true;
+        self
+    }
+
+    /// Keeps no changelog: the state is lost with the task.
+    pub fn without_changelog(mut self) -> Self {
+        self.logged = false;
+        self
+    }
+}
+
+impl<K: HasSerde, V: HasSerde> Store<K, V> {
+    /// A key-value store of this name.
+    pub fn kv(name: impl Into<String>) -> Self {
+        Self::auto().named(name)
+    }
+
+    /// A key-value store with a generated name, which changes when the topology does.
+    pub fn auto() -> Self {
+        Self::with(Arc::clone(&K::serde()), V::serde())
+    }
+}

@@ -1,0 +1,309 @@
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::{
+    Grouped, KGroupedStream, KTable, Produced, Repartitioned, SharedGraph, Store, attach_table, source,
+};
+use crate::error::{StreamsError, TopologyError};
+use crate::processor::{
+    Filter, FlatMap, FlatMapValues, ForEach, Forward, Map, MapValues, Node, Out, Outlets, Peek, SelectKey,
+    Shared, Sink, TaskBuilder,
+};
+use crate::serde::SharedSerde;
+use crate::topology::{NodeId, NodeKind, RepartitionSpec, StoreSpec, TopicRef, naming};
+
+/// A stream of records. See [the module](crate::dsl) for why methods consume it.
+#[must_use = "a stream does nothing until it is written, grouped or looked at"]
+pub struct KStream<K, V> {
+    pub(crate) graph: SharedGraph,
+    pub(crate) node: NodeId,
+    pub(crate) outlets: Arc<Outlets<K, V>>,
+    /// The key changed since the records were partitioned by it.
+    pub(crate) repartition_required: bool,
+}
+
+/// A second use of the stream: from here on each record is cloned for all uses but the last.
+impl<K: Clone, V: Clone> Clone for KStream<K, V> {
+    fn clone(&self) -> Self {
+        self.outlets.allow_fan_out(|record| record.clone());
+        Self {
+            graph: Arc::clone(&self.graph),
+            node: self.node,
+            outlets: Arc::clone(&self.outlets),
+            repartition_required: self.repartition_required,
+        }
+    }
+}
+
+impl<K, V> std::fmt::Debug for KStream<K, V> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("KStream").field("node", &self.node).finish_non_exhaustive()
+    }
+}
+
+/// The names of the nodes around a repartition topic.
+pub(crate) struct RepartitionNames {
+    /// The topic's name without `-repartition`.
+    pub(crate) base: String,
+    /// Whether a user chose it: then the nodes are named after it.
+    pub(crate) given: bool,
+    pub(crate) partitions: Option<i32>,
+}
+
+impl<K: Send + 'static, V: Send + 'static> KStream<K, V> {
+    pub(crate) fn new(
+        graph: &SharedGraph,
+        node: NodeId,
+        outlets: Arc<Outlets<K, V>>,
+        repartition_required: bool,
+    ) -> Self {
+        Self { graph: Arc::clone(graph), node, outlets, repartition_required }
+    }
+
+    fn then<K2: Send + 'static, V2: Send + 'static, N: Node<K, V> + 'static>(
+        self,
+        prefix: &str,
+        changes_key: bool,
+        make: impl Fn(Out<K2, V2>) -> N + Send + Sync + 'static,
+    ) -> KStream<K2, V2> {
+        let mut graph = self.graph.lock();
+        let name = graph.generate_name(prefix);
+        let node = graph.add_node(name, NodeKind::Processor { stores: Vec::new() }, vec![self.node]);
+        drop(graph);
+        let outlets = Outlets::new();
+        let children = Arc::clone(&outlets);
+        let factory = move |tasks: &mut TaskBuilder<'_>| {
+            let node: Box<dyn Node<K, V>> = Box::new(make(children.build(tasks)?));
+            Ok(node)
+        };
+        self.outlets.attach(node, Arc::new(factory));
+        KStream::new(&self.graph, node, outlets, self.repartition_required || changes_key)
+    }
+
+    /// Names the last operator.
+    pub fn named(self, name: impl Into<String>) -> Self {
+        self.graph.lock().rename(self.node, name.into());
+        self
+    }
+
+    /// Keeps the records for which `keep` is true.
+    pub fn filter(self, keep: impl Fn(&K, &V) -> bool + Send + Sync + 'static) -> Self {
+        let keep = Arc::new(keep);
+        self.then(naming::FILTER, false, move |out| Filter { keep: Arc::clone(&keep), when: true, out })
+    }
+
+    /// Keeps the records for which `drop` is false.
+    pub fn filter_not(self, drop: impl Fn(&K, &V) -> bool + Send + Sync + 'static) -> Self {
+        let keep = Arc::new(drop);
+        self.then(naming::FILTER, false, move |out| Filter { keep: Arc::clone(&keep), when: false, out })
+    }
+
+    /// Turns each record into another one. Grouping after it repartitions.
+    pub fn map<K2: Send + 'static, V2: Send + 'static>(
+        self,
+        map: impl Fn(K, V) -> (K2, V2) + Send + Sync + 'static,
+    ) -> KStream<K2, V2> {
+        let map = Arc::new(map);
+        self.then(naming::MAP, true, move |out| Map { map: Arc::clone(&map), out })
+    }
+
+    /// Turns each value into another one; keys stay.
+    pub fn map_values<V2: Send + 'static>(
+        self,
+        map: impl Fn(&K, V) -> V2 + Send + Sync + 'static,
+    ) -> KStream<K, V2> {
+        let map = Arc::new(map);
+        self.then(naming::MAP_VALUES, false, move |out| MapValues { map: Arc::clone(&map), out })
+    }
+
+    /// Turns each record into any number of records. Grouping after it repartitions.
+    pub fn flat_map<K2: Send + 'static, V2: Send + 'static, I: IntoIterator<Item = (K2, V2)> + 'static>(
+        self,
+        map: impl Fn(K, V) -> I + Send + Sync + 'static,
+    ) -> KStream<K2, V2> {
+        let map = Arc::new(map);
+        self.then(naming::FLAT_MAP, true, move |out| FlatMap { map: Arc::clone(&map), out })
+    }
+
+    /// Turns each value into any number of values; each result takes a clone of the key, the last one the key itself.
+    pub fn flat_map_values<V2: Send + 'static, I: IntoIterator<Item = V2> + 'static>(
+        self,
+        map: impl Fn(&K, V) -> I + Send + Sync + 'static,
+    ) -> KStream<K, V2>
+    where
+        K: Clone,
+    {
+        let map = Arc::new(map);
+        self.then(naming::FLAT_MAP_VALUES, false, move |out| FlatMapValues { map: Arc::clone(&map), out })
+    }
+
+    /// Gives each record a new key. Grouping after it repartitions.
+    pub fn select_key<K2: Send + 'static>(
+        self,
+        select: impl Fn(&K, &V) -> K2 + Send + Sync + 'static,
+    ) -> KStream<K2, V> {
+        let select = Arc::new(select);
+        self.then(naming::KEY_SELECT, true, move |out| SelectKey { select: Arc::clone(&select), out })
+    }
+
+    /// Looks at each record and passes it on.
+    pub fn peek(self, look: impl Fn(&K, &V) + Send + Sync + 'static) -> Self {
+        let look = Arc::new(look);
+        self.then(naming::PEEK, false, move |out| Peek { look: Arc::clone(&look), out })
+    }
+
+    /// Hands each record over; the stream ends here. `foreach` in Java.
+    pub fn for_each(self, each: impl Fn(K, V) + Send + Sync + 'static) {
+        let each = Arc::new(each);
+        let _ = self.then::<(), (), _>(naming::FOR_EACH, false, move |_| ForEach(Arc::clone(&each)));
+    }
+
+    /// Both streams' records, in no particular order between them.
+    pub fn merge(self, other: KStream<K, V>) -> Self {
+        let foreign = !Arc::ptr_eq(&self.graph, &other.graph);
+        let mut graph = self.graph.lock();
+        let name = graph.generate_name(naming::MERGE);
+        if foreign {
+            graph.problems.push(TopologyError::ForeignStream { node: name.clone() });
+        }
+        let parents = if foreign { vec![self.node] } else { vec![self.node, other.node] };
+        let node = graph.add_node(name, NodeKind::Processor { stores: Vec::new() }, parents);
+        drop(graph);
+        let outlets = Outlets::new();
+        for parent in [&self.outlets, &other.outlets] {
+            let children = Arc::clone(&outlets);
+            let factory = move |tasks: &mut TaskBuilder<'_>| {
+                let shared = tasks
+                    .shared_node(node, |tasks| Ok(Arc::new(Mutex::new(Forward(children.build(tasks)?)))))?;
+                let node: Box<dyn Node<K, V>> = Box::new(Shared(shared));
+                Ok(node)
+            };
+            parent.attach(node, Arc::new(factory));
+        }
+        KStream::new(&self.graph, node, outlets, self.repartition_required || other.repartition_required)
+    }
+
+    /// Writes the stream to a topic: a name or a [`Produced`].
+    pub fn to(self, topic: impl Into<Produced<K, V>>) {
+        let produced = topic.into();
+        let mut graph = self.graph.lock();
+        let name = graph.name_or(produced.name, naming::SINK);
+        let node = graph.add_node(name, NodeKind::Sink { topic: produced.topic.clone() }, vec![self.node]);
+        drop(graph);
+        attach_sink(&self.outlets, node, produced.topic, produced.key, produced.value, false);
+    }
+
+    /// Groups by the key as it is. Repartitions only if the key changed since the records were read.
+    pub fn group_by_key(self, grouped: impl Into<Grouped<K, V>>) -> KGroupedStream<K, V> {
+        KGroupedStream { stream: self, grouped: grouped.into() }
+    }
+
+    /// Groups by another key: a name or a [`Grouped`], and the key of each record. Always repartitions.
+    pub fn group_by<K2: Send + 'static>(
+        self,
+        grouped: impl Into<Grouped<K2, V>>,
+        select: impl Fn(&K, &V) -> K2 + Send + Sync + 'static,
+    ) -> KGroupedStream<K2, V> {
+        let grouped = grouped.into();
+        let stream = self.select_key(select);
+        let stream = match &grouped.name {
+            Some(name) => stream.named(name.clone()),
+            None => stream,
+        };
+        KGroupedStream { stream, grouped }
+    }
+
+    /// Sends the records through a topic of their own, partitioned by their key.
+    pub fn repartition(self, repartitioned: impl Into<Repartitioned<K, V>>) -> Self {
+        let options = repartitioned.into();
+        let given = options.name.is_some();
+        // The one place where Java burns no number for a given name.
+        let base = options.name.unwrap_or_else(|| self.graph.lock().generate_name(naming::REPARTITION));
+        self.repartition_with(RepartitionNames { base, given, partitions: None }, options.key, options.value)
+    }
+
+    pub(crate) fn repartition_with(
+        self,
+        names: RepartitionNames,
+        key: SharedSerde<K>,
+        value: SharedSerde<V>,
+    ) -> Self {
+        let topic_name: Arc<str> = Arc::from(format!("{}{}", names.base, naming::REPARTITION_SUFFIX));
+        let topic = TopicRef::Internal(Arc::clone(&topic_name));
+        let mut graph = self.graph.lock();
+        let given = |part: &str| names.given.then(|| format!("{topic_name}-{part}"));
+        let sink_name = graph.name_or(given("sink"), naming::SINK);
+        let filter_name = graph.name_or(given("filter"), naming::FILTER);
+        let source_name = graph.name_or(given("source"), naming::SOURCE);
+        graph.repartitions.push(RepartitionSpec { name: topic_name, partitions: names.partitions });
+        let filter = graph.add_node(filter_name, NodeKind::Processor { stores: Vec::new() }, vec![self.node]);
+        let sink = graph.add_node(sink_name, NodeKind::Sink { topic: topic.clone() }, vec![filter]);
+        let node = graph.add_source(source_name, vec![topic.clone()], None);
+        let outlets = Outlets::new();
+        graph.add_source_factory(node, source(node, Arc::clone(&key), Arc::clone(&value), &outlets));
+        drop(graph);
+        attach_sink(&self.outlets, sink, topic, key, value, true);
+        KStream::new(&self.graph, node, outlets, false)
+    }
+}
+
+impl<K: Send + 'static, V: Clone + Send + 'static> KStream<K, V> {
+    /// The latest value of each key, kept in a store.
+    pub fn to_table(self, store: Store<K, V>) -> KTable<K, V> {
+        let mut graph = self.graph.lock();
+        let name = graph.generate_name(naming::TO_TABLE);
+        let store_name = store
+            .name
+            .clone()
+            .unwrap_or_else(|| graph.generate_name(&format!("{}{}", naming::TO_TABLE, naming::STATE_STORE)));
+        drop(graph);
+        let stream = if self.repartition_required {
+            let given = store.name.is_some();
+            let base = if given { store_name.clone() } else { name.clone() };
+            let names = RepartitionNames { base, given, partitions: None };
+            self.repartition_with(names, Arc::clone(&store.key), Arc::clone(&store.value))
+        } else {
+            self
+        };
+        let mut graph = stream.graph.lock();
+        graph.stores.push(StoreSpec { name: store_name.clone(), logged: store.logged });
+        let node =
+            graph.add_node(name, NodeKind::Processor { stores: vec![store_name.clone()] }, vec![stream.node]);
+        drop(graph);
+        let outlets = Outlets::new();
+        let rows = Outlets::<K, Option<V>>::new();
+        let children = Arc::clone(&rows);
+        let factory = move |tasks: &mut TaskBuilder<'_>| {
+            let out = children.build(tasks)?;
+            let node: Box<dyn Node<K, V>> =
+                Box::new(MapValues { map: Arc::new(|_: &K, value: V| Some(value)), out });
+            Ok(node)
+        };
+        stream.outlets.attach(node, Arc::new(factory));
+        attach_table(node, Arc::clone(&store.key), Some((store_name, store)), &rows, &outlets);
+        KTable::new(&stream.graph, node, outlets)
+    }
+}
+
+fn attach_sink<K: Send + 'static, V: Send + 'static>(
+    outlets: &Outlets<K, V>,
+    node: NodeId,
+    topic: TopicRef,
+    key: SharedSerde<K>,
+    value: SharedSerde<V>,
+    drop_null_keys: bool,
+) {
+    let factory = move |tasks: &mut TaskBuilder<'_>| -> Result<Box<dyn Node<K, V>>, StreamsError> {
+        Ok(Box::new(Sink {
+            name: tasks.name(node),
+            topic: tasks.topic(&topic),
+            key: Arc::clone(&key),
+            value: Arc::clone(&value),
+            drop_null_keys,
+            key_bytes: Vec::new(),
+            value_bytes: Vec::new(),
+        }))
+    };
+    outlets.attach(node, Arc::new(factory));
+}

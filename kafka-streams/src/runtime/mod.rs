@@ -1,0 +1,3 @@
+//! Running a topology.
+
+pub(crate) mod task;

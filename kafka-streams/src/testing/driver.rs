@@ -1,0 +1,354 @@
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use kafka_client::TopicPartition;
+use kafka_client::wire::murmur2::partition_for_key;
+use kafka_client::wire::record_batch::Headers;
+
+use crate::config::DeserializationHandler;
+use crate::error::{StreamsError, TaskId};
+use crate::processor::{Outgoing, RawRecord, RecordCollector};
+use crate::runtime::task::{RawBatch, Task};
+use crate::serde::{HasSerde, SerdeContext, SerdeError, to_bytes};
+use crate::state::{ReadOnlyKeyValueStore, SharedStore};
+use crate::topology::Topology;
+
+/// Why a step of a test failed.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum DriverError {
+    /// The topology failed, as it would in an application.
+    #[error(transparent)]
+    Streams(#[from] Box<StreamsError>),
+    /// The test's own keys or values do not convert: its types differ from the topology's.
+    #[error("topic {topic}: {source}")]
+    Serde {
+        /// The topic.
+        topic: String,
+        /// What is wrong.
+        source: SerdeError,
+    },
+    /// No task has a store of this name and these types.
+    #[error("no store {name} of these types")]
+    NoStore {
+        /// The name.
+        name: String,
+    },
+}
+
+/// A record of an output topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TestRecord<K, V> {
+    /// The partition it went to.
+    pub partition: i32,
+    /// The key.
+    pub key: K,
+    /// The value.
+    pub value: V,
+    /// Milliseconds since 1970.
+    pub timestamp: i64,
+}
+
+/// The topics of a test: what a cluster would hold.
+#[derive(Default)]
+struct Logs {
+    partitions: i32,
+    logs: BTreeMap<(Arc<str>, i32), Vec<RawRecord>>,
+}
+
+impl Logs {
+    fn append(&mut self, record: Outgoing<'_>) {
+        let partition = record.partition.unwrap_or_else(|| match record.key {
+            Some(key) => partition_for_key(key, self.partitions),
+            None => 0,
+        });
+        let log = self.logs.entry((Arc::clone(record.topic), partition)).or_default();
+        log.push(RawRecord {
+            offset: log.len() as i64,
+            timestamp: record.timestamp,
+            key: record.key.map(Bytes::copy_from_slice),
+            value: record.value.map(Bytes::copy_from_slice),
+            headers: record.headers.clone(),
+        });
+    }
+
+    /// A partition's records from an offset on.
+    fn from(&self, topic: &Arc<str>, partition: i32, offset: i64) -> &[RawRecord] {
+        let log = self.logs.get(&(Arc::clone(topic), partition)).map_or(&[][..], Vec::as_slice);
+        log.get(usize::try_from(offset).unwrap_or(0)..).unwrap_or_default()
+    }
+}
+
+impl RecordCollector for Logs {
+    fn send(&mut self, record: Outgoing<'_>) -> Result<(), String> {
+        self.append(record);
+        Ok(())
+    }
+}
+
+/// Runs a topology in a test: `pipe` records in, read what comes out.
+///
+/// Repartition topics and other topics that the topology both writes and reads go round. Every topic, changelogs and
+/// repartition topics too, can be read with [`TestDriver::output`] by its name on the cluster.
+pub struct TestDriver {
+    topology: Topology,
+    application_id: String,
+    handler: DeserializationHandler,
+    tasks: Vec<Task>,
+    logs: Logs,
+    fetched: BTreeMap<(usize, Arc<str>, i32), i64>,
+    committed: BTreeMap<TopicPartition, i64>,
+    read: BTreeMap<(Arc<str>, i32), i64>,
+    commit_each_record: bool,
+}
+
+impl std::fmt::Debug for TestDriver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TestDriver").field("application_id", &self.application_id).finish_non_exhaustive()
+    }
+}
+
+impl TestDriver {
+    /// A driver with the application id `test` and one partition for each topic.
+    ///
+    /// # Errors
+    /// When the tasks cannot be put together: one store's name is used with two types.
+    pub fn new(topology: &Topology) -> Result<Self, DriverError> {
+        Self::with_partitions(topology, "test", 1)
+    }
+
+    /// A driver with this application id and so many partitions for each topic.
+    ///
+    /// # Errors
+    /// As [`TestDriver::new`].
+    pub fn with_partitions(
+        topology: &Topology,
+        application_id: &str,
+        partitions: i32,
+    ) -> Result<Self, DriverError> {
+        let mut driver = Self {
+            topology: topology.clone(),
+            application_id: application_id.to_owned(),
+            handler: DeserializationHandler::Fail,
+            tasks: Vec::new(),
+            logs: Logs { partitions: partitions.max(1), logs: BTreeMap::new() },
+            fetched: BTreeMap::new(),
+            committed: BTreeMap::new(),
+            read: BTreeMap::new(),
+            commit_each_record: true,
+        };
+        driver.start()?;
+        Ok(driver)
+    }
+
+    /// Commits only when [`TestDriver::commit`] is called. By default each piped record is followed by a commit.
+    pub fn manual_commit(mut self) -> Self {
+        self.commit_each_record = false;
+        self
+    }
+
+    /// What to do with unreadable input. Default: fail.
+    ///
+    /// # Errors
+    /// As [`TestDriver::new`].
+    pub fn deserialization_handler(mut self, handler: DeserializationHandler) -> Result<Self, DriverError> {
+        self.handler = handler;
+        self.start()?;
+        Ok(self)
+    }
+
+    fn start(&mut self) -> Result<(), DriverError> {
+        self.tasks.clear();
+        self.fetched.clear();
+        for subtopology in 0..self.topology.inner.subtopologies.len() {
+            for partition in 0..self.logs.partitions {
+                let id = TaskId { subtopology, partition };
+                let task = Task::new(&self.topology.inner, &self.application_id, id, self.handler)
+                    .map_err(Box::new)?;
+                for store in task.stores() {
+                    let Some(changelog) = store.changelog() else { continue };
+                    let records =
+                        self.logs.from(&changelog, partition, store.committed_offset().unwrap_or(0));
+                    store.restore(&mut records.iter().cloned()).map_err(|source| {
+                        Box::new(StreamsError::Store {
+                            task: id,
+                            node: store.name(),
+                            store: store.name(),
+                            source,
+                        })
+                    })?;
+                }
+                self.tasks.push(task);
+            }
+        }
+        Ok(())
+    }
+
+    /// Feeds a topic.
+    pub fn input<K: HasSerde, V: HasSerde>(&mut self, topic: &str) -> TestInput<'_, K, V> {
+        TestInput { driver: self, topic: Arc::from(topic), types: std::marker::PhantomData }
+    }
+
+    /// Reads a topic, from where the last reader of it stopped.
+    pub fn output<K: HasSerde, V: HasSerde>(&mut self, topic: &str) -> TestOutput<'_, K, V> {
+        TestOutput { driver: self, topic: Arc::from(topic), types: std::marker::PhantomData }
+    }
+
+    /// Looks into the store of a name: one view for each partition.
+    ///
+    /// # Errors
+    /// [`DriverError::NoStore`].
+    pub fn stores<K: Send + 'static, V: Send + 'static>(
+        &self,
+        name: &str,
+    ) -> Result<Vec<ReadOnlyKeyValueStore<K, V>>, DriverError> {
+        let handles =
+            self.tasks.iter().filter_map(|task| task.handle(name)?.downcast_ref::<SharedStore<K, V>>());
+        let views: Vec<_> = handles.map(|store| ReadOnlyKeyValueStore(Arc::clone(store))).collect();
+        if views.is_empty() { Err(DriverError::NoStore { name: name.to_owned() }) } else { Ok(views) }
+    }
+
+    /// Looks into the store of a name in the first partition, the only one by default.
+    ///
+    /// # Errors
+    /// [`DriverError::NoStore`].
+    pub fn store<K: Send + 'static, V: Send + 'static>(
+        &self,
+        name: &str,
+    ) -> Result<ReadOnlyKeyValueStore<K, V>, DriverError> {
+        let first = self.stores(name)?.into_iter().next();
+        first.ok_or_else(|| DriverError::NoStore { name: name.to_owned() })
+    }
+
+    /// Commits all tasks: held-back results are forwarded, changelogs written, offsets kept.
+    ///
+    /// # Errors
+    /// When a node, a serde or a store fails.
+    pub fn commit(&mut self) -> Result<(), DriverError> {
+        // Results of a commit can lead to input of other tasks, which may hold something back in turn.
+        loop {
+            for task in &mut self.tasks {
+                let offsets = task.prepare_commit(&mut self.logs)?;
+                self.committed.extend(offsets);
+                task.finish_commit()?;
+            }
+            if self.process()? == 0 {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Drops all tasks as a crash would, restores their state from the changelogs and goes on from the committed
+    /// offsets. What was not committed is processed again.
+    ///
+    /// # Errors
+    /// When a store cannot be restored or processing fails.
+    pub fn crash_and_restore(&mut self) -> Result<(), DriverError> {
+        self.start()?;
+        self.process()?;
+        if self.commit_each_record { self.commit() } else { Ok(()) }
+    }
+
+    /// Runs tasks until nothing is left to read. Returns how many records were processed.
+    fn process(&mut self) -> Result<usize, DriverError> {
+        let mut total = 0;
+        loop {
+            let mut processed = 0;
+            for task in &mut self.tasks {
+                let Some(sub) = self.topology.inner.subtopologies.get(task.id.subtopology) else { continue };
+                for topic in &sub.source_topics {
+                    let topic = topic.resolve(&self.application_id);
+                    let partition = task.id.partition;
+                    let at = TopicPartition::new(Arc::clone(&topic), partition);
+                    let start = self.committed.get(&at).copied().unwrap_or(0);
+                    let position = self
+                        .fetched
+                        .entry((task.id.subtopology, Arc::clone(&topic), partition))
+                        .or_insert(start);
+                    let records = self.logs.from(&topic, partition, *position).to_vec();
+                    if records.is_empty() {
+                        continue;
+                    }
+                    *position += records.len() as i64;
+                    let records = Box::new(records.into_iter().map(Ok));
+                    task.add(&topic, RawBatch { records, next_offset: *position });
+                }
+                processed += task.process(usize::MAX, &mut self.logs)?;
+            }
+            if processed == 0 {
+                return Ok(total);
+            }
+            total += processed;
+        }
+    }
+}
+
+/// A topic that a test feeds.
+pub struct TestInput<'a, K, V> {
+    driver: &'a mut TestDriver,
+    topic: Arc<str>,
+    types: std::marker::PhantomData<fn(K, V)>,
+}
+
+impl<K: HasSerde, V: HasSerde> TestInput<'_, K, V> {
+    /// Appends a record with this timestamp (milliseconds since 1970) and runs until all its effects are there.
+    ///
+    /// # Errors
+    /// When a node, a serde or a store fails.
+    pub fn pipe(&mut self, key: K, value: V, timestamp: i64) -> Result<(), DriverError> {
+        let serde = |source| DriverError::Serde { topic: self.topic.to_string(), source };
+        let key = to_bytes(&*K::serde(), SerdeContext::key(&self.topic), &key).map_err(serde)?;
+        let value = to_bytes(&*V::serde(), SerdeContext::value(&self.topic), &value).map_err(serde)?;
+        self.driver.logs.append(Outgoing {
+            topic: &self.topic,
+            partition: None,
+            key: key.as_deref(),
+            value: value.as_deref(),
+            timestamp,
+            headers: &Headers::default(),
+        });
+        self.driver.process()?;
+        if self.driver.commit_each_record { self.driver.commit() } else { Ok(()) }
+    }
+}
+
+/// A topic that a test reads.
+pub struct TestOutput<'a, K, V> {
+    driver: &'a mut TestDriver,
+    topic: Arc<str>,
+    types: std::marker::PhantomData<fn() -> (K, V)>,
+}
+
+impl<K: HasSerde, V: HasSerde> TestOutput<'_, K, V> {
+    /// The records that were not read yet, by partition and offset.
+    ///
+    /// # Errors
+    /// [`DriverError::Serde`] when they are not of these types.
+    pub fn read_records(&mut self) -> Result<Vec<TestRecord<K, V>>, DriverError> {
+        let serde = |source| DriverError::Serde { topic: self.topic.to_string(), source };
+        let (keys, values) = (K::serde(), V::serde());
+        let mut found = Vec::new();
+        for partition in 0..self.driver.logs.partitions {
+            let position = self.driver.read.entry((Arc::clone(&self.topic), partition)).or_default();
+            for record in self.driver.logs.from(&self.topic, partition, *position) {
+                *position += 1;
+                let key =
+                    keys.deserialize(SerdeContext::key(&self.topic), record.key.as_ref()).map_err(serde)?;
+                let value = values
+                    .deserialize(SerdeContext::value(&self.topic), record.value.as_ref())
+                    .map_err(serde)?;
+                found.push(TestRecord { partition, key, value, timestamp: record.timestamp });
+            }
+        }
+        Ok(found)
+    }
+
+    /// Keys and values of the records that were not read yet.
+    ///
+    /// # Errors
+    /// As [`TestOutput::read_records`].
+    pub fn read_all(&mut self) -> Result<Vec<(K, V)>, DriverError> {
+        Ok(self.read_records()?.into_iter().map(|record| (record.key, record.value)).collect())
+    }
+}

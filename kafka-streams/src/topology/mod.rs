@@ -1,0 +1,223 @@
+//! The logical graph: nodes, stores and topics, cut into sub-topologies. No IO and no types of keys or values.
+
+mod description;
+mod java_order;
+pub(crate) mod naming;
+mod subtopology;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+pub use description::{NodeDescription, NodeDescriptionKind, SubTopologyDescription, TopologyDescription};
+pub(crate) use subtopology::SubTopology;
+
+use crate::error::{InvalidTopology, TopologyError};
+use crate::processor::SourceFactory;
+
+/// A node's place in [`Graph::nodes`].
+pub(crate) type NodeId = usize;
+
+/// A topic as the topology names it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum TopicRef {
+    /// A topic of the user's.
+    External(Arc<str>),
+    /// A repartition topic: on the cluster its name begins with the application's id.
+    Internal(Arc<str>),
+}
+
+impl TopicRef {
+    pub(crate) fn name(&self) -> &str {
+        match self {
+            TopicRef::External(name) | TopicRef::Internal(name) => name,
+        }
+    }
+
+    /// The name on the cluster.
+    pub(crate) fn resolve(&self, application_id: &str) -> Arc<str> {
+        match self {
+            TopicRef::External(name) => Arc::clone(name),
+            TopicRef::Internal(name) => Arc::from(format!("{application_id}-{name}")),
+        }
+    }
+}
+
+/// `applicationId-store-changelog`.
+pub(crate) fn changelog_topic(application_id: &str, store: &str) -> Arc<str> {
+    Arc::from(format!("{application_id}-{store}-changelog"))
+}
+
+#[derive(Clone)]
+pub(crate) enum NodeKind {
+    Source { topics: Vec<TopicRef>, factories: Vec<SourceFactory> },
+    Processor { stores: Vec<String> },
+    Sink { topic: TopicRef },
+}
+
+#[derive(Clone)]
+pub(crate) struct GraphNode {
+    pub(crate) name: String,
+    pub(crate) kind: NodeKind,
+    pub(crate) parents: Vec<NodeId>,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct StoreSpec {
+    pub(crate) name: String,
+    pub(crate) logged: bool,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct RepartitionSpec {
+    pub(crate) name: Arc<str>,
+    /// A number of partitions the user asked for; otherwise that of the topics upstream.
+    pub(crate) partitions: Option<i32>,
+}
+
+/// What the DSL writes down while it is used.
+#[derive(Clone, Default)]
+pub(crate) struct Graph {
+    pub(crate) nodes: Vec<GraphNode>,
+    pub(crate) stores: Vec<StoreSpec>,
+    pub(crate) repartitions: Vec<RepartitionSpec>,
+    pub(crate) problems: Vec<TopologyError>,
+    next_index: u32,
+}
+
+impl Graph {
+    /// One counter numbers nodes and stores. A name that the user gives burns a number too, so that naming one
+    /// node renames no other.
+    pub(crate) fn generate_name(&mut self, prefix: &str) -> String {
+        let index = self.next_index;
+        self.next_index = index.wrapping_add(1);
+        format!("{prefix}{index:010}")
+    }
+
+    pub(crate) fn name_or(&mut self, given: Option<String>, prefix: &str) -> String {
+        let generated = self.generate_name(prefix);
+        given.unwrap_or(generated)
+    }
+
+    pub(crate) fn add_node(&mut self, name: String, kind: NodeKind, parents: Vec<NodeId>) -> NodeId {
+        self.nodes.push(GraphNode { name, kind, parents });
+        self.nodes.len() - 1
+    }
+
+    /// Adds a source, or joins the one that reads the same topics already.
+    pub(crate) fn add_source(
+        &mut self,
+        name: String,
+        topics: Vec<TopicRef>,
+        factory: Option<SourceFactory>,
+    ) -> NodeId {
+        let set: BTreeSet<&TopicRef> = topics.iter().collect();
+        for (id, node) in self.nodes.iter_mut().enumerate() {
+            let NodeKind::Source { topics: known, factories } = &mut node.kind else { continue };
+            let known: BTreeSet<&TopicRef> = known.iter().collect();
+            if known == set {
+                factories.extend(factory);
+                return id;
+            }
+            if let Some(topic) = known.intersection(&set).next() {
+                self.problems.push(TopologyError::OverlappingSources {
+                    topic: topic.name().to_owned(),
+                    first: node.name.clone(),
+                    second: name.clone(),
+                });
+            }
+        }
+        if topics.is_empty() {
+            self.problems.push(TopologyError::NoTopic { node: name.clone() });
+        }
+        self.add_node(name, NodeKind::Source { topics, factories: factory.into_iter().collect() }, Vec::new())
+    }
+
+    pub(crate) fn add_source_factory(&mut self, source: NodeId, factory: SourceFactory) {
+        if let Some(GraphNode { kind: NodeKind::Source { factories, .. }, .. }) = self.nodes.get_mut(source) {
+            factories.push(factory);
+        }
+    }
+
+    pub(crate) fn rename(&mut self, node: NodeId, name: String) {
+        if let Some(node) = self.nodes.get_mut(node) {
+            node.name = name;
+        }
+    }
+
+    fn problems(&self) -> Vec<TopologyError> {
+        let mut problems = self.problems.clone();
+        if !self.nodes.iter().any(|node| matches!(node.kind, NodeKind::Source { .. })) {
+            problems.push(TopologyError::NoSource);
+        }
+        let duplicates = |names: &mut dyn Iterator<Item = String>| {
+            let mut counts = BTreeMap::<String, usize>::new();
+            names.for_each(|name| *counts.entry(name).or_default() += 1);
+            counts.into_iter().filter(|(_, count)| *count > 1).map(|(name, _)| name).collect::<Vec<_>>()
+        };
+        let nodes = duplicates(&mut self.nodes.iter().map(|node| node.name.clone()));
+        problems.extend(nodes.into_iter().map(|name| TopologyError::DuplicateNode { name }));
+        let stores = duplicates(&mut self.stores.iter().map(|store| store.name.clone()));
+        problems.extend(stores.into_iter().map(|name| TopologyError::DuplicateStore { name }));
+        let topics = duplicates(&mut self.repartitions.iter().map(|spec| spec.name.to_string()));
+        problems.extend(topics.into_iter().map(|name| TopologyError::DuplicateRepartition { name }));
+        let topics = self.nodes.iter().flat_map(|node| match &node.kind {
+            NodeKind::Source { topics, .. } => topics.clone(),
+            NodeKind::Sink { topic } => vec![topic.clone()],
+            NodeKind::Processor { .. } => Vec::new(),
+        });
+        let names: BTreeSet<String> = topics
+            .map(|topic| topic.name().to_owned())
+            .chain(self.stores.iter().map(|store| store.name.clone()))
+            .chain(self.nodes.iter().map(|node| node.name.clone()))
+            .filter(|name| !naming::is_valid(name))
+            .collect();
+        problems.extend(names.into_iter().map(|name| TopologyError::InvalidName { name }));
+        problems
+    }
+}
+
+pub(crate) struct TopologyInner {
+    pub(crate) graph: Graph,
+    pub(crate) subtopologies: Vec<SubTopology>,
+}
+
+/// A finished topology: what [`crate::KafkaStreams`] runs and [`crate::testing::TestDriver`] tests. Cheap to
+/// clone.
+#[derive(Clone)]
+pub struct Topology {
+    pub(crate) inner: Arc<TopologyInner>,
+}
+
+impl std::fmt::Debug for Topology {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Topology").field(&self.describe()).finish()
+    }
+}
+
+impl Topology {
+    pub(crate) fn new(graph: Graph) -> Result<Self, InvalidTopology> {
+        let problems = graph.problems();
+        if !problems.is_empty() {
+            return Err(InvalidTopology { problems });
+        }
+        let subtopologies = subtopology::cut(&graph);
+        Ok(Self { inner: Arc::new(TopologyInner { graph, subtopologies }) })
+    }
+
+    /// The topology in words; `to_string()` of it is what Java's `describe()` prints.
+    pub fn describe(&self) -> TopologyDescription {
+        description::describe(&self.inner.graph, &self.inner.subtopologies)
+    }
+
+    /// The user's topics that are read, without internal ones.
+    pub fn source_topics(&self) -> Vec<Arc<str>> {
+        let topics = self.inner.subtopologies.iter().flat_map(|sub| &sub.source_topics);
+        let set: BTreeSet<Arc<str>> = topics
+            .filter_map(|topic| match topic {
+                TopicRef::External(name) => Some(Arc::clone(name)),
+                TopicRef::Internal(_) => None,
+            })
+            .collect();
+        set.into_iter().collect()
+    }
+}

@@ -1,0 +1,33 @@
+//! The prefixes of generated names, as Java's DSL writes them: a running application's internal topics carry
+//! them, so they are part of its contract.
+
+pub(crate) const SOURCE: &str = "KSTREAM-SOURCE-";
+pub(crate) const SINK: &str = "KSTREAM-SINK-";
+pub(crate) const FILTER: &str = "KSTREAM-FILTER-";
+pub(crate) const MAP: &str = "KSTREAM-MAP-";
+pub(crate) const MAP_VALUES: &str = "KSTREAM-MAPVALUES-";
+pub(crate) const FLAT_MAP: &str = "KSTREAM-FLATMAP-";
+pub(crate) const FLAT_MAP_VALUES: &str = "KSTREAM-FLATMAPVALUES-";
+pub(crate) const KEY_SELECT: &str = "KSTREAM-KEY-SELECT-";
+pub(crate) const PEEK: &str = "KSTREAM-PEEK-";
+pub(crate) const FOR_EACH: &str = "KSTREAM-FOREACH-";
+pub(crate) const MERGE: &str = "KSTREAM-MERGE-";
+pub(crate) const REPARTITION: &str = "KSTREAM-REPARTITION-";
+pub(crate) const AGGREGATE: &str = "KSTREAM-AGGREGATE-";
+pub(crate) const REDUCE: &str = "KSTREAM-REDUCE-";
+pub(crate) const TO_TABLE: &str = "KSTREAM-TOTABLE-";
+pub(crate) const TABLE_SOURCE: &str = "KTABLE-SOURCE-";
+pub(crate) const TABLE_FILTER: &str = "KTABLE-FILTER-";
+pub(crate) const TABLE_MAP_VALUES: &str = "KTABLE-MAPVALUES-";
+pub(crate) const TABLE_TO_STREAM: &str = "KTABLE-TOSTREAM-";
+pub(crate) const STATE_STORE: &str = "STATE-STORE-";
+pub(crate) const REPARTITION_SUFFIX: &str = "-repartition";
+
+/// Whether Kafka would take this as (part of) a topic's name.
+pub(crate) fn is_valid(name: &str) -> bool {
+    !name.is_empty()
+        && name != "."
+        && name != ".."
+        && name.len() <= 249
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+}
