@@ -37,5 +37,5 @@ pub mod topology;
 pub use config::StreamsConfig;
 pub use dsl::{Consumed, Grouped, KGroupedStream, KStream, KTable, Produced, Store, StreamsBuilder};
 pub use error::{InvalidTopology, Part, RecordPosition, StreamsError, TaskId, TopologyError};
-//RT
+pub use runtime::{KafkaStreams, State};
 pub use topology::Topology;

@@ -98,7 +98,7 @@ pub trait HasSerde: Sized + 'static {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Plain;
 
-fn present<'b, T>(bytes: Option<&'b Bytes>) -> Result<&'b Bytes, SerdeError> {
+fn present<T>(bytes: Option<&Bytes>) -> Result<&Bytes, SerdeError> {
     bytes.ok_or_else(|| SerdeError::Null { type_name: std::any::type_name::<T>() })
 }
 

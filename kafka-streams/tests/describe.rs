@@ -1,5 +1,7 @@
 //! Topologies describe themselves as Java's do. `golden/Describe.java` builds the same ones and wrote the texts.
 
+#![expect(clippy::unwrap_used, reason = "a test says what it expects")]
+
 use kafka_streams::dsl::Repartitioned;
 use kafka_streams::{Consumed, Grouped, Produced, Store, StreamsBuilder};
 

@@ -1,5 +1,7 @@
 //! Operators and state, as a test of an application sees them.
 
+#![expect(clippy::unwrap_used, reason = "a test says what it expects")]
+
 use std::collections::BTreeMap;
 
 use kafka_streams::config::DeserializationHandler;

@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use parking_lot::Mutex;
 
 use super::{CloneRecord, Node, NodeName, Out, SourceNode};
-use crate::error::{StreamsError, TaskId};
+use crate::error::StreamsError;
 use crate::serde::SharedSerde;
 use crate::state::{KeyValueStore, MemoryStore, SharedStore, TaskStore, TypedStore};
 use crate::topology::{NodeId, TopicRef, TopologyInner, changelog_topic};
@@ -63,18 +63,16 @@ impl<K, V> Outlets<K, V> {
 pub(crate) struct TaskBuilder<'a> {
     pub(crate) topology: &'a TopologyInner,
     pub(crate) application_id: &'a str,
-    pub(crate) task: TaskId,
     shared: BTreeMap<NodeId, Box<dyn Any>>,
     pub(crate) handles: BTreeMap<Arc<str>, Box<dyn Any + Send>>,
     pub(crate) stores: Vec<Box<dyn TaskStore>>,
 }
 
 impl<'a> TaskBuilder<'a> {
-    pub(crate) fn new(topology: &'a TopologyInner, application_id: &'a str, task: TaskId) -> Self {
+    pub(crate) fn new(topology: &'a TopologyInner, application_id: &'a str) -> Self {
         Self {
             topology,
             application_id,
-            task,
             shared: BTreeMap::new(),
             handles: BTreeMap::new(),
             stores: Vec::new(),

@@ -68,7 +68,7 @@ impl Task {
         id: TaskId,
         handler: DeserializationHandler,
     ) -> Result<Self, StreamsError> {
-        let mut builder = TaskBuilder::new(topology, application_id, id);
+        let mut builder = TaskBuilder::new(topology, application_id);
         let mut sources = Vec::new();
         let mut inputs = Vec::<Input>::new();
         let nodes = topology.subtopologies.get(id.subtopology).map(|sub| &sub.nodes);
@@ -99,6 +99,11 @@ impl Task {
 
     pub(crate) fn handle(&self, store: &str) -> Option<&(dyn Any + Send)> {
         self.handles.get(store).map(|handle| &**handle)
+    }
+
+    /// The stores by name, for readers outside the task's thread.
+    pub(crate) fn take_handles(&mut self) -> BTreeMap<Arc<str>, Box<dyn Any + Send>> {
+        std::mem::take(&mut self.handles)
     }
 
     pub(crate) fn add(&mut self, topic: &str, batch: RawBatch) {

@@ -1,0 +1,73 @@
+use std::collections::BTreeMap;
+
+use kafka_client::consumer::OffsetReset;
+use kafka_client::{Client, TopicPartition};
+
+use super::task::Task;
+use crate::error::StreamsError;
+use crate::processor::RawRecord;
+use crate::state::TaskStore;
+
+fn failed(operation: &str, error: &dyn std::fmt::Display) -> Box<StreamsError> {
+    Box::new(StreamsError::Cluster { operation: operation.to_owned(), reason: error.to_string() })
+}
+
+/// Fills the stores of new tasks from their changelogs, to the end as it is now.
+pub(super) async fn restore(client: &Client, tasks: &[Task]) -> Result<(), Box<StreamsError>> {
+    let mut stores = BTreeMap::<TopicPartition, (&Task, &dyn TaskStore)>::new();
+    for task in tasks {
+        for store in task.stores() {
+            let Some(changelog) = store.changelog() else { continue };
+            stores.insert(TopicPartition::new(changelog, task.id.partition), (task, &**store));
+        }
+    }
+    if stores.is_empty() {
+        return Ok(());
+    }
+    let consumer = client
+        .consumer()
+        .assign(stores.keys().cloned())
+        .auto_offset_reset(OffsetReset::Earliest)
+        .build()
+        .map_err(|error| failed("restoring", &error))?;
+    let begins = consumer.begin_offsets(stores.keys()).await.map_err(|error| failed("restoring", &error))?;
+    let ends = consumer.end_offsets(stores.keys()).await.map_err(|error| failed("restoring", &error))?;
+    let mut missing = BTreeMap::new();
+    for (partition, end) in ends {
+        let begin = begins.get(&partition).copied().unwrap_or(0);
+        let start = stores.get(&partition).and_then(|(_, store)| store.committed_offset()).unwrap_or(begin);
+        if start < end {
+            consumer.seek(&partition, start).map_err(|error| failed("restoring", &error))?;
+            missing.insert(partition, end);
+        }
+    }
+    while !missing.is_empty() {
+        let Some(batch) = consumer.next_batch().await.map_err(|error| failed("restoring", &error))? else {
+            break;
+        };
+        let partition = batch.topic_partition().clone();
+        let next_offset = batch.next_offset();
+        let Some((task, store)) = stores.get(&partition) else { continue };
+        let mut records = Vec::with_capacity(batch.record_count_bound());
+        for record in batch {
+            let record = record.map_err(|error| failed("restoring", &error))?;
+            records.push(RawRecord {
+                offset: record.offset,
+                timestamp: record.timestamp,
+                key: record.key,
+                value: record.value,
+                headers: record.headers,
+            });
+        }
+        store.restore(&mut records.into_iter()).map_err(|source| {
+            Box::new(StreamsError::Store { task: task.id, node: store.name(), store: store.name(), source })
+        })?;
+        if missing.get(&partition).is_some_and(|end| next_offset >= *end) {
+            missing.remove(&partition);
+        }
+    }
+    if let Err(error) = consumer.close().await {
+        tracing::debug!(%error, "closing the restore consumer");
+    }
+    Ok(())
+}
