@@ -154,18 +154,25 @@ impl Peer {
             let why = String::from_utf8_lossy(&output.stderr);
             return Err(format!("{} failed ({}): {said}{why}", self.name(), output.status));
         }
-        let records = if self == Self::FranzGo { franz_go_records(&said) } else { records };
-        Ok(Measured { records, wall, cpu, peak_bytes })
+        Ok(match self {
+            Self::FranzGo => {
+                let (records, wall) = franz_go_work(&said);
+                Measured { records, wall, cpu, peak_bytes }
+            }
+            _ => Measured { records, wall, cpu, peak_bytes },
+        })
     }
 }
 
-/// Sums franz-go's lines, one a second: `12.34 MiB/s; 129.41k records/s`.
-fn franz_go_records(said: &str) -> u64 {
-    let thousands = said.lines().filter_map(|line| {
-        let (_, rest) = line.split_once("; ")?;
-        rest.split_once("k records/s")?.0.trim().parse::<f64>().ok()
-    });
-    (thousands.sum::<f64>() * 1000.0) as u64
+/// Sums franz-go's lines, one a second: `12.34 MiB/s; 129.41k records/s`. Seconds without records, such as those after
+/// the end of a topic, do not count as time at work.
+fn franz_go_work(said: &str) -> (u64, Duration) {
+    let thousands: Vec<f64> = said
+        .lines()
+        .filter_map(|line| line.split_once("; ")?.1.split_once("k records/s")?.0.trim().parse().ok())
+        .filter(|&thousands| thousands > 0.0)
+        .collect();
+    ((thousands.iter().sum::<f64>() * 1000.0) as u64, Duration::from_secs(thousands.len() as u64))
 }
 
 #[cfg(test)]
@@ -173,8 +180,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn franz_gos_lines_are_summed() {
-        assert_eq!(franz_go_records("1.00 MiB/s; 10.50k records/s\n2.00 MiB/s; 20.00k records/s\n"), 30_500);
-        assert_eq!(franz_go_records("starting\n"), 0);
+    fn franz_gos_lines_are_summed_without_its_idle_seconds() {
+        let said =
+            "1.00 MiB/s; 10.50k records/s\n2.00 MiB/s; 20.00k records/s\n0.00 MiB/s; 0.00k records/s\n";
+        assert_eq!(franz_go_work(said), (30_500, Duration::from_secs(2)));
+        assert_eq!(franz_go_work("starting\n"), (0, Duration::ZERO));
     }
 }

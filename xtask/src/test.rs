@@ -13,6 +13,9 @@ use crate::{generate, kafka};
 const MSRV: &str = "1.88";
 /// The oldest Java that Kafka 4's broker runs on.
 const MIN_JAVA: u32 = 17;
+/// How the integration tests of foreign clients begin: what needs kcat, and what needs java and Kafka's jars.
+const KCAT_TESTS: &str = "interop::kcat";
+const JAVA_TESTS: &str = "interop::kafkas";
 /// No example may take longer; each starts a broker of its own and needs about a second.
 const EXAMPLE_TIMEOUT: Duration = Duration::from_secs(120);
 
@@ -55,6 +58,7 @@ impl Run<'_> {
         self.step("licences and bans", Self::deny)?;
         self.step("oldest Rust", Self::oldest_rust)?;
         self.step("examples", Self::examples)?;
+        self.step("foreign clients on our broker", Self::foreign_clients)?;
         self.step("Apache Kafka", Self::apache_kafka)
     }
 
@@ -174,17 +178,30 @@ impl Run<'_> {
         if status.success() { Ok(text) } else { Err(format!("{name}: {status}\n{text}")) }
     }
 
+    /// librdkafka and Apache Kafka's own tools: tests that are ignored where their programs are not installed.
+    fn foreign_clients(&mut self) -> Result<(), String> {
+        if succeeds("kcat", &["-V"]) {
+            self.tests(&["--workspace", "--test", "it", "--", "--ignored", KCAT_TESTS], &[])?;
+        } else {
+            self.note("kcat (librdkafka) was NOT tried on our broker: it is missing (apt-get install kcat)");
+        }
+        match kafka_can_run() {
+            Ok(()) => {
+                let jars = Jars::find_or_fetch(self.root)?;
+                let folder = jars.folder.to_string_lossy().into_owned();
+                let arguments = ["--workspace", "--test", "it", "--", "--ignored", JAVA_TESTS];
+                self.tests(&arguments, &[("KAFKA_JARS", &folder)])
+            }
+            Err(missing) => {
+                self.note(&format!("Apache Kafka's own tools were NOT tried on our broker: {missing}"));
+                Ok(())
+            }
+        }
+    }
+
     /// The same integration suite on the real thing, and what needs its jars.
     fn apache_kafka(&mut self) -> Result<(), String> {
-        let java = kafka::java_version();
-        let mvn = succeeds("mvn", &["--version"]) || std::env::var_os("KAFKA_JARS").is_some();
-        let missing = match java {
-            None => Some("java is missing".to_owned()),
-            Some(version) if version < MIN_JAVA => Some(format!("java is {version}, Kafka needs {MIN_JAVA}")),
-            Some(_) if !mvn => Some("mvn is missing".to_owned()),
-            Some(_) => None,
-        };
-        if let Some(missing) = missing {
+        if let Err(missing) = kafka_can_run() {
             self.note(&format!(
                 "the integration suite did NOT run on Apache Kafka, only on our broker: {missing} \
                  (apt-get install default-jdk-headless maven)"
@@ -201,9 +218,14 @@ impl Run<'_> {
         let broker = kafka::Broker::start(&jars)?;
         println!("Apache Kafka {KAFKA_VERSION} listens at 127.0.0.1:{}", broker.port);
         let bootstrap = format!("127.0.0.1:{}", broker.port);
+        let folder = jars.folder.to_string_lossy().into_owned();
+        let mut arguments = vec!["--workspace", "--test", "it", "--", "--include-ignored"];
+        if !succeeds("kcat", &["-V"]) {
+            arguments.extend(["--skip", KCAT_TESTS]);
+        }
         self.tests(
-            &["--workspace", "--test", "it"],
-            &[("KAFKA_TEST_BROKER", "apache"), ("KAFKA_TEST_BOOTSTRAP", &bootstrap)],
+            &arguments,
+            &[("KAFKA_TEST_BROKER", "apache"), ("KAFKA_TEST_BOOTSTRAP", &bootstrap), ("KAFKA_JARS", &folder)],
         )
     }
 
@@ -264,6 +286,16 @@ impl Run<'_> {
 
     fn target_folder(&self) -> PathBuf {
         std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| self.root.join("target"), PathBuf::from)
+    }
+}
+
+/// Whether this machine has what Apache Kafka needs, or what is missing.
+fn kafka_can_run() -> Result<(), String> {
+    match kafka::java_version() {
+        None => Err("java is missing".to_owned()),
+        Some(version) if version < MIN_JAVA => Err(format!("java is {version}, Kafka needs {MIN_JAVA}")),
+        Some(_) if succeeds("mvn", &["--version"]) || std::env::var_os("KAFKA_JARS").is_some() => Ok(()),
+        Some(_) => Err("mvn is missing".to_owned()),
     }
 }
 
