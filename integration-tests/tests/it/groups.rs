@@ -32,9 +32,9 @@ fn member(client: &Client, group: &str, topic: &str, cooperative: bool) -> TestR
         .auto_offset_reset(OffsetReset::Earliest)
         .enable_auto_commit(false);
     Ok(if cooperative {
-        builder.assignor(CooperativeStickyAssignor::default()).build()?
+        builder.assignor(CooperativeStickyAssignor).build()?
     } else {
-        builder.assignor(RangeAssignor::default()).build()?
+        builder.assignor(RangeAssignor).build()?
     })
 }
 
