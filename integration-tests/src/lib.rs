@@ -6,9 +6,9 @@
 //! [`unique`].
 
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use kafka_admin::{Admin, NewTopic};
+use kafka_admin::{Admin, NewTopic, OffsetSpec};
 use kafka_broker::Broker;
 use kafka_client::Client;
 
@@ -54,7 +54,7 @@ impl Cluster {
         Ok(Client::connect(&self.bootstrap_servers).await?)
     }
 
-    /// A topic of its own for a test, with that many partitions.
+    /// A topic of its own for a test, with that many partitions, whose leaders serve it.
     pub async fn topic(&self, name: &str, partitions: i32) -> TestResult<String> {
         self.topic_with(name, partitions, &[]).await
     }
@@ -68,7 +68,11 @@ impl Cluster {
     ) -> TestResult<String> {
         let topic = unique(name);
         let new = NewTopic::new(&topic, partitions, 1).configs(configs.iter().copied());
-        Admin::new(self.client().await?).create_topics([new]).await?.all()?;
+        let admin = Admin::new(self.client().await?);
+        admin.create_topics([new]).await?.all()?;
+        let ends = || (0..partitions).map(|partition| ((topic.as_str(), partition), OffsetSpec::Latest));
+        eventually("its leaders serve it", async || Ok(admin.list_offsets(ends()).await?.all().is_ok()))
+            .await?;
         Ok(topic)
     }
 
@@ -78,6 +82,21 @@ impl Cluster {
             broker.shutdown().await;
         }
     }
+}
+
+/// Asks again until it is so. A change of Apache Kafka's controller reaches its brokers some time after the answer.
+///
+/// # Errors
+/// What asking said, or that it was not so within [`PATIENCE`].
+pub async fn eventually(what: &str, mut is_so: impl AsyncFnMut() -> TestResult<bool>) -> TestResult {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_so().await? {
+        if Instant::now() > deadline {
+            return Err(format!("waited {PATIENCE:?} in vain until {what}").into());
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    Ok(())
 }
 
 /// Shows what the libraries log, to the extent that `RUST_LOG` asks for; without it, nothing.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::try_join_all;
-use integration_tests::{Cluster, TestResult, unique};
+use integration_tests::{Cluster, PATIENCE, TestResult, unique};
 use kafka_client::producer::{Record, SendError};
 use kafka_client::wire::compression::Compression;
 use kafka_client::wire::murmur2::partition_for_key;
@@ -40,6 +40,27 @@ async fn every_acknowledged_record_is_read_back_in_order_with_every_codec() -> T
             }
         }
         producer.close(Duration::from_secs(10)).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_sent_before_a_close_or_a_drop_is_delivered() -> TestResult {
+    let cluster = Cluster::start().await?;
+    let client = cluster.client().await?;
+    let topic = cluster.topic("farewell", 1).await?;
+    for round in 0..300 {
+        let producer = client.producer().linger(Duration::from_secs(5)).build()?;
+        // The producer's task is up and at rest when the record comes.
+        drop(producer.send(Record::to(&topic).value("hello")).await?);
+        producer.flush().await;
+        let last = producer.send(Record::to(&topic).value("farewell")).await?;
+        if round % 2 == 0 {
+            producer.close(PATIENCE).await?;
+        } else {
+            drop(producer);
+        }
+        last.await.map_err(|error| format!("round {round}: {error}"))?;
     }
     Ok(())
 }

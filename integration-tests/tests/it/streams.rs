@@ -1,6 +1,8 @@
 //! Stream processing against the cluster: every word is counted once, also by an application that was restarted.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use integration_tests::{Cluster, PATIENCE, TestResult, unique};
@@ -137,5 +139,37 @@ async fn a_missing_source_topic_is_named() -> TestResult {
     let config = StreamsConfig::new(unique("lost"), cluster.bootstrap_servers());
     let error = KafkaStreams::new(builder.build()?, config).start().await.err().ok_or("it started")?;
     assert!(error.to_string().contains(&missing), "{error}");
+    Ok(())
+}
+
+#[test]
+fn an_application_whose_runtime_is_shut_down_ends_without_a_panic() -> TestResult {
+    let application = Arc::new(Mutex::new(String::new()));
+    let panicked = Arc::new(AtomicBool::new(false));
+    let (mine, seen, before) = (Arc::clone(&application), Arc::clone(&panicked), std::panic::take_hook());
+    std::panic::set_hook(Box::new(move |info| {
+        let thread = std::thread::current();
+        let mine = mine.lock().map(|name| name.clone()).unwrap_or_default();
+        if !mine.is_empty() && thread.name().is_some_and(|name| name.starts_with(&mine)) {
+            seen.store(true, Ordering::SeqCst);
+        }
+        before(info);
+    }));
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let mut states = runtime.block_on(async {
+        let app = WordCount::new().await?;
+        if let Ok(mut name) = application.lock() {
+            name.clone_from(&app.application);
+        }
+        app.produce(0..500).await?;
+        let streams = app.start(true).await?;
+        app.expect(&plain_count(0..500)).await?;
+        TestResult::Ok(streams.states())
+    })?;
+    runtime.shutdown_timeout(PATIENCE);
+    // The worker's thread holds the last sender of states.
+    let ended = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+    ended.block_on(async { timeout(PATIENCE, async { while states.changed().await.is_ok() {} }).await })?;
+    assert!(!panicked.load(Ordering::SeqCst));
     Ok(())
 }

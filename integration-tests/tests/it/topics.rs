@@ -1,6 +1,6 @@
 //! The Admin client against the cluster: what is created is described, what is wrong is named.
 
-use integration_tests::{Cluster, TestResult, unique};
+use integration_tests::{Cluster, TestResult, eventually, unique};
 use kafka_admin::{Admin, ConfigResource, NewPartitions, NewTopic};
 use kafka_client::wire::ErrorCode;
 
@@ -10,18 +10,22 @@ async fn a_topic_is_created_described_grown_and_deleted() -> TestResult {
     let admin = Admin::new(cluster.client().await?);
     let name = unique("lifecycle");
     admin.create_topics([NewTopic::new(&name, 2, 1).config("cleanup.policy", "compact")]).await?.all()?;
-    assert!(admin.list_topics().await?.iter().any(|topic| topic.name == name));
+    let listed = async || Ok(admin.list_topics().await?.iter().any(|topic| topic.name == name));
+    eventually("it is listed", listed).await?;
     let described = admin.describe_topics([&name]).await?.all()?;
     assert_eq!(described[0].1.partitions.len(), 2);
     assert!(described[0].1.partitions.iter().all(|partition| partition.leader.is_some()));
     admin.create_partitions([NewPartitions::increase_to(&name, 5)]).await?.all()?;
-    assert_eq!(admin.describe_topics([&name]).await?.all()?[0].1.partitions.len(), 5);
+    eventually("it has five partitions", async || {
+        Ok(admin.describe_topics([&name]).await?.all()?[0].1.partitions.len() == 5)
+    })
+    .await?;
     let configs = admin.describe_configs([ConfigResource::Topic(name.clone())]).await?.all()?;
     let policy = configs[0].1.iter().find(|entry| entry.name == "cleanup.policy");
     let policy = policy.ok_or("cleanup.policy is not described")?;
     assert_eq!(policy.value.as_deref(), Some("compact"));
     admin.delete_topics([&name]).await?.all()?;
-    assert!(!admin.list_topics().await?.iter().any(|topic| topic.name == name));
+    eventually("it is gone", async || Ok(!listed().await?)).await?;
     Ok(())
 }
 

@@ -74,6 +74,10 @@ impl Completion {
 
     /// Settles the batch. Only the first outcome counts.
     pub(super) fn complete(&self, outcome: Outcome) {
+        // The callers may have dropped their deliveries; a loss must not pass without a trace.
+        if let Outcome::Failed(error) = &outcome {
+            tracing::warn!(partition = %self.partition, %error, "batch not delivered");
+        }
         if self.outcome.set(outcome).is_ok() {
             // Whoever registers after this sees the outcome, because both look under the lock.
             let wakers = std::mem::take(&mut *self.wakers.lock());

@@ -93,6 +93,22 @@ impl<'a> Record<'a> {
         self
     }
 
+    /// The record without borrows; copies what was borrowed.
+    pub fn into_owned(self) -> Record<'static> {
+        let name = match self.topic {
+            TopicRef::Name(name) => name.into_owned(),
+            TopicRef::Handle(handle) => handle.name().to_owned(),
+        };
+        Record {
+            topic: TopicRef::Name(Cow::Owned(name)),
+            partition: self.partition,
+            timestamp: self.timestamp,
+            key: self.key.map(Data::into_owned),
+            value: self.value.map(Data::into_owned),
+            headers: self.headers,
+        }
+    }
+
     /// The name of the record's topic.
     pub fn topic(&self) -> &str {
         match &self.topic {
@@ -110,6 +126,14 @@ impl Data<'_> {
             Repr::Vec(bytes) => bytes,
             Repr::Bytes(bytes) => bytes,
         }
+    }
+
+    fn into_owned(self) -> Data<'static> {
+        Data(match self.0 {
+            Repr::Borrowed(bytes) => Repr::Vec(bytes.to_vec()),
+            Repr::Vec(bytes) => Repr::Vec(bytes),
+            Repr::Bytes(bytes) => Repr::Bytes(bytes),
+        })
     }
 }
 

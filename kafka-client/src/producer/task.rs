@@ -98,7 +98,8 @@ pub(super) async fn run(shared: Arc<Shared>) {
         opened: Vec::new(),
     };
     loop {
-        // Taken first, so that a flush is only answered after the batches of its time were closed.
+        // Both are taken first: what was sent before a close or a flush is then in the batches collected below.
+        let ending = shared.accumulator.is_closed();
         let flushes = shared.commands.take_flushes();
         task.collect(!flushes.is_empty());
         task.answer(flushes);
@@ -107,7 +108,6 @@ pub(super) async fn run(shared: Arc<Shared>) {
         }
         task.follow_metadata();
         task.act();
-        let ending = shared.accumulator.is_closed();
         if ending && task.sender.is_idle() && task.lingering.is_empty() {
             break;
         }

@@ -4,9 +4,11 @@
 //! queue of fetched batches. Rebalances come through the same queue, so a task has seen all that was handed out
 //! before it is given up.
 
+mod blocking;
 mod internal_topics;
 mod pump;
 mod restore;
+
 pub(crate) mod task;
 mod worker;
 
@@ -32,6 +34,10 @@ use worker::Worker;
 
 /// How many fetched batches (one partition's share of one fetch each) wait for the tasks.
 const QUEUED_BATCHES: usize = 32;
+
+/// How often the tasks look at the clock while no records come: each commit interval, within these limits.
+const SHORTEST_TICK: Duration = Duration::from_millis(1);
+const LONGEST_TICK: Duration = Duration::from_secs(1);
 
 /// What an application is doing; Java's `KafkaStreams.State`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -187,6 +193,7 @@ impl KafkaStreams {
             status: Arc::clone(&self.status),
             closing: self.closing.subscribe(),
             worker_done,
+            tick: config.commit_interval.clamp(SHORTEST_TICK, LONGEST_TICK),
         };
         tokio::spawn(pump.run());
         Ok(self)

@@ -5,6 +5,7 @@ use kafka_client::TopicPartition;
 use kafka_client::consumer::{Consumer, ListenerFuture, Rebalance, RebalanceListener};
 use kafka_client::producer::Producer;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::MissedTickBehavior;
 
 use super::worker::Command;
 use super::{State, Status};
@@ -58,6 +59,7 @@ pub(super) struct Pump {
     pub(super) status: Arc<Status>,
     pub(super) closing: watch::Receiver<bool>,
     pub(super) worker_done: oneshot::Receiver<Result<(), StreamsError>>,
+    pub(super) tick: Duration,
 }
 
 impl Pump {
@@ -89,12 +91,19 @@ impl Pump {
 
     /// Runs until the application is closed (`None`), or the worker has ended.
     async fn feed(&mut self) -> Option<Result<(), StreamsError>> {
+        let mut ticks = tokio::time::interval(self.tick);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let batch = tokio::select! {
                 biased;
                 // An error means that the handle was dropped: close as well.
                 _ = self.closing.wait_for(|closing| *closing) => return None,
                 result = &mut self.worker_done => return Some(result.unwrap_or(Ok(()))),
+                _ = ticks.tick() => {
+                    // A worker with a full queue looks at the clock anyway.
+                    let _ = self.commands.try_send(Command::Tick);
+                    continue;
+                }
                 batch = self.consumer.next_batch() => batch,
             };
             match batch {

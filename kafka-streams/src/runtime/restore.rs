@@ -1,8 +1,9 @@
 use std::collections::BTreeMap;
 
-use kafka_client::consumer::OffsetReset;
+use kafka_client::consumer::{OffsetReset, OffsetsError};
 use kafka_client::{Client, TopicPartition};
 
+use super::blocking::Runtime;
 use super::task::Task;
 use crate::error::StreamsError;
 use crate::processor::RawRecord;
@@ -13,7 +14,7 @@ fn failed(operation: &str, error: &dyn std::fmt::Display) -> Box<StreamsError> {
 }
 
 /// Fills the stores of new tasks from their changelogs, to the end as it is now.
-pub(super) async fn restore(client: &Client, tasks: &[Task]) -> Result<(), Box<StreamsError>> {
+pub(super) fn restore(runtime: &Runtime, client: &Client, tasks: &[Task]) -> Result<(), Box<StreamsError>> {
     let mut stores = BTreeMap::<TopicPartition, (&Task, &dyn TaskStore)>::new();
     for task in tasks {
         for store in task.stores() {
@@ -30,8 +31,11 @@ pub(super) async fn restore(client: &Client, tasks: &[Task]) -> Result<(), Box<S
         .auto_offset_reset(OffsetReset::Earliest)
         .build()
         .map_err(|error| failed("restoring", &error))?;
-    let begins = consumer.begin_offsets(stores.keys()).await.map_err(|error| failed("restoring", &error))?;
-    let ends = consumer.end_offsets(stores.keys()).await.map_err(|error| failed("restoring", &error))?;
+    let (edges, partitions) = (consumer.clone(), Vec::from_iter(stores.keys().cloned()));
+    let edges = runtime.run(async move {
+        Ok((edges.begin_offsets(&partitions).await?, edges.end_offsets(&partitions).await?))
+    });
+    let (begins, ends) = edges?.map_err(|error: OffsetsError| failed("restoring", &error))?;
     let mut missing = BTreeMap::new();
     for (partition, end) in ends {
         let begin = begins.get(&partition).copied().unwrap_or(0);
@@ -42,9 +46,9 @@ pub(super) async fn restore(client: &Client, tasks: &[Task]) -> Result<(), Box<S
         }
     }
     while !missing.is_empty() {
-        let Some(batch) = consumer.next_batch().await.map_err(|error| failed("restoring", &error))? else {
-            break;
-        };
+        let next = consumer.clone();
+        let batch = runtime.run(async move { next.next_batch().await })?;
+        let Some(batch) = batch.map_err(|error| failed("restoring", &error))? else { break };
         let partition = batch.topic_partition().clone();
         let next_offset = batch.next_offset();
         let Some((task, store)) = stores.get(&partition) else { continue };
@@ -66,7 +70,7 @@ pub(super) async fn restore(client: &Client, tasks: &[Task]) -> Result<(), Box<S
             missing.remove(&partition);
         }
     }
-    if let Err(error) = consumer.close().await {
+    if let Err(error) = runtime.run(async move { consumer.close().await })? {
         tracing::debug!(%error, "closing the restore consumer");
     }
     Ok(())

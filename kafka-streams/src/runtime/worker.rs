@@ -6,9 +6,9 @@ use futures::FutureExt;
 use kafka_client::consumer::{Consumer, OffsetAndMetadata, PartitionRecords};
 use kafka_client::producer::{Delivery, Producer, Record, TopicHandle, TrySendError};
 use kafka_client::{Client, TopicPartition};
-use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 
+use super::blocking::Runtime;
 use super::internal_topics::Layout;
 use super::task::{RawBatch, Task};
 use super::{QUEUED_BATCHES, State, Status, restore};
@@ -27,6 +27,8 @@ pub(super) enum Command {
     Assigned(Vec<TopicPartition>, oneshot::Sender<()>),
     Revoked(Vec<TopicPartition>, oneshot::Sender<()>),
     Lost(Vec<TopicPartition>, oneshot::Sender<()>),
+    /// Time passed: a commit may be due.
+    Tick,
     Close,
 }
 
@@ -39,7 +41,7 @@ pub(super) struct Worker {
     consumer: Consumer,
     collector: ProducerCollector,
     status: Arc<Status>,
-    handle: Handle,
+    runtime: Runtime,
     owned: BTreeSet<TopicPartition>,
     tasks: BTreeMap<TaskId, Task>,
     /// The offset after the last batch that a partition's task got: what comes again is left out.
@@ -59,17 +61,17 @@ impl Worker {
         consumer: Consumer,
         status: Arc<Status>,
     ) -> Self {
-        let handle = Handle::current();
+        let runtime = Runtime::current();
         Self {
             commit_at: Instant::now() + config.commit_interval,
-            collector: ProducerCollector::new(producer, handle.clone()),
+            collector: ProducerCollector::new(producer, runtime.clone()),
             topology,
             config,
             layout,
             client,
             consumer,
             status,
-            handle,
+            runtime,
             owned: BTreeSet::new(),
             tasks: BTreeMap::new(),
             fetched: BTreeMap::new(),
@@ -97,13 +99,9 @@ impl Worker {
                 self.commit()?;
             }
             if idle {
-                let ended = match self.wait(commands) {
-                    Some(Some(command)) => self.handle_command(command)?,
-                    // The pump is gone and with it the runtime: nothing can be committed any more.
-                    Some(None) => true,
-                    None => false,
-                };
-                if ended {
+                // Without the pump there is no runtime any more, and nothing can be committed.
+                let Some(command) = commands.blocking_recv() else { return Ok(()) };
+                if self.handle_command(command)? {
                     return Ok(());
                 }
             }
@@ -114,12 +112,6 @@ impl Worker {
                 }
             }
         }
-    }
-
-    /// The next command, or `None` when a commit is due first.
-    fn wait(&self, commands: &mut mpsc::Receiver<Command>) -> Option<Option<Command>> {
-        let commit_at = tokio::time::Instant::from_std(self.commit_at);
-        self.handle.block_on(async { tokio::time::timeout_at(commit_at, commands.recv()).await.ok() })
     }
 
     /// True at the end.
@@ -143,6 +135,7 @@ impl Worker {
                 self.give_up(&partitions);
                 let _ = done.send(());
             }
+            Command::Tick => {}
             Command::Close => {
                 self.process_all()?;
                 self.commit()?;
@@ -189,7 +182,7 @@ impl Worker {
                     .map_err(Box::new)?,
             );
         }
-        self.handle.block_on(restore::restore(&self.client, &new))?;
+        restore::restore(&self.runtime, &self.client, &new)?;
         let mut stores = self.status.stores.lock();
         for mut task in new {
             for (name, handle) in task.take_handles() {
@@ -242,7 +235,9 @@ impl Worker {
                 .into_iter()
                 .map(|(partition, offset)| (partition, OffsetAndMetadata::new(offset)))
                 .collect();
-            if let Err(error) = self.handle.block_on(self.consumer.commit_offsets(offsets)) {
+            let consumer = self.consumer.clone();
+            let committed = self.runtime.run(async move { consumer.commit_offsets(offsets).await })?;
+            if let Err(error) = committed {
                 if error.is_fatal() {
                     let operation = "committing offsets".to_owned();
                     return Err(Box::new(StreamsError::Cluster { operation, reason: error.to_string() }));
@@ -259,23 +254,24 @@ impl Worker {
 /// Sends results with the producer, and remembers what was not acknowledged yet.
 struct ProducerCollector {
     producer: Producer,
-    handle: Handle,
+    runtime: Runtime,
     /// By the address of the name: each sink has its own, and there are few.
     topics: Vec<(Arc<str>, TopicHandle)>,
     deliveries: VecDeque<Delivery>,
 }
 
 impl ProducerCollector {
-    fn new(producer: Producer, handle: Handle) -> Self {
-        Self { producer, handle, topics: Vec::new(), deliveries: VecDeque::new() }
+    fn new(producer: Producer, runtime: Runtime) -> Self {
+        Self { producer, runtime, topics: Vec::new(), deliveries: VecDeque::new() }
     }
 
     /// Waits until everything that was sent is acknowledged.
     fn flush(&mut self) -> Result<(), Failure> {
-        self.handle.block_on(self.producer.flush());
+        let producer = self.producer.clone();
+        self.runtime.run(async move { producer.flush().await })?;
         while let Some(delivery) = self.deliveries.pop_front() {
             let partition = delivery.partition().clone();
-            if let Err(error) = self.handle.block_on(delivery) {
+            if let Err(error) = self.runtime.run(delivery)? {
                 let operation = format!("writing to {partition}");
                 return Err(Box::new(StreamsError::Cluster { operation, reason: error.to_string() }));
             }
@@ -328,7 +324,9 @@ impl RecordCollector for ProducerCollector {
         let delivery = match self.producer.try_send(record) {
             Ok(delivery) => delivery,
             Err(TrySendError::Full(record)) => {
-                self.handle.block_on(self.producer.send(*record)).map_err(|error| error.to_string())?
+                let (producer, record) = (self.producer.clone(), record.into_owned());
+                let sent = self.runtime.run(async move { producer.send(record).await });
+                sent.map_err(|gone| gone.to_string())?.map_err(|error| error.to_string())?
             }
             Err(error) => return Err(error.to_string()),
         };
