@@ -1,12 +1,16 @@
 //! `kafka perf produce`
 
+use std::ops::Range;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use indicatif::ProgressBar;
 use kafka_admin::Admin;
-use kafka_client::producer::{Acks, Delivery, Producer, Record, SendError};
+use kafka_client::producer::{Acks, Delivery, Producer, Record, SendError, TopicHandle};
 use kafka_client::wire::compression::Compression;
 use serde::Serialize;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 
 use super::{Figures, Latencies, Usage, end_offsets, ensure_topic, payload};
 use crate::connection::Connection;
@@ -16,10 +20,10 @@ use crate::produce::{acks, compression};
 use crate::progress;
 
 /// Send records as fast as they are taken and report rate, latency and processor time
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 #[command(after_help = "\
-Records have no key: whole batches go to one partition after another. Their values are random
-letters. Deliveries are dropped, but for a sample whose latency, from send to acknowledgement, is
+Without --keys, whole batches go to one partition after another. Values are random letters,
+another run of them in each record. Deliveries are dropped, but for a sample whose latency, from send to acknowledgement, is
 reported; --await-each awaits every one of them while later records are being sent. At the end the
 partitions' offsets must have grown by exactly --records, else the exit code is 1; so nobody else
 should write to the topic meanwhile.
@@ -59,9 +63,25 @@ pub(crate) struct Args {
     #[arg(long, value_name = "all|1|0", default_value = "all", value_parser = acks)]
     acks: Acks,
 
+    /// Give record n the key n modulo N, which spreads records over the partitions
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    keys: Option<u64>,
+
+    /// Send the same value in every record
+    #[arg(long)]
+    same_value: bool,
+
+    /// How many tasks share the work of sending
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    tasks: u64,
+
     /// Await every delivery
     #[arg(long)]
     await_each: bool,
+
+    /// Await every delivery before the next record: one record in flight for each task
+    #[arg(long, conflicts_with = "await_each")]
+    one_by_one: bool,
 
     #[command(flatten)]
     connection: Connection,
@@ -71,8 +91,12 @@ pub(crate) struct Args {
 const SAMPLES: u64 = 50_000;
 /// Deliveries cross to the task that awaits them in such groups, so that the crossing costs nothing per record.
 const GROUP: usize = 512;
+/// Sampled records are few; their latency must not wait for many of them.
+const SAMPLED_GROUP: usize = 16;
 /// So many groups wait at most: more records than the producer's buffer holds of 100 bytes each.
 const GROUPS: usize = 1024;
+/// Values begin at one of so many places of the same letters.
+const STARTS: usize = 4096;
 /// How often, in records, the progress bar is moved.
 const BAR_STEP: u64 = 16 * 1024;
 
@@ -124,42 +148,91 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     Ok(())
 }
 
-/// A delivery that is awaited, and when its record was sent if its latency counts.
-type Open = (Delivery, Option<Instant>);
+/// What the sending tasks tell of a record.
+enum Sent {
+    /// To be awaited, and when the record was sent if its latency counts.
+    Open(Delivery, Option<Instant>),
+    Acknowledged(Duration),
+}
 
-async fn send(args: &Args, producer: &Producer, sent: mpsc::Sender<Vec<Open>>) -> Result<(), Failure> {
-    let size = args.record_size as usize;
+/// Sends what one task has to send: its share of the records, beginning with number `first`.
+struct Sending {
+    args: Args,
+    topic: TopicHandle,
+    letters: Arc<[u8]>,
+    sample_every: u64,
+    bar: ProgressBar,
+    sent: mpsc::Sender<Vec<Sent>>,
+}
+
+async fn send(args: &Args, producer: &Producer, sent: mpsc::Sender<Vec<Sent>>) -> Result<(), Failure> {
     // Each record begins elsewhere, so that a codec does not see the same bytes again and again.
-    let letters = payload(size + 4096);
-    let topic = producer.topic(&args.topic);
-    let sample_every = (args.records / SAMPLES).max(1);
+    let letters: Arc<[u8]> = payload(args.record_size as usize + STARTS).into();
+    let sample_every = if args.one_by_one { 1 } else { (args.records / SAMPLES).max(1) };
     let bar = progress::bar(args.records, "sent");
-    let mut group = Vec::with_capacity(GROUP);
-    for n in 0..args.records {
-        let from = (n.wrapping_mul(61) % 4096) as usize;
-        let value = letters.get(from..from + size).unwrap_or_default();
-        let sampled_at = n.is_multiple_of(sample_every).then(Instant::now);
-        let delivery = producer
-            .send(Record::to(&topic).value(value))
-            .await
-            .map_err(|error| Failure::failed(with_causes(&error)))?;
-        if args.await_each || sampled_at.is_some() {
-            group.push((delivery, sampled_at));
-            if group.len() == GROUP || (!args.await_each && group.len() >= 16) {
-                let full = std::mem::replace(&mut group, Vec::with_capacity(GROUP));
-                if sent.send(full).await.is_err() {
+    let mut sending = JoinSet::new();
+    let mut first = 0;
+    for task in 0..args.tasks {
+        let next = (task + 1) * args.records / args.tasks;
+        let task = Sending {
+            args: args.clone(),
+            topic: producer.topic(&args.topic),
+            letters: Arc::clone(&letters),
+            sample_every,
+            bar: bar.clone(),
+            sent: sent.clone(),
+        };
+        sending.spawn(task.run(first..next));
+        first = next;
+    }
+    while let Some(sent) = sending.join_next().await {
+        sent.map_err(|error| Failure::failed(error.to_string()))??;
+    }
+    bar.finish_and_clear();
+    Ok(())
+}
+
+impl Sending {
+    async fn run(self, records: Range<u64>) -> Result<(), Failure> {
+        let size = self.args.record_size as usize;
+        let group_size = if self.args.await_each { GROUP } else { SAMPLED_GROUP };
+        let mut group = Vec::with_capacity(group_size);
+        for n in records {
+            let from = if self.args.same_value { 0 } else { (n.wrapping_mul(61) % STARTS as u64) as usize };
+            let value = self.letters.get(from..from + size).unwrap_or_default();
+            let key = self.args.keys.map(|keys| (n % keys).to_be_bytes());
+            let record = Record::to(&self.topic).value(value);
+            let record = match &key {
+                Some(key) => record.key(key),
+                None => record,
+            };
+            let sampled_at = n.is_multiple_of(self.sample_every).then(Instant::now);
+            let failed = |error: SendError| Failure::failed(with_causes(&error));
+            let delivery = self.topic.send(record).await.map_err(failed)?;
+            match sampled_at {
+                Some(sampled_at) if self.args.one_by_one => {
+                    delivery.await.map_err(failed)?;
+                    group.push(Sent::Acknowledged(sampled_at.elapsed()));
+                }
+                Some(_) => group.push(Sent::Open(delivery, sampled_at)),
+                None if self.args.await_each => group.push(Sent::Open(delivery, None)),
+                None => drop(delivery),
+            }
+            if group.len() == group_size {
+                let full = std::mem::replace(&mut group, Vec::with_capacity(group_size));
+                if self.sent.send(full).await.is_err() {
                     // A delivery failed; the rest would only wait for the same.
                     return Ok(());
                 }
             }
+            if n.is_multiple_of(BAR_STEP) {
+                self.bar.inc(BAR_STEP);
+            }
         }
-        if n.is_multiple_of(BAR_STEP) {
-            bar.set_position(n);
-        }
+        // Nobody listens after a failure.
+        let _ = self.sent.send(group).await;
+        Ok(())
     }
-    let _ = sent.send(group).await;
-    bar.finish_and_clear();
-    Ok(())
 }
 
 struct Awaited {
@@ -168,17 +241,20 @@ struct Awaited {
 }
 
 /// Ends with the first failure, which the sender notices by its closed channel.
-async fn await_deliveries(mut deliveries: mpsc::Receiver<Vec<Open>>) -> Result<Awaited, Failure> {
+async fn await_deliveries(mut deliveries: mpsc::Receiver<Vec<Sent>>) -> Result<Awaited, Failure> {
     let mut awaited = Awaited { latencies: Latencies::new()?, first_error: None };
     while let Some(group) = deliveries.recv().await {
-        for (delivery, sent_at) in group {
-            match (delivery.await, sent_at) {
-                (Ok(_), Some(sent_at)) => awaited.latencies.record(sent_at.elapsed()),
-                (Ok(_), None) => {}
-                (Err(error), _) => {
-                    awaited.first_error = Some(error);
-                    return Ok(awaited);
-                }
+        for sent in group {
+            match sent {
+                Sent::Acknowledged(latency) => awaited.latencies.record(latency),
+                Sent::Open(delivery, sent_at) => match (delivery.await, sent_at) {
+                    (Ok(_), Some(sent_at)) => awaited.latencies.record(sent_at.elapsed()),
+                    (Ok(_), None) => {}
+                    (Err(error), _) => {
+                        awaited.first_error = Some(error);
+                        return Ok(awaited);
+                    }
+                },
             }
         }
     }
