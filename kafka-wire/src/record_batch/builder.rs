@@ -190,6 +190,11 @@ impl BatchBuilder {
         self.buf.extend_from_slice(header.value.as_deref().unwrap_or_default());
     }
 
+    /// Gives the buffer back, with what the batch holds, for another one.
+    pub fn into_buffer(self) -> Vec<u8> {
+        self.buf
+    }
+
     /// How many records the batch holds.
     pub fn count(&self) -> i32 {
         self.count

@@ -15,6 +15,7 @@
 mod builder;
 mod control;
 mod records;
+mod rewrite;
 
 pub use builder::{BatchBuilder, Seal, SealError, record_size_upper_bound};
 pub use control::{ControlType, end_transaction_marker};
