@@ -45,8 +45,8 @@ pub(crate) struct Scratch {
     len: usize,
 }
 
-/// A power of two, above the 21 bytes that a record has before its key.
-const SCRATCH_BYTES: usize = 32;
+/// A power of two, not below the 31 bytes of a record's fields before its value.
+pub(crate) const SCRATCH_BYTES: usize = 32;
 
 impl Scratch {
     /// Appends an unsigned varint. Callers put at most [`SCRATCH_BYTES`] bytes.
@@ -61,14 +61,13 @@ impl Scratch {
         self.len += 1;
     }
 
+    /// Appends the bytes to `buf`. All of the array is copied and the rest cut off again, since a copy of known size is
+    /// two instructions and any other is a call.
     #[inline(always)]
-    pub(crate) fn len(&self) -> usize {
-        self.len
-    }
-
-    #[inline(always)]
-    pub(crate) fn as_slice(&self) -> &[u8] {
-        &self.bytes[..self.len.min(SCRATCH_BYTES)]
+    pub(crate) fn append_to(&self, buf: &mut Vec<u8>) {
+        let len = buf.len() + self.len;
+        buf.extend_from_slice(&self.bytes);
+        buf.truncate(len);
     }
 }
 

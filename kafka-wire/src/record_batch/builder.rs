@@ -12,7 +12,8 @@ use super::{
 };
 use crate::compression::{Compression, CompressionError, compress};
 use crate::varint::{
-    MAX_VARINT_BYTES, MAX_VARLONG_BYTES, Scratch, put_varint, varint_size, zigzag, zigzag_long,
+    MAX_VARINT_BYTES, MAX_VARLONG_BYTES, SCRATCH_BYTES, Scratch, put_varint, varint_size, varlong_size,
+    zigzag, zigzag_long,
 };
 
 /// A batch that is being filled.
@@ -102,10 +103,13 @@ pub fn record_size_upper_bound(key: Option<&[u8]>, value: Option<&[u8]>, headers
         + headers.iter().map(header_size).sum::<usize>()
 }
 
+/// What a record may need beyond its size for a moment: its length, and the ends of two copies that are cut off again.
+const SLACK_BYTES: usize = MAX_VARINT_BYTES + 2 * SCRATCH_BYTES;
+
 impl BatchBuilder {
     /// A batch whose buffer has room for `capacity` bytes, header included; it grows when records need more.
     pub fn new(capacity: usize) -> Self {
-        Self::with_buffer(Vec::with_capacity(capacity.max(BATCH_HEADER_BYTES)))
+        Self::with_buffer(Vec::with_capacity(capacity.max(BATCH_HEADER_BYTES) + SLACK_BYTES))
     }
 
     /// A batch in a buffer of the caller's, which is cleared first.
@@ -150,34 +154,32 @@ impl BatchBuilder {
         let key_length = key.map_or(-1, |key| key.len() as i32);
         let value_length = value.map_or(-1, |value| value.len() as i32);
         let (key, value) = (key.unwrap_or_default(), value.unwrap_or_default());
-        // Small fields are gathered on the stack, because their sizes are part of the length that comes before them.
-        let mut before_key = Scratch::default();
-        before_key.put(0);
-        before_key.put(zigzag_long(timestamp_delta));
-        before_key.put(zigzag(offset_delta));
-        before_key.put(zigzag(key_length));
-        let mut before_value = Scratch::default();
-        before_value.put(zigzag(value_length));
-        let mut before_headers = Scratch::default();
-        before_headers.put(zigzag(headers.len() as i32));
-        let size = before_key.len()
+        let size = 1
+            + varlong_size(timestamp_delta)
+            + varint_size(offset_delta)
+            + varint_size(key_length)
             + key.len()
-            + before_value.len()
+            + varint_size(value_length)
             + value.len()
-            + before_headers.len()
+            + varint_size(headers.len() as i32)
             + headers.iter().map(header_size).sum::<usize>();
-        let mut length = Scratch::default();
-        length.put(zigzag(size as i32));
-
-        self.buf.reserve(length.len() + size);
-        self.buf.extend_from_slice(length.as_slice());
-        self.buf.extend_from_slice(before_key.as_slice());
+        self.buf.reserve(size + SLACK_BYTES);
+        // Small fields are gathered on the stack; up to two copies of theirs suffice for a record.
+        let mut fields = Scratch::default();
+        fields.put(zigzag(size as i32));
+        fields.put(0);
+        fields.put(zigzag_long(timestamp_delta));
+        fields.put(zigzag(offset_delta));
+        fields.put(zigzag(key_length));
         if !key.is_empty() {
+            fields.append_to(&mut self.buf);
             self.buf.extend_from_slice(key);
+            fields = Scratch::default();
         }
-        self.buf.extend_from_slice(before_value.as_slice());
+        fields.put(zigzag(value_length));
+        fields.append_to(&mut self.buf);
         self.buf.extend_from_slice(value);
-        self.buf.extend_from_slice(before_headers.as_slice());
+        put_varint(&mut self.buf, headers.len() as i32);
         for header in headers {
             self.put_header(header);
         }
