@@ -20,6 +20,7 @@ use crate::folder::Logs;
 use crate::groups::GroupConfig;
 use crate::groups::service::Groups;
 use crate::state::BrokerState;
+use crate::storage::MemoryDisk;
 use crate::{groups, ids, maintenance, server};
 
 /// In-memory connections that wait to be accepted; one more waits in [`Broker::connect`].
@@ -100,6 +101,7 @@ pub enum StartError {
 #[derive(Debug, Clone)]
 pub struct Builder {
     data_dir: Option<PathBuf>,
+    memory_disk: Option<MemoryDisk>,
     listen: String,
     node_id: i32,
     profile: Profile,
@@ -111,6 +113,12 @@ impl Builder {
     /// memory.
     pub fn data_dir(mut self, path: impl Into<PathBuf>) -> Self {
         self.data_dir = Some(path.into());
+        self
+    }
+
+    /// Keeps everything on a disk in memory, where the next broker finds it, instead of in a folder.
+    pub fn memory_disk(mut self, disk: &MemoryDisk) -> Self {
+        self.memory_disk = Some(disk.clone());
         self
     }
 
@@ -151,11 +159,20 @@ impl Builder {
         let addr = listener.local_addr().map_err(listen_error)?;
         let (host, port) = advertised(&config, &self.listen, addr)?;
 
+        let Self { data_dir, memory_disk, node_id, .. } = self;
+        let in_memory = memory_disk.is_some() || data_dir.is_none();
+        let open = move || {
+            let logs = match memory_disk {
+                Some(disk) => Logs::open_memory_disk(&disk)?,
+                None => Logs::open(data_dir.as_deref(), node_id)?,
+            };
+            open_state(config, logs, node_id, clock, host, port)
+        };
         // Recovering logs from disk takes a while, which the threads that serve connections are not to notice.
-        let Self { data_dir, node_id, .. } = self;
-        let opened =
-            tokio::task::spawn_blocking(move || open_state(config, data_dir, node_id, clock, host, port))
-                .await;
+        let opened = match in_memory {
+            true => Ok(open()),
+            false => tokio::task::spawn_blocking(open).await,
+        };
         let state = match opened.map_err(JoinError::try_into_panic) {
             Ok(state) => state?,
             Err(Ok(panic)) => std::panic::resume_unwind(panic),
@@ -202,13 +219,12 @@ fn advertised(config: &BrokerConfig, listen: &str, addr: SocketAddr) -> Result<(
 
 fn open_state(
     config: BrokerConfig,
-    data_dir: Option<PathBuf>,
+    logs: Logs,
     node_id: i32,
     clock: Clock,
     host: String,
     port: u16,
 ) -> Result<Arc<BrokerState>, StartError> {
-    let logs = Logs::open(data_dir.as_deref(), node_id)?;
     let meta = logs.metadata_log()?;
     let cluster = Cluster::open(meta, node_id)?;
     let state = Arc::new(BrokerState {
@@ -261,6 +277,7 @@ impl Broker {
     pub fn builder() -> Builder {
         Builder {
             data_dir: None,
+            memory_disk: None,
             listen: "127.0.0.1:0".to_owned(),
             node_id: 1,
             profile: Profile::default(),
@@ -309,10 +326,7 @@ impl Broker {
             task.abort();
             let _ = task.await;
         }
-        let state = Arc::clone(&self.state);
-        if let Err(error) = tokio::task::spawn_blocking(move || maintenance::close(&state)).await {
-            tracing::error!(%error, "the logs were not closed");
-        }
+        maintenance::on_disk_thread(&self.state, maintenance::close).await;
         tracing::info!(addr = %self.addr, "broker stopped");
     }
 }

@@ -13,7 +13,7 @@ use crate::config::topic::TopicConfig;
 use crate::data_dir::DataDir;
 use crate::ids;
 use crate::log::{LogConfig, LogError, PartitionLog, Shutdown};
-use crate::storage::{Disk, Memory, Storage};
+use crate::storage::{Disk, Memory, MemoryDisk, Storage};
 
 /// Present after an orderly end; its absence at start makes every log be checked (`CleanShutdownFileHandler`).
 const CLEAN_SHUTDOWN_FILE: &str = ".kafka_cleanshutdown";
@@ -46,19 +46,10 @@ impl Logs {
         };
         let data_dir = DataDir::open(path, node_id)?;
         let storage: Arc<dyn Storage> = Arc::new(Disk::new(data_dir.path()));
-        let marker = storage.read(CLEAN_SHUTDOWN_FILE).and_then(|marker| {
-            // From here on the folder is in use: what happens next is not an orderly end until it was one.
-            storage.remove(CLEAN_SHUTDOWN_FILE)?;
-            Ok(marker)
-        });
-        let left = match marker {
-            Ok(Some(_)) => Shutdown::Clean,
-            Ok(None) => Shutdown::Unclean,
-            Err(error) => {
-                let reason = format!("{CLEAN_SHUTDOWN_FILE}: {error}");
-                return Err(StartError::Folder { path: path.to_owned(), reason });
-            }
-        };
+        let left = how_left(&*storage).map_err(|error| {
+            let reason = format!("{CLEAN_SHUTDOWN_FILE}: {error}");
+            StartError::Folder { path: path.to_owned(), reason }
+        })?;
         Ok(Self {
             storage,
             cluster_id: data_dir.cluster_id().to_owned(),
@@ -66,6 +57,22 @@ impl Logs {
             left,
             data_dir: Some(data_dir),
         })
+    }
+
+    /// Takes a disk in memory.
+    pub(crate) fn open_memory_disk(disk: &MemoryDisk) -> Result<Self, StartError> {
+        let storage = disk.storage();
+        let left = how_left(&*storage).map_err(|error| {
+            let reason = format!("{CLEAN_SHUTDOWN_FILE}: {error}");
+            StartError::Folder { path: Default::default(), reason }
+        })?;
+        let (cluster_id, directory_id) = (disk.cluster_id.clone(), disk.directory_id);
+        Ok(Self { storage, cluster_id, directory_id, left, data_dir: None })
+    }
+
+    /// Whether work on many files is better done off the threads that serve connections.
+    pub(crate) fn may_block(&self) -> bool {
+        self.storage.may_block()
     }
 
     pub(crate) fn cluster_id(&self) -> &str {
@@ -154,6 +161,14 @@ impl Logs {
             false => Ok(()),
         }
     }
+}
+
+/// How the last broker ended here. From now on the folder is in use: what happens next is not an orderly end until it
+/// was one.
+fn how_left(storage: &dyn Storage) -> io::Result<Shutdown> {
+    let marker = storage.read(CLEAN_SHUTDOWN_FILE)?;
+    storage.remove(CLEAN_SHUTDOWN_FILE)?;
+    Ok(if marker.is_some() { Shutdown::Clean } else { Shutdown::Unclean })
 }
 
 fn folder_name(topic: &str, index: i32) -> String {

@@ -39,3 +39,4 @@ pub use broker::{Broker, Builder, StartError};
 pub use cluster::ReplayError;
 pub use config::ConfigError;
 pub use config::broker::Profile;
+pub use storage::MemoryDisk;

@@ -13,6 +13,7 @@ pub(crate) async fn run(state: Arc<BrokerState>) {
     let mut sync = ticks(state.config.flush_check_interval_ms());
     loop {
         tokio::select! {
+            biased;
             _ = retention.tick() => on_disk_thread(&state, clean).await,
             _ = sync.tick() => on_disk_thread(&state, sync_due).await,
         }
@@ -29,10 +30,13 @@ fn ticks(interval_ms: i64) -> tokio::time::Interval {
 }
 
 /// Deleting and syncing may block for long, so it does not run on a thread that serves connections.
-async fn on_disk_thread(state: &Arc<BrokerState>, work: fn(&BrokerState)) {
+pub(crate) async fn on_disk_thread(state: &Arc<BrokerState>, work: fn(&BrokerState)) {
+    if !state.logs.may_block() {
+        return work(state);
+    }
     let state = Arc::clone(state);
     if let Err(error) = tokio::task::spawn_blocking(move || work(&state)).await {
-        tracing::error!(%error, "log maintenance failed");
+        tracing::error!(%error, "work on the logs failed");
     }
 }
 

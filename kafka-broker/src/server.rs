@@ -59,6 +59,21 @@ pub(crate) async fn run(
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
+            // In this order, so that a run on a paused clock and one thread is always the same.
+            biased;
+            _ = &mut stop => {
+                drop(listener);
+                connections.shutdown().await;
+                return;
+            }
+            Some(ended) = connections.join_next() => {
+                if let Err(error) = ended && error.is_panic() {
+                    tracing::error!(%error, "a connection's task panicked");
+                }
+            }
+            Some(stream) = in_memory.recv() => {
+                connections.spawn(connection(Arc::clone(&state), stream, Peer::InMemory));
+            }
             accepted = listener.accept() => match accepted {
                 Ok((stream, peer)) => {
                     if connections.len() >= max_connections {
@@ -75,19 +90,6 @@ pub(crate) async fn run(
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             },
-            Some(stream) = in_memory.recv() => {
-                connections.spawn(connection(Arc::clone(&state), stream, Peer::InMemory));
-            }
-            _ = &mut stop => {
-                drop(listener);
-                connections.shutdown().await;
-                return;
-            }
-            Some(ended) = connections.join_next() => {
-                if let Err(error) = ended && error.is_panic() {
-                    tracing::error!(%error, "a connection's task panicked");
-                }
-            }
         }
     }
 }

@@ -25,13 +25,16 @@ pub(crate) fn text(value: &str) -> StrBytes {
     StrBytes::from_string(value.to_owned())
 }
 
-/// Runs work that creates or deletes files on a thread that serves no connections.
+/// Runs work that creates or deletes files on a thread that serves no connections. In memory it is done at once.
 ///
 /// Dropping the future does not stop the work: a topic is created or deleted whole.
 pub(crate) async fn off_thread<R: Send + 'static>(
     state: &Arc<BrokerState>,
     work: impl FnOnce(&Arc<BrokerState>) -> R + Send + 'static,
 ) -> R {
+    if !state.logs.may_block() {
+        return work(state);
+    }
     let state = Arc::clone(state);
     match tokio::task::spawn_blocking(move || work(&state)).await {
         Ok(result) => result,

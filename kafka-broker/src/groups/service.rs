@@ -205,6 +205,7 @@ pub(crate) async fn run(state: Arc<BrokerState>) {
         let next = groups.expire(&state);
         *groups.timer_at.lock() = next;
         tokio::select! {
+            biased;
             () = tokio::time::sleep_until(next) => {}
             () = groups.timer.notified() => {}
         }
