@@ -1,5 +1,6 @@
 //! How long to wait before trying again: exponential with jitter (KIP-144, KIP-580).
 
+use std::cell::Cell;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::Duration;
 
@@ -40,9 +41,27 @@ pub(crate) fn random_unit() -> f64 {
     (random_u64() >> 11) as f64 / (1u64 << 53) as f64
 }
 
+thread_local! {
+    static SEEDED: Cell<Option<u64>> = const { Cell::new(None) };
+}
+
+/// Makes every random choice of clients on this thread (jitter, the broker to ask, the sticky partition) follow from
+/// `seed` from now on. On one thread and a paused clock a run of a client then always takes the same course.
+pub fn seed_randomness(seed: u64) {
+    SEEDED.set(Some(seed));
+}
+
 /// A random number without a dependency: each `RandomState` hashes with keys of its own.
 pub(crate) fn random_u64() -> u64 {
-    RandomState::new().build_hasher().finish()
+    let Some(state) = SEEDED.get() else {
+        return RandomState::new().build_hasher().finish();
+    };
+    // SplitMix64 (Steele, Lea and Flood, 2014).
+    let state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    SEEDED.set(Some(state));
+    let mixed = (state ^ (state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    mixed ^ (mixed >> 31)
 }
 
 #[cfg(test)]
@@ -65,5 +84,17 @@ mod tests {
         for _ in 0..100 {
             assert!((0.0..1.0).contains(&random_unit()));
         }
+    }
+
+    #[test]
+    fn a_seed_decides_what_is_random() {
+        let draw = || [random_u64(), random_u64(), random_u64()];
+        seed_randomness(7);
+        let first = draw();
+        seed_randomness(7);
+        assert_eq!(draw(), first);
+        seed_randomness(8);
+        assert_ne!(draw(), first);
+        SEEDED.set(None);
     }
 }

@@ -24,6 +24,8 @@ pub mod producer;
 mod testing;
 mod topic_partition;
 
+#[doc(hidden)]
+pub use backoff::seed_randomness;
 pub use client::{Client, ClientBuilder, Target};
 pub use cluster::Cluster;
 pub use config::ConfigError;
