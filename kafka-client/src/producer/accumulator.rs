@@ -11,6 +11,7 @@ use std::task::Poll;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwapOption;
+use kafka_wire::Uuid;
 use kafka_wire::murmur2::partition_for_key;
 use kafka_wire::record_batch::{BATCH_HEADER_BYTES, BatchBuilder, record_size_upper_bound};
 use parking_lot::{Mutex, RwLock};
@@ -23,6 +24,7 @@ use super::delivery::{Completion, Delivery};
 use super::error::SendError;
 use super::memory::{Memory, Room};
 use super::partitioner::Sticky;
+use super::ratio::Ratio;
 use super::record::{Data, Record, TopicRef};
 use crate::TopicPartition;
 
@@ -32,6 +34,8 @@ pub(super) struct AccumulatorConfig {
     pub(super) linger: Duration,
     pub(super) buffer_memory: usize,
     pub(super) max_request_bytes: usize,
+    /// Whether batches are compressed: then they are filled until they are `batch_size` on the wire.
+    pub(super) compresses: bool,
 }
 
 #[derive(Debug)]
@@ -64,10 +68,11 @@ pub(super) struct TopicState {
     pub(super) name: Arc<str>,
     partitions: Partitions,
     sticky: Arc<Sticky>,
+    ratio: Arc<Ratio>,
 }
 
-/// A topic's partitions as every record looks them up: set once, and replaced only where a topic grew, so that most
-/// look-ups are one plain load.
+/// A topic's partitions as every record looks them up: set once, and replaced only where a topic grew or was made anew,
+/// so that most look-ups are one plain load.
 #[derive(Debug, Default)]
 struct Partitions {
     first: OnceLock<Arc<Vec<Arc<PartitionBuffer>>>>,
@@ -114,6 +119,8 @@ struct Open {
     listed: bool,
     /// The producer ended: nobody will come for a batch.
     closed: bool,
+    /// The topic was made anew, and other buffers took this one's place.
+    retired: bool,
 }
 
 #[derive(Debug)]
@@ -241,6 +248,9 @@ impl Accumulator {
         if open.closed || self.closed.load(Ordering::Relaxed) {
             return Err(NotNow::Failed(SendError::Closed));
         }
+        if open.retired {
+            return Err(NotNow::NeedsTopic);
+        }
         let whole = BATCH_HEADER_BYTES + size;
         let limits = [
             ("max.request.size", self.config.max_request_bytes),
@@ -251,7 +261,12 @@ impl Accumulator {
                 return Err(NotNow::Failed(SendError::RecordTooLarge { size: whole, limit, limit_name }));
             }
         }
-        let limit = self.config.batch_size.max(whole).min(self.config.buffer_memory);
+        let share = if self.config.compresses {
+            buffer.lane.ratio.stretch(self.config.batch_size, self.config.max_request_bytes)
+        } else {
+            self.config.batch_size
+        };
+        let limit = share.max(whole).min(self.config.buffer_memory);
         let needed = u32::try_from(limit).unwrap_or(u32::MAX);
         let room = match room.take() {
             Some(room) if room.bytes >= limit => room,
@@ -318,6 +333,7 @@ impl Accumulator {
             name: name.clone(),
             partitions: Partitions::default(),
             sticky: Arc::new(Sticky::new()),
+            ratio: Arc::new(Ratio::new()),
         });
         topics.insert(name, topic.clone());
         topic
@@ -328,20 +344,34 @@ impl Accumulator {
     }
 
     /// Makes buffers for partitions up to `leaders.len()`, and notes which have a leader.
-    pub(super) fn install(&self, topic: &TopicState, leaders: impl ExactSizeIterator<Item = bool>) {
+    ///
+    /// A topic that was made anew (`topic_id` is another one) gets other buffers: what is in the old ones was meant for
+    /// the old topic, and is left to the sender's task to fail.
+    pub(super) fn install(
+        &self,
+        topic: &TopicState,
+        topic_id: Option<Uuid>,
+        leaders: impl ExactSizeIterator<Item = bool>,
+    ) {
         // Serialises installers: two could give a partition two buffers.
         let _topics = self.topics.write();
         let known = topic.partitions.get();
-        let known_count = known.as_ref().map_or(0, |known| known.len());
-        let mut grown = (leaders.len() > known_count).then(|| known.as_deref().cloned().unwrap_or_default());
+        let old_id = known.as_ref().and_then(|known| known.first()).and_then(|first| first.lane.topic_id);
+        let anew = matches!((old_id, topic_id), (Some(old), Some(new)) if old != new);
+        let kept = known.as_ref().filter(|_| !anew);
+        let kept_count = kept.map_or(0, |kept| kept.len());
+        let mut grown =
+            (anew || leaders.len() > kept_count).then(|| kept.map(|kept| kept.to_vec()).unwrap_or_default());
         for (index, available) in leaders.enumerate() {
-            if let Some(buffer) = known.as_ref().and_then(|known| known.get(index)) {
+            if let Some(buffer) = kept.and_then(|kept| kept.get(index)) {
                 buffer.available.store(available, Ordering::Relaxed);
             } else if let Some(grown) = &mut grown {
                 let slot = self.lanes.fetch_add(1, Ordering::Relaxed);
                 let name = TopicPartition::new(topic.name.clone(), index as i32);
+                // All lanes of a topic have one id; that of the first, should an old broker have told none.
+                let topic_id = if anew || kept_count == 0 { topic_id } else { old_id };
                 grown.push(Arc::new(PartitionBuffer {
-                    lane: Arc::new(Lane { slot, name }),
+                    lane: Arc::new(Lane::new(slot, name, topic_id, topic.ratio.clone())),
                     index,
                     available: AtomicBool::new(available),
                     sticky: topic.sticky.clone(),
@@ -351,6 +381,13 @@ impl Accumulator {
         }
         if let Some(grown) = grown {
             topic.partitions.set(grown);
+        }
+        if anew {
+            for buffer in known.iter().flat_map(|known| known.iter()) {
+                let mut open = buffer.open.lock();
+                open.retired = true;
+                self.close(buffer, &mut open);
+            }
         }
     }
 

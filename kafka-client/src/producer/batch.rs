@@ -1,24 +1,66 @@
 //! A batch on its way from the first record to the leader's answer.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use bytes::Bytes;
-use kafka_wire::ErrorCode;
 use kafka_wire::compression::Compression;
 use kafka_wire::record_batch::{
-    BatchBuilder, RecordBatch, Seal, SealError, add_to_sequence, reseal_for_producer,
+    BATCH_HEADER_BYTES, BatchBuilder, RecordBatch, Seal, SealError, add_to_sequence, record_size_upper_bound,
+    reseal_for_producer,
 };
+use kafka_wire::{ErrorCode, Uuid};
 use tokio::time::Instant;
 
 use super::delivery::{Completion, Outcome};
 use super::memory::Room;
+use super::ratio::Ratio;
 use crate::TopicPartition;
 
-/// A partition's name and its place in the sender's table.
+/// A partition of one incarnation of a topic, and its place in the sender's table. A topic that is deleted and made
+/// anew has other lanes: neither batches nor sequence numbers move from one to the other (KIP-516).
 #[derive(Debug)]
 pub(super) struct Lane {
     pub(super) slot: usize,
     pub(super) name: TopicPartition,
+    /// `None` from brokers before Kafka 2.8.
+    pub(super) topic_id: Option<Uuid>,
+    /// How well the topic's records are compressed.
+    pub(super) ratio: Arc<Ratio>,
+    pub(super) load: Load,
+}
+
+/// What the partitioner wants to know of a partition.
+#[derive(Debug, Default)]
+pub(super) struct Load {
+    /// Closed batches that wait to be sent.
+    queued: AtomicU32,
+    /// Its broker takes nothing for longer than `partitioner.availability.timeout.ms`.
+    stalled: AtomicBool,
+}
+
+impl Lane {
+    pub(super) fn new(slot: usize, name: TopicPartition, topic_id: Option<Uuid>, ratio: Arc<Ratio>) -> Self {
+        Self { slot, name, topic_id, ratio, load: Load::default() }
+    }
+}
+
+impl Load {
+    pub(super) fn queued(&self) -> u32 {
+        self.queued.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_queued(&self, batches: usize) {
+        self.queued.store(u32::try_from(batches).unwrap_or(u32::MAX), Ordering::Relaxed);
+    }
+
+    pub(super) fn is_stalled(&self) -> bool {
+        self.stalled.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_stalled(&self, stalled: bool) {
+        self.stalled.store(stalled, Ordering::Relaxed);
+    }
 }
 
 /// Who writes: what InitProducerId gave (KIP-98).
@@ -44,7 +86,11 @@ pub(super) struct Batch {
     /// Memory of `buffer.memory`, given back when the batch is dropped.
     room: Option<Room>,
     contents: Contents,
+    /// The numbers in the sealed bytes, which may be older than `sequence`.
+    sealed_under: Option<Sequence>,
     record_count: i32,
+    /// The batch's size before compression.
+    raw_bytes: usize,
     pub(super) sequence: Option<Sequence>,
     /// Requests that carried it.
     pub(super) attempts: u32,
@@ -52,14 +98,44 @@ pub(super) struct Batch {
     /// A request that carried it got no answer, so it may be in the log.
     pub(super) possibly_written: bool,
     pub(super) last_error: Option<ErrorCode>,
-    /// Place in the partition's order.
+    pub(super) place: Place,
+}
+
+/// Place in the partition's order: the batch's number, and for a part of a batch that was cut the number of records
+/// before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub(super) struct Place {
     pub(super) ordinal: u64,
+    first_record: i32,
+}
+
+impl Place {
+    pub(super) fn new(ordinal: u64) -> Self {
+        Self { ordinal, first_record: 0 }
+    }
 }
 
 #[derive(Debug)]
 enum Contents {
     Building(BatchBuilder),
+    /// Somebody else compresses it, under this number.
+    Away(u64),
     Sealed(Bytes),
+}
+
+/// A batch's records on their way through the codec, apart from the batch so that the batch keeps its place.
+#[derive(Debug)]
+pub(super) struct Uncompressed(BatchBuilder);
+
+impl Uncompressed {
+    pub(super) fn size_bytes(&self) -> usize {
+        self.0.size_bytes()
+    }
+
+    /// Compresses; takes as long as the codec does.
+    pub(super) fn compress(self, codec: Compression) -> Result<Bytes, SealError> {
+        self.0.finish(&Seal::default().compression(codec))
+    }
 }
 
 impl Batch {
@@ -76,13 +152,15 @@ impl Batch {
             created_at,
             room,
             record_count: builder.count(),
+            raw_bytes: builder.size_bytes(),
             contents: Contents::Building(builder),
+            sealed_under: None,
             sequence: None,
             attempts: 0,
             retry_at: None,
             possibly_written: false,
             last_error: None,
-            ordinal: 0,
+            place: Place::default(),
         }
     }
 
@@ -90,82 +168,124 @@ impl Batch {
         self.record_count
     }
 
+    /// The size before compression.
+    pub(super) fn raw_bytes(&self) -> usize {
+        self.raw_bytes
+    }
+
     pub(super) fn size_bytes(&self) -> usize {
         match &self.contents {
-            Contents::Building(builder) => builder.size_bytes(),
+            Contents::Building(_) | Contents::Away(_) => self.raw_bytes,
             Contents::Sealed(bytes) => bytes.len(),
         }
     }
 
-    /// The bytes for the wire, sealed under `sequence`.
-    pub(super) fn seal(
-        &mut self,
-        sequence: Option<Sequence>,
-        compression: Compression,
-    ) -> Result<Bytes, SealError> {
+    /// Whether its bytes are here.
+    pub(super) fn is_here(&self) -> bool {
+        !matches!(self.contents, Contents::Away(_))
+    }
+
+    /// Gives the records away to be compressed; [`compressed`](Self::compressed) brings them back. `None` where that
+    /// was done before.
+    pub(super) fn take_uncompressed(&mut self, ticket: u64) -> Option<Uncompressed> {
+        match std::mem::replace(&mut self.contents, Contents::Away(ticket)) {
+            Contents::Building(builder) => Some(Uncompressed(builder)),
+            other => {
+                self.contents = other;
+                None
+            }
+        }
+    }
+
+    /// The number under which it was given away.
+    pub(super) fn ticket(&self) -> Option<u64> {
+        match self.contents {
+            Contents::Away(ticket) => Some(ticket),
+            Contents::Building(_) | Contents::Sealed(_) => None,
+        }
+    }
+
+    pub(super) fn compressed(&mut self, bytes: Bytes) {
+        self.lane.ratio.observe(self.raw_bytes, bytes.len());
+        self.sealed_under = None;
+        self.contents = Contents::Sealed(bytes);
+    }
+
+    /// The bytes for the wire, sealed under `sequence`. The batch must be [here](Self::is_here).
+    pub(super) fn seal(&mut self, sequence: Option<Sequence>) -> Result<Bytes, SealError> {
         let bytes = match std::mem::replace(&mut self.contents, Contents::Sealed(Bytes::new())) {
             Contents::Building(builder) => {
                 let seal = sequence.map_or_else(Seal::default, |s| {
                     Seal::idempotent(s.identity.producer_id, s.identity.epoch, s.base)
                 });
-                builder.finish(&seal.compression(compression))?
+                builder.finish(&seal)?
             }
             Contents::Sealed(bytes) => match sequence {
-                Some(s) if self.sequence != sequence => {
+                Some(s) if self.sealed_under != sequence => {
                     reseal_for_producer(bytes, s.identity.producer_id, s.identity.epoch, s.base)
                 }
                 _ => bytes,
             },
+            Contents::Away(_) => Bytes::new(),
         };
+        self.sealed_under = sequence;
         self.sequence = sequence;
         self.contents = Contents::Sealed(bytes.clone());
         Ok(bytes)
     }
 
-    /// Cuts the batch in two (KIP-126). The halves keep the sequence numbers of their records and the batch's place.
+    /// Cuts the batch (KIP-126): into parts of `batch_size` bytes before compression, or in halves where it is no
+    /// larger. The parts keep the sequence numbers of their records and the batch's place.
     ///
     /// `Err` gives it back where it cannot be cut: one record, or bytes that cannot be read back.
-    pub(super) fn split(self) -> Result<[Self; 2], Box<Self>> {
-        let Some((builders, at)) = self.halves() else {
+    pub(super) fn split(self, batch_size: usize) -> Result<Vec<Self>, Box<Self>> {
+        let limit = if self.raw_bytes > batch_size { batch_size } else { self.raw_bytes / 2 };
+        let Some(builders) = self.cut(limit) else {
             return Err(Box::new(self));
         };
-        let Self { lane, completion, created_at, room, sequence, attempts, ordinal, .. } = self;
-        let mut room = room;
+        let Self { lane, completion, created_at, room, sequence, attempts, place, .. } = self;
         let mut from = 0;
-        let halves = builders.map(|builder| {
-            let part = Completion::new(lane.name.clone());
-            let mut half = Self::new(lane.clone(), part, created_at, room.take(), builder);
-            // The halves are sealed anew under these numbers; `sequence` is what they are to have, not have.
-            half.sequence = sequence.map(|s| Sequence { base: add_to_sequence(s.base, from), ..s });
-            half.attempts = attempts;
-            half.ordinal = ordinal;
-            from = at;
-            half
-        });
-        let [first, second] = &halves;
-        let parts = vec![(0, first.completion.clone()), (at as u32, second.completion.clone())];
-        completion.complete(Outcome::Split(parts));
-        Ok(halves)
+        let mut outcomes = Vec::with_capacity(builders.len());
+        let mut parts: Vec<_> = builders
+            .into_iter()
+            .map(|builder| {
+                let mut part =
+                    Self::new(lane.clone(), Completion::new(lane.name.clone()), created_at, None, builder);
+                part.sequence = sequence.map(|s| Sequence { base: add_to_sequence(s.base, from), ..s });
+                part.attempts = attempts;
+                part.place = Place { first_record: place.first_record + from, ..place };
+                outcomes.push((from as u32, part.completion.clone()));
+                from += part.record_count;
+                part
+            })
+            .collect();
+        // The last one usually ends last, and then the memory is free.
+        if let Some(last) = parts.last_mut() {
+            last.room = room;
+        }
+        completion.complete(Outcome::Split(outcomes));
+        Ok(parts)
     }
 
-    fn halves(&self) -> Option<([BatchBuilder; 2], i32)> {
+    fn cut(&self, limit: usize) -> Option<Vec<BatchBuilder>> {
         let Contents::Sealed(bytes) = &self.contents else {
             return None;
         };
-        if self.record_count < 2 {
-            return None;
-        }
-        let at = self.record_count / 2;
         let batch = RecordBatch::split_from(&mut bytes.clone()).ok()??;
-        let mut builders = [0, 1].map(|_| BatchBuilder::new(bytes.len() / 2));
-        // Our own bytes: what was compressed here may be decompressed here.
-        for (index, record) in batch.records(usize::MAX).ok()?.enumerate() {
+        let mut done = Vec::new();
+        let mut builder = BatchBuilder::new(limit.max(BATCH_HEADER_BYTES));
+        for record in batch.records(self.raw_bytes).ok()? {
             let record = record.ok()?;
             let headers = record.headers.to_vec();
-            let [first, second] = &mut builders;
-            let half = if index < at as usize { first } else { second };
-            half.append(record.timestamp, record.key.as_deref(), record.value.as_deref(), &headers);
+            let (key, value) = (record.key.as_deref(), record.value.as_deref());
+            let fits = builder.size_bytes() + record_size_upper_bound(key, value, &headers) <= limit;
+            if builder.count() > 0 && !fits {
+                done.push(std::mem::replace(&mut builder, BatchBuilder::new(limit)));
+            }
+            builder.append(record.timestamp, key, value, &headers);
         }
-        (builders.iter().map(BatchBuilder::count).sum::<i32>() == self.record_count).then_some((builders, at))
+        done.push(builder);
+        let whole = done.iter().map(BatchBuilder::count).sum::<i32>() == self.record_count;
+        (done.len() > 1 && whole).then_some(done)
     }
 }

@@ -24,6 +24,7 @@ pub struct ProducerBuilder {
     max_block: Duration,
     delivery_timeout: Duration,
     compression: Compression,
+    retries: u32,
 }
 
 /// Kafka keeps this many batches of a producer to recognise duplicates (`ProducerStateEntry.NUM_BATCHES_TO_RETAIN`).
@@ -47,6 +48,7 @@ impl ProducerBuilder {
             max_block: Duration::from_secs(60),
             delivery_timeout: Duration::from_secs(120),
             compression: Compression::None,
+            retries: u32::MAX,
         };
         // `build` tells what is wrong with a value, as it does for every other option.
         builder.from_properties = builder.apply(client.properties());
@@ -165,6 +167,12 @@ impl ProducerBuilder {
         self
     }
 
+    /// How often a batch may be sent again (`retries`). Default without a limit: `delivery.timeout` is the better one.
+    pub fn retries(mut self, retries: u32) -> Self {
+        self.retries = retries;
+        self
+    }
+
     /// The producer. Its task starts with the first record; nothing connects before.
     pub fn build(self) -> Result<Producer, ConfigError> {
         self.from_properties.clone()?;
@@ -196,6 +204,7 @@ impl ProducerBuilder {
             linger: self.linger,
             buffer_memory: self.buffer_memory,
             max_request_bytes: self.max_request_size,
+            compresses: self.compression != Compression::None,
         };
         let sender = SenderConfig {
             acks: self.acks,
@@ -205,6 +214,10 @@ impl ProducerBuilder {
             delivery_timeout: self.delivery_timeout,
             retry_backoff: self.client.retry_backoff(),
             compression: self.compression,
+            batch_size: self.batch_size,
+            retries: self.retries,
+            availability_timeout: None,
+            watched: false,
         };
         let options = ProducerOptions { sender, max_block: self.max_block, request_timeout };
         Ok(Producer::start(self.client, accumulator, options))

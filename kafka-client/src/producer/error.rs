@@ -99,6 +99,14 @@ pub enum SendError {
         /// `delivery.timeout`, or how long until the producer was closed.
         waited: Duration,
     },
+    /// The topic was deleted and made anew while the record was on its way to the old one.
+    #[error("the topic of {partition} was deleted and made anew")]
+    TopicRecreated {
+        /// The partition of the old topic.
+        partition: TopicPartition,
+        /// Whether a request that got no answer may have written it, to the old topic.
+        possibly_written: bool,
+    },
     /// The batch could not be compressed.
     #[error("cannot encode a batch: {reason}")]
     Encode {
@@ -123,6 +131,7 @@ impl SendError {
             Self::NoMetadata { .. }
             | Self::BufferFull { .. }
             | Self::Expired { .. }
+            | Self::TopicRecreated { .. }
             | Self::Unanswered { .. } => true,
             Self::Refused { code, .. } | Self::TopicRefused { code, .. } | Self::NoProducerId { code } => {
                 code.is_retriable()
@@ -143,7 +152,12 @@ impl SendError {
 
     /// Whether the record may be in the log although it was not acknowledged: sending it again may write it twice.
     pub fn possibly_written(&self) -> bool {
-        matches!(self, Self::Unanswered { .. } | Self::Refused { possibly_written: true, .. })
+        matches!(
+            self,
+            Self::Unanswered { .. }
+                | Self::Refused { possibly_written: true, .. }
+                | Self::TopicRecreated { possibly_written: true, .. }
+        )
     }
 }
 

@@ -20,8 +20,10 @@ mod batch;
 mod config;
 mod delivery;
 mod error;
+mod events;
 mod memory;
 mod partitioner;
+mod ratio;
 mod record;
 mod sender;
 mod task;
@@ -34,11 +36,13 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use kafka_wire::ErrorCode;
+use tokio::sync::broadcast;
 use tokio::time::Instant;
 
 pub use config::ProducerBuilder;
 pub use delivery::{Acknowledgement, Delivery};
 pub use error::{SendError, TrySendError};
+pub use events::ProducerEvent;
 pub use kafka_wire::compression::Compression;
 pub use record::{Data, Record, TopicRef};
 pub use sender::Acks;
@@ -90,6 +94,7 @@ struct Shared {
     accumulator: Accumulator,
     commands: Commands,
     started: OnceLock<()>,
+    events: broadcast::Sender<ProducerEvent>,
 }
 
 /// Tells the task when the last producer is gone.
@@ -106,6 +111,9 @@ impl Drop for Handle {
 /// have reached every broker.
 const UNKNOWN_TOPIC_ANSWERS: u32 = 4;
 
+/// So many events wait for a listener that is slow; it is told how many it missed.
+const EVENTS_KEPT: usize = 256;
+
 impl Client {
     /// Options for a producer. Defaults come from [`Client::from_properties`] if the client was made by it.
     pub fn producer(&self) -> ProducerBuilder {
@@ -121,6 +129,7 @@ impl Producer {
             accumulator: Accumulator::new(accumulator),
             commands: Commands::default(),
             started: OnceLock::new(),
+            events: broadcast::Sender::new(EVENTS_KEPT),
         };
         Self { handle: Arc::new(Handle(Arc::new(shared))) }
     }
@@ -186,6 +195,14 @@ impl Producer {
         shared.commands.abort();
         shared.accumulator.wake.notify_one();
         flushed
+    }
+
+    /// What happens to this producer's batches from now on: leaders that move, throttling, batches that are split or
+    /// fail, new epochs, possible data loss.
+    ///
+    /// A listener that falls more than 256 events behind misses the oldest. Costs nothing while nobody listens.
+    pub fn events(&self) -> broadcast::Receiver<ProducerEvent> {
+        self.shared().events.subscribe()
     }
 
     async fn unsettled(&self) -> Vec<Arc<delivery::Completion>> {
@@ -304,7 +321,11 @@ impl Shared {
         let Some(known) = cluster.topic(&topic.name).filter(|known| !known.partitions.is_empty()) else {
             return false;
         };
-        self.accumulator.install(topic, known.partitions.iter().map(|partition| partition.leader.is_some()));
+        self.accumulator.install(
+            topic,
+            known.id,
+            known.partitions.iter().map(|partition| partition.leader.is_some()),
+        );
         true
     }
 }

@@ -14,20 +14,25 @@ use kafka_wire::messages::produce_request::{PartitionProduceData, TopicProduceDa
 use kafka_wire::messages::{InitProducerIdRequest, ProduceRequest, ProduceResponse, ProducerId, TopicName};
 use kafka_wire::{ErrorCode, StrBytes};
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::time::Instant;
 
 use super::Shared;
 use super::accumulator::{Lingering, PartitionBuffer};
-use super::batch::{Batch, Identity, Lane};
+use super::batch::{Batch, Identity, Lane, Uncompressed};
 use super::delivery::Completion;
-use super::sender::{Acks, Action, PartAnswer, ProducePlan, RequestId, Sender};
+use super::sender::{
+    Acks, Action, CompressionId, Leader, News, Part, PartAnswer, ProducePlan, RequestId, Sender,
+};
 use crate::backoff::random_u64;
 use crate::cluster::Cluster;
 use crate::net::{Call, Connection, Purpose, RequestError};
 
 /// Produce by topic name; from version 13 on it goes by topic id (KIP-516).
-const MAX_PRODUCE_VERSION: i16 = 12;
+const LAST_VERSION_WITH_NAMES: i16 = 12;
+const MAX_PRODUCE_VERSION: i16 = 13;
+/// A smaller batch is compressed on the spot: handing it to another thread takes longer.
+const COMPRESS_HERE_UP_TO: usize = 2048;
 /// While every connected broker is busy, new batches do not wake the task. One of them may be for a broker that was not
 /// needed before; it waits for the next answer, and no longer than this.
 const BUSY_SLEEP: Duration = Duration::from_millis(5);
@@ -66,6 +71,7 @@ enum Event {
     Identity(Result<Identity, ErrorCode>),
     Connected(i32, Result<Connection, RequestError>),
     Answered(RequestId, i32, Result<ProduceResponse, RequestError>),
+    Compressed(CompressionId, Result<Bytes, String>),
 }
 
 struct Task {
@@ -80,6 +86,8 @@ struct Task {
     next_linger: Option<Instant>,
     closed: Vec<Batch>,
     opened: Vec<Arc<PartitionBuffer>>,
+    /// As many batches are compressed at a time as there are processors; more would only take turns.
+    compressors: Arc<Semaphore>,
 }
 
 pub(super) async fn run(shared: Arc<Shared>) {
@@ -96,6 +104,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
         next_linger: None,
         closed: Vec::new(),
         opened: Vec::new(),
+        compressors: Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from))),
     };
     loop {
         // Both are taken first: what was sent before a close or a flush is then in the batches collected below.
@@ -108,6 +117,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
         }
         task.follow_metadata();
         task.act();
+        task.publish();
         if ending && task.sender.is_idle() && task.lingering.is_empty() {
             break;
         }
@@ -135,6 +145,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
         task.sender.enqueue(batch);
     }
     task.sender.abort(Instant::now());
+    task.publish();
     task.answer(shared.commands.take_flushes());
 }
 
@@ -191,7 +202,7 @@ impl Task {
         let new = self.sender.is_new(&lane);
         self.sender.enqueue(batch);
         if new {
-            self.sender.set_leader(lane.slot, leader(&self.cluster, &lane));
+            self.follow(lane.slot, standing(&self.cluster, &lane));
         }
     }
 
@@ -209,13 +220,31 @@ impl Task {
             return;
         }
         self.cluster = cluster;
-        let leaders: Vec<_> =
-            self.sender.lanes().map(|lane| (lane.slot, leader(&self.cluster, lane))).collect();
-        for (slot, leader) in leaders {
-            self.sender.set_leader(slot, leader);
+        let standings: Vec<_> =
+            self.sender.lanes().map(|lane| (lane.slot, standing(&self.cluster, lane))).collect();
+        for (slot, standing) in standings {
+            self.follow(slot, standing);
         }
         for topic in self.shared.accumulator.topics() {
             self.shared.install_from_snapshot(&topic);
+        }
+    }
+
+    fn follow(&mut self, slot: usize, standing: Standing) {
+        match standing {
+            Standing::Led(leader) => self.sender.set_leader(slot, leader),
+            Standing::Recreated => self.sender.retire(slot),
+        }
+    }
+
+    /// Tells those who listen what happened.
+    fn publish(&mut self) {
+        for news in self.sender.take_news() {
+            match news {
+                // Nobody may be listening.
+                News::Event(event) => drop(self.shared.events.send(event)),
+                News::Settled(_) => {}
+            }
         }
     }
 
@@ -232,6 +261,7 @@ impl Task {
                     Action::InitProducerId => self.init_producer_id(),
                     Action::Connect { broker } => self.connect(broker),
                     Action::Send(plan) => self.send(now, plan),
+                    Action::Compress { id, work } => self.compress(id, work),
                     Action::RefreshMetadata { lane } => self.shared.client.want_refresh([&lane.name.topic]),
                 }
             }
@@ -259,6 +289,22 @@ impl Task {
         }));
     }
 
+    fn compress(&mut self, id: CompressionId, work: Uncompressed) {
+        let codec = self.shared.options.sender.compression;
+        if work.size_bytes() <= COMPRESS_HERE_UP_TO {
+            self.sender.compressed(id, work.compress(codec).map_err(|e| e.to_string()));
+            return;
+        }
+        let compressors = self.compressors.clone();
+        self.events.push(Box::pin(async move {
+            // It is never closed.
+            let _permit = compressors.acquire().await;
+            let done = tokio::task::spawn_blocking(move || work.compress(codec)).await;
+            let result = done.map_err(|e| e.to_string()).and_then(|bytes| bytes.map_err(|e| e.to_string()));
+            Event::Compressed(id, result)
+        }));
+    }
+
     fn connect(&self, broker: i32) {
         let client = self.shared.client.clone();
         self.events.push(Box::pin(async move {
@@ -270,11 +316,11 @@ impl Task {
         let ProducePlan { id, broker, parts } = plan;
         let acks = self.shared.options.sender.acks;
         let timeout = self.shared.options.request_timeout;
-        for (lane, _) in &parts {
-            self.shared.client.metadata().touch(&lane.name.topic);
+        for part in &parts {
+            self.shared.client.metadata().touch(&part.lane.name.topic);
         }
-        let (request, payloads) = produce_request(parts, acks, timeout);
-        let call = Call { timeout, max_version: MAX_PRODUCE_VERSION, payloads: &payloads };
+        let (request, payloads, max_version) = produce_request(parts, acks, timeout);
+        let call = Call { timeout, max_version, payloads: &payloads };
         let sent = match self.connections.get(&broker) {
             None => Err(false),
             Some(connection) if acks == Acks::None => {
@@ -295,7 +341,12 @@ impl Task {
             // Nobody answers: sent is all that can be said.
             Ok(()) => {
                 let written = |_: &Lane| {
-                    Some(PartAnswer { code: ErrorCode::None, base_offset: -1, log_append_time: None })
+                    Some(PartAnswer {
+                        code: ErrorCode::None,
+                        base_offset: -1,
+                        log_append_time: None,
+                        log_start_offset: -1,
+                    })
                 };
                 self.sender.answered(now, id, written, &mut self.actions);
             }
@@ -329,6 +380,7 @@ impl Task {
                 let topics: Vec<_> = self.sender.lanes().map(|lane| lane.name.topic.clone()).collect();
                 self.shared.client.want_refresh(&topics);
             }
+            Event::Compressed(id, result) => self.sender.compressed(id, result),
             Event::Answered(id, broker, Ok(response)) => self.answered(now, id, broker, &response),
             Event::Answered(id, broker, Err(error)) => {
                 tracing::debug!(broker, %error, "produce request unanswered");
@@ -339,11 +391,13 @@ impl Task {
 
     fn answered(&mut self, now: Instant, id: RequestId, broker: i32, response: &ProduceResponse) {
         if let Ok(throttle @ 1..) = u64::try_from(response.throttle_time_ms) {
-            self.sender.throttled(broker, now + Duration::from_millis(throttle));
+            self.sender.throttled(now, broker, now + Duration::from_millis(throttle));
         }
         let metadata = self.shared.client.metadata();
         let answer_for = |lane: &Lane| {
-            let topic = response.responses.iter().find(|topic| topic.name.as_str() == &*lane.name.topic)?;
+            let topic = response.responses.iter().find(|topic| {
+                topic.name.as_str() == &*lane.name.topic || lane.topic_id == Some(topic.topic_id)
+            })?;
             let part = topic.partition_responses.iter().find(|part| part.index == lane.name.partition)?;
             let code = ErrorCode::from(part.error_code);
             let hint = &part.current_leader;
@@ -357,38 +411,56 @@ impl Task {
                 );
             }
             let log_append_time = Some(part.log_append_time_ms).filter(|&at| at >= 0);
-            Some(PartAnswer { code, base_offset: part.base_offset, log_append_time })
+            let (base_offset, log_start_offset) = (part.base_offset, part.log_start_offset);
+            Some(PartAnswer { code, base_offset, log_append_time, log_start_offset })
         };
         self.sender.answered(now, id, answer_for, &mut self.actions);
     }
 }
 
-fn leader(cluster: &Cluster, lane: &Lane) -> Option<i32> {
-    cluster.partition(&lane.name.topic, lane.name.partition)?.leader
+/// What the cluster says of a lane.
+enum Standing {
+    Led(Option<Leader>),
+    /// Its topic has another id now.
+    Recreated,
 }
 
-/// The request, and its batches in the order in which it encodes them.
-fn produce_request(
-    mut parts: Vec<(Arc<Lane>, Bytes)>,
-    acks: Acks,
-    timeout: Duration,
-) -> (ProduceRequest, Vec<Bytes>) {
-    parts.sort_by(|(a, _), (b, _)| a.name.topic.cmp(&b.name.topic));
-    let payloads = parts.iter().map(|(_, bytes)| bytes.clone()).collect();
+fn standing(cluster: &Cluster, lane: &Lane) -> Standing {
+    let Some(topic) = cluster.topic(&lane.name.topic) else {
+        return Standing::Led(None);
+    };
+    if matches!((lane.topic_id, topic.id), (Some(ours), Some(theirs)) if ours != theirs) {
+        return Standing::Recreated;
+    }
+    let leader = topic
+        .partition(lane.name.partition)
+        .and_then(|partition| Some(Leader { broker: partition.leader?, epoch: partition.leader_epoch }));
+    Standing::Led(leader)
+}
+
+/// The request, its batches in the order in which it encodes them, and the newest version it can have.
+fn produce_request(mut parts: Vec<Part>, acks: Acks, timeout: Duration) -> (ProduceRequest, Vec<Bytes>, i16) {
+    let topic_of = |part: &Part| (part.lane.topic_id, part.lane.name.topic.clone());
+    parts.sort_by_cached_key(topic_of);
+    let payloads = parts.iter().map(|part| part.bytes.clone()).collect();
+    let has_ids = parts.iter().all(|part| part.lane.topic_id.is_some());
     let topics = parts
-        .chunk_by(|(a, _), (b, _)| a.name.topic == b.name.topic)
+        .chunk_by(|a, b| (a.lane.topic_id, &a.lane.name.topic) == (b.lane.topic_id, &b.lane.name.topic))
         .map(|group| {
-            let name = group.first().map_or("", |(lane, _)| &lane.name.topic);
+            let first = group.first();
+            let name = first.map_or("", |part| &part.lane.name.topic);
             let partitions = group
                 .iter()
-                .map(|(lane, bytes)| {
+                .map(|part| {
                     PartitionProduceData::default()
-                        .with_index(lane.name.partition)
-                        .with_records(Some(bytes.clone()))
+                        .with_index(part.lane.name.partition)
+                        .with_records(Some(part.bytes.clone()))
                 })
                 .collect();
+            // Each version takes what it knows of the two.
             TopicProduceData::default()
                 .with_name(TopicName(StrBytes::from_string(name.to_owned())))
+                .with_topic_id(first.and_then(|part| part.lane.topic_id).unwrap_or_default())
                 .with_partition_data(partitions)
         })
         .collect();
@@ -396,5 +468,6 @@ fn produce_request(
         .with_acks(acks.code())
         .with_timeout_ms(i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX))
         .with_topic_data(topics);
-    (request, payloads)
+    let max_version = if has_ids { MAX_PRODUCE_VERSION } else { LAST_VERSION_WITH_NAMES };
+    (request, payloads, max_version)
 }

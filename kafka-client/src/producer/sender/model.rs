@@ -13,7 +13,11 @@ use tokio::time::Instant;
 
 use super::super::batch::{Batch, Identity, Lane};
 use super::super::delivery::{Completion, Delivery};
-use super::{Acks, Action, PartAnswer, ProducePlan, Sender, SenderConfig};
+use super::super::ratio::Ratio;
+use super::{
+    Acks, Action, CompressionId, Leader, News, Part, PartAnswer, ProducePlan, ProducerEvent, Sender,
+    SenderConfig, Uncompressed,
+};
 use crate::TopicPartition;
 use crate::backoff::Backoff;
 
@@ -107,7 +111,7 @@ pub(super) struct World {
     pub(super) sender: Sender,
     pub(super) now: Instant,
     pub(super) started: Instant,
-    lanes: Vec<Arc<Lane>>,
+    pub(super) lanes: Vec<Arc<Lane>>,
     pub(super) logs: Vec<Log>,
     pub(super) leaders: Vec<i32>,
     wires: BTreeMap<i32, Wire>,
@@ -119,6 +123,14 @@ pub(super) struct World {
     /// Tells the sender of leaders at once; a test that turns it off tells them itself.
     pub(super) fresh_metadata: bool,
     pub(super) refuse_larger_than: Option<usize>,
+    /// What leaders say of where their logs start.
+    pub(super) log_start_offset: i64,
+    /// Grows with every change of leadership.
+    pub(super) leader_epoch: i32,
+    compression: Compression,
+    /// Batches are with the codec until a test brings them back.
+    pub(super) hold_compression: bool,
+    held: Vec<(CompressionId, Uncompressed)>,
 }
 
 pub(super) fn config() -> SenderConfig {
@@ -130,14 +142,23 @@ pub(super) fn config() -> SenderConfig {
         delivery_timeout: Duration::from_secs(120),
         retry_backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(1)),
         compression: Compression::None,
+        batch_size: 16 * 1024,
+        retries: u32::MAX,
+        availability_timeout: None,
+        watched: false,
     }
 }
 
 impl World {
     pub(super) fn new(config: SenderConfig, partitions: usize) -> Self {
         let now = Instant::now();
-        let lane = |slot| Arc::new(Lane { slot, name: TopicPartition::new("t", slot as i32) });
+        let ratio = Arc::new(Ratio::new());
+        let lane = |slot| {
+            let name = TopicPartition::new("t", slot as i32);
+            Arc::new(Lane::new(slot, name, None, ratio.clone()))
+        };
         Self {
+            compression: config.compression,
             sender: Sender::new(config, 7),
             now,
             started: now,
@@ -151,6 +172,10 @@ impl World {
             next_producer_id: 1000,
             fresh_metadata: true,
             refuse_larger_than: None,
+            log_start_offset: 0,
+            leader_epoch: 0,
+            hold_compression: false,
+            held: Vec::new(),
         }
     }
 
@@ -173,6 +198,7 @@ impl World {
     pub(super) fn tell_leaders(&mut self) {
         if self.fresh_metadata {
             for (slot, &leader) in self.leaders.iter().enumerate() {
+                let leader = Leader { broker: leader, epoch: self.leader_epoch };
                 self.sender.set_leader(slot, Some(leader));
             }
         }
@@ -188,10 +214,16 @@ impl World {
         let mut actions = Vec::new();
         loop {
             self.sender.poll(self.now, &mut actions);
-            if actions.is_empty() {
+            if actions.is_empty() && (self.held.is_empty() || self.hold_compression) {
                 return;
             }
-            for action in std::mem::take(&mut actions) {
+            if !self.hold_compression {
+                while !self.held.is_empty() {
+                    self.bring_back(0);
+                }
+            }
+            let taken = std::mem::take(&mut actions);
+            for action in taken {
                 match action {
                     Action::InitProducerId => {
                         let producer_id = self.next_producer_id;
@@ -203,9 +235,56 @@ impl World {
                         self.wires.entry(plan.broker).or_default().unprocessed.push_back(plan);
                     }
                     Action::RefreshMetadata { .. } => self.tell_leaders(),
+                    Action::Compress { id, work } => self.held.push((id, work)),
                 }
             }
         }
+    }
+
+    /// The codec is done with the `at`th of the batches it holds.
+    pub(super) fn bring_back(&mut self, at: usize) {
+        let (id, work) = self.held.remove(at);
+        self.sender.compressed(id, work.compress(self.compression).map_err(|e| e.to_string()));
+    }
+
+    /// Producer epoch and first sequence number of the batches on the way to `broker`, in order.
+    pub(super) fn numbers_on_the_way(&self, broker: i32) -> Vec<(i16, i32)> {
+        let plans = self.wires.get(&broker).into_iter().flat_map(|wire| &wire.unprocessed);
+        plans
+            .flat_map(|plan| &plan.parts)
+            .map(|part| {
+                let batch = RecordBatch::split_from(&mut part.bytes.clone()).unwrap().unwrap();
+                (batch.producer_epoch(), batch.base_sequence())
+            })
+            .collect()
+    }
+
+    /// What happened since the last time, events only.
+    pub(super) fn events(&mut self) -> Vec<ProducerEvent> {
+        let event = |news| match news {
+            News::Event(event) => Some(event),
+            News::Settled(_) => None,
+        };
+        self.sender.take_news().into_iter().filter_map(event).collect()
+    }
+
+    /// Numbers of the partition go on at `next`, for the producer and for the leader.
+    pub(super) fn skip_to_sequence(&mut self, partition: usize, next: i32) {
+        let queue = self.sender.partitions[partition].as_mut().unwrap();
+        queue.set_next_sequence(next);
+        let offset = self.logs[partition].records.len() as i64 - 1;
+        let state = self.logs[partition].producers.values_mut().last().unwrap();
+        state.batches.push_back((next - 1, next - 1, offset));
+    }
+
+    /// Retention took the whole log, and with it what the leader knew of producers.
+    pub(super) fn forget_producers(&mut self, partition: usize) {
+        self.logs[partition].producers.clear();
+        self.log_start_offset = self.logs[partition].records.len() as i64;
+    }
+
+    pub(super) fn held(&self) -> usize {
+        self.held.len()
     }
 
     /// Requests on the way to `broker`.
@@ -224,7 +303,7 @@ impl World {
     }
 
     fn write(&mut self, plan: &ProducePlan, mood: Mood) -> Vec<PartAnswer> {
-        let write = |(lane, bytes): &(Arc<Lane>, Bytes)| {
+        let write = |Part { lane, bytes, .. }: &Part| {
             let (code, base_offset) = if self.leaders[lane.slot] != plan.broker {
                 (ErrorCode::NotLeaderOrFollower, -1)
             } else if self.refuse_larger_than.is_some_and(|limit| bytes.len() > limit) {
@@ -232,7 +311,7 @@ impl World {
             } else {
                 self.logs[lane.slot].append(bytes, mood)
             };
-            PartAnswer { code, base_offset, log_append_time: None }
+            PartAnswer { code, base_offset, log_append_time: None, log_start_offset: self.log_start_offset }
         };
         plan.parts.iter().map(write).collect()
     }
@@ -244,7 +323,7 @@ impl World {
             return false;
         };
         let find = |lane: &Lane| {
-            let at = plan.parts.iter().position(|(other, _)| other.slot == lane.slot)?;
+            let at = plan.parts.iter().position(|part| part.lane.slot == lane.slot)?;
             answers.get(at).cloned()
         };
         let mut actions = Vec::new();
@@ -281,6 +360,7 @@ impl World {
 
     pub(super) fn move_leader(&mut self, partition: usize) {
         self.leaders[partition] = (self.leaders[partition] + 1) % BROKERS;
+        self.leader_epoch += 1;
     }
 
     /// Everything works from here on; ends when every batch is settled.

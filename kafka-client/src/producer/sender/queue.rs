@@ -3,17 +3,19 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use bytes::Bytes;
+use kafka_wire::ErrorCode;
 use kafka_wire::record_batch::add_to_sequence;
 use tokio::time::Instant;
 
-use super::super::batch::{Batch, Identity, Lane, Sequence};
-use super::RequestId;
+use super::super::batch::{Batch, Identity, Lane, Place, Sequence};
+use super::{Leader, PartAnswer, RequestId};
 
 #[derive(Debug)]
 pub(super) struct PartitionQueue {
     pub(super) lane: Arc<Lane>,
-    pub(super) leader: Option<i32>,
-    /// In the order of their ordinals: retries first, under the sequence numbers that they have.
+    pub(super) leader: Option<Leader>,
+    /// In the order of their places: retries first, under the sequence numbers that they have.
     waiting: VecDeque<Batch>,
     /// In the order in which they were sent.
     in_flight: Vec<InFlight>,
@@ -27,14 +29,27 @@ pub(super) struct PartitionQueue {
     known_as: Option<Identity>,
     /// The broker's picture of the sequence has a hole: once nothing is in flight, waiting batches get new numbers.
     resequence: bool,
+    /// The last batch that the leader wrote: who wrote it, the number after it, and its base offset.
+    acknowledged: Option<Acknowledged>,
+    /// Its topic was made anew: nothing is sent any more.
+    retired: bool,
+    /// Batches, from the front, that were given to be compressed.
+    compressing: usize,
     /// When to say again that the leader is unknown.
     pub(super) ask_leader_at: Option<Instant>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Acknowledged {
+    identity: Option<Identity>,
+    next_sequence: i32,
+    last_offset: i64,
 }
 
 #[derive(Debug)]
 struct InFlight {
     request: RequestId,
-    broker: i32,
+    leader: Leader,
     batch: Batch,
     /// The caller was told already that time is over; the answer only matters to the sequence.
     expired: bool,
@@ -45,6 +60,8 @@ struct InFlight {
 pub(super) struct Returned {
     pub(super) batch: Batch,
     pub(super) expired: bool,
+    /// To whom it was sent.
+    pub(super) leader: Leader,
     /// Nothing sent before it is still open: the leader's "out of order" is then about this batch.
     pub(super) first_in_line: bool,
 }
@@ -61,6 +78,9 @@ impl PartitionQueue {
             next_sequence: 0,
             known_as: None,
             resequence: false,
+            acknowledged: None,
+            retired: false,
+            compressing: 0,
             ask_leader_at: None,
         }
     }
@@ -74,7 +94,7 @@ impl PartitionQueue {
     }
 
     /// A new leader need not be spared for what the old one answered (KIP-951).
-    pub(super) fn leader_changed(&mut self, leader: Option<i32>) {
+    pub(super) fn leader_changed(&mut self, leader: Option<Leader>) {
         self.leader = leader;
         self.ask_leader_at = None;
         for batch in &mut self.waiting {
@@ -83,15 +103,56 @@ impl PartitionQueue {
     }
 
     pub(super) fn push(&mut self, mut batch: Batch) {
-        batch.ordinal = self.next_ordinal;
+        batch.place = Place::new(self.next_ordinal);
         self.next_ordinal += 1;
         self.waiting.push_back(batch);
+        self.note_load();
+    }
+
+    fn note_load(&self) {
+        self.lane.load.set_queued(self.waiting.len());
     }
 
     /// Puts a batch back in its place, before everything that came after it.
     pub(super) fn put_back(&mut self, batch: Batch) {
-        let at = self.waiting.partition_point(|other| other.ordinal <= batch.ordinal);
+        let at = self.waiting.partition_point(|other| other.place <= batch.place);
         self.waiting.insert(at, batch);
+        self.note_load();
+        self.compressing = 0;
+    }
+
+    /// Batches that may not have been given to be compressed yet.
+    pub(super) fn uncompressed(&mut self) -> impl Iterator<Item = &mut Batch> {
+        let from = self.compressing.min(self.waiting.len());
+        self.compressing = self.waiting.len();
+        self.waiting.range_mut(from..)
+    }
+
+    /// A batch is back; it is returned where it cannot be sent.
+    pub(super) fn compressed(
+        &mut self,
+        ticket: u64,
+        result: Result<Bytes, String>,
+    ) -> Option<(Batch, String)> {
+        let at = self.waiting.iter().position(|batch| batch.ticket() == Some(ticket))?;
+        match result {
+            Ok(bytes) => {
+                self.waiting.get_mut(at)?.compressed(bytes);
+                None
+            }
+            Err(error) => {
+                self.compressing = 0;
+                self.waiting.remove(at).map(|batch| (batch, error))
+            }
+        }
+    }
+
+    pub(super) fn retire(&mut self) {
+        self.retired = true;
+    }
+
+    pub(super) fn is_retired(&self) -> bool {
+        self.retired
     }
 
     /// Whether the head may go to `broker` now, as far as order is concerned.
@@ -110,9 +171,11 @@ impl PartitionQueue {
             return false;
         }
         let in_order = self.in_flight.iter().all(|sent| {
-            sent.broker == broker
+            sent.leader.broker == broker
+                // Its fate decides whether what follows fits.
+                && !sent.expired
                 && sent.batch.attempts <= 1
-                && (head.sequence.is_none() || sent.batch.ordinal > head.ordinal)
+                && (head.sequence.is_none() || sent.batch.place > head.place)
         });
         // Batches of a new epoch start at 0 and must not overtake those of the old one.
         let same_identity = self.identity.is_none() || self.identity == identity || head.sequence.is_some();
@@ -125,6 +188,8 @@ impl PartitionQueue {
             self.restart_sequence();
         }
         let batch = self.waiting.pop_front()?;
+        self.compressing = self.compressing.saturating_sub(1);
+        self.note_load();
         let Some(identity) = identity else {
             return Some((batch, None));
         };
@@ -149,9 +214,33 @@ impl PartitionQueue {
         }
     }
 
-    /// The leader wrote a batch of this identity.
-    pub(super) fn written(&mut self, identity: Option<Identity>) {
-        self.known_as = identity;
+    /// The leader wrote a batch.
+    pub(super) fn written(&mut self, batch: &Batch, base_offset: i64) {
+        self.known_as = batch.sequence.map(|s| s.identity);
+        let last_offset =
+            if base_offset < 0 { -1 } else { base_offset + i64::from(batch.record_count()) - 1 };
+        self.acknowledged = Some(Acknowledged {
+            identity: self.known_as,
+            next_sequence: batch.sequence.map_or(0, |s| add_to_sequence(s.base, batch.record_count())),
+            last_offset,
+        });
+    }
+
+    /// Whether the leader, refusing `batch` as it did, misses what it acknowledged: the offset of that, or -1.
+    ///
+    /// Not if retention took it, and not if the gap is the client's own: a batch in between expired or was refused.
+    pub(super) fn lost(&self, batch: &Batch, answer: &PartAnswer) -> Option<i64> {
+        let acknowledged = self.acknowledged?;
+        let sequence = batch.sequence?;
+        let lost = match answer.code {
+            ErrorCode::OutOfOrderSequenceNumber => {
+                acknowledged.identity == Some(sequence.identity)
+                    && acknowledged.next_sequence == sequence.base
+            }
+            ErrorCode::UnknownProducerId => acknowledged.last_offset >= answer.log_start_offset,
+            _ => false,
+        };
+        lost.then_some(acknowledged.last_offset)
     }
 
     /// The numbers from here on are of no use: start over under the producer's current identity when nothing is open.
@@ -159,17 +248,17 @@ impl PartitionQueue {
         self.resequence = true;
     }
 
-    pub(super) fn sent(&mut self, request: RequestId, broker: i32, batch: Batch) {
-        self.in_flight.push(InFlight { request, broker, batch, expired: false });
+    pub(super) fn sent(&mut self, request: RequestId, leader: Leader, batch: Batch) {
+        self.in_flight.push(InFlight { request, leader, batch, expired: false });
     }
 
     pub(super) fn returned(&mut self, request: RequestId) -> Option<Returned> {
         let at = self.in_flight.iter().position(|sent| sent.request == request)?;
-        let InFlight { batch, expired, .. } = self.in_flight.remove(at);
-        let earlier = |other: &Batch| other.ordinal < batch.ordinal;
+        let InFlight { batch, expired, leader, .. } = self.in_flight.remove(at);
+        let earlier = |other: &Batch| other.place < batch.place;
         let first_in_line = !self.in_flight.iter().any(|sent| earlier(&sent.batch))
             && !self.waiting.front().is_some_and(earlier);
-        Some(Returned { batch, expired, first_in_line })
+        Some(Returned { batch, expired, leader, first_in_line })
     }
 
     /// Takes waiting batches that were created at or before `limit`, and tells of those in flight by `expire`.
@@ -184,7 +273,9 @@ impl PartitionQueue {
             if let Some(batch) = self.waiting.pop_front() {
                 expire(&batch, false);
             }
+            self.compressing = self.compressing.saturating_sub(1);
         }
+        self.note_load();
     }
 
     /// When the oldest batch whose caller still waits was created.
@@ -193,12 +284,33 @@ impl PartitionQueue {
         sent.chain(self.waiting.front().map(|head| head.created_at)).min()
     }
 
+    /// Goes on at a number that a test chose.
+    #[cfg(test)]
+    pub(super) fn set_next_sequence(&mut self, next: i32) {
+        self.next_sequence = next;
+    }
+
+    pub(super) fn waiting_count(&self) -> usize {
+        self.waiting.len()
+    }
+
+    pub(super) fn in_flight_count(&self) -> usize {
+        self.in_flight.len()
+    }
+
+    /// Where the numbering stands.
+    pub(super) fn numbering(&self) -> (Option<Identity>, i32) {
+        (self.identity, self.next_sequence)
+    }
+
     pub(super) fn batches(&self) -> impl Iterator<Item = &Batch> {
         self.in_flight.iter().map(|sent| &sent.batch).chain(&self.waiting)
     }
 
     /// Takes every waiting batch.
     pub(super) fn drain_waiting(&mut self) -> impl Iterator<Item = Batch> + '_ {
+        self.lane.load.set_queued(0);
+        self.compressing = 0;
         self.waiting.drain(..)
     }
 }
