@@ -132,7 +132,12 @@ impl Partition {
     ) -> Result<Appended, ProduceError> {
         let size_bytes = records.len();
         let append = Append { leader_epoch: self.leader_epoch(), origin, now_ms };
-        let appended = self.lock()?.log.append(records, append).map_err(|error| self.refusal(error))?;
+        let mut log = self.lock()?;
+        let appended = log.log.append(records, append).map_err(|error| self.refusal(error))?;
+        if appended.flush_due {
+            log.log.flush().map_err(|error| self.refusal(error.into()))?;
+        }
+        drop(log);
         if !appended.duplicate {
             self.waiters.appended(size_bytes);
         }

@@ -162,6 +162,12 @@ impl Controller<'_> {
             tracing::error!(%error, "metadata not written");
             refuse(ErrorCode::KafkaStorageError, "The metadata log cannot be written.")
         })?;
+        if appended.flush_due {
+            self.log.flush().or_else(|error| {
+                tracing::error!(%error, "metadata not synced");
+                refuse(ErrorCode::KafkaStorageError, "The metadata log cannot be synced.")
+            })?;
+        }
         let mut view = self.cluster.view.write();
         records.iter().for_each(|record| view.image.replay(record));
         view.offset = appended.last_offset;

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use kafka_wire::compression::Compression;
+
 use super::broker::BrokerConfig;
 use super::{ConfigDef, ConfigError, Kind, check};
 use crate::log::LogConfig;
@@ -17,10 +19,10 @@ macro_rules! keys {
 /// Every topic key of Kafka 4.3.
 #[rustfmt::skip]
 pub(crate) const TABLE: &[ConfigDef] = keys! {
-    "cleanup.policy" Kind::List(&["compact", "delete"]), Some("delete"), "How old segments go away: delete by age or size, compact to the last value of each key, or both. Compaction does not run yet.";
+    "cleanup.policy" Kind::List(&["compact", "delete"]), Some("delete"), "How old segments go away: delete by age or size, compact to the last value of each key, or both.";
     "compression.gzip.level" Kind::Int { min: -1, max: 9 }, Some("-1"), "The gzip level when compression.type is gzip; -1 is the library's default.";
     "compression.lz4.level" Kind::Int { min: 1, max: 17 }, Some("9"), "The lz4 level when compression.type is lz4.";
-    "compression.type" Kind::OneOf(&["uncompressed", "zstd", "lz4", "snappy", "gzip", "producer"]), Some("producer"), "How batches rest in the log; producer keeps what the producer chose. Other values do not recompress yet.";
+    "compression.type" Kind::OneOf(&["uncompressed", "zstd", "lz4", "snappy", "gzip", "producer"]), Some("producer"), "How batches rest in the log; producer keeps what the producer chose, anything else compresses batches anew.";
     "compression.zstd.level" Kind::Int { min: -131_072, max: 22 }, Some("3"), "The zstd level when compression.type is zstd.";
     "delete.retention.ms" Kind::long(0), Some("86400000"), "How long compaction keeps tombstones, in milliseconds.";
     "file.delete.delay.ms" Kind::long(0), Some("60000"), "How long a deleted segment's file stays before it is removed, in milliseconds.";
@@ -47,7 +49,7 @@ pub(crate) const TABLE: &[ConfigDef] = keys! {
     "retention.ms" Kind::long(-1), Some("604800000"), "The age at which a segment is deleted, in milliseconds; -1 keeps it forever.";
     "segment.bytes" Kind::int(1_048_576), Some("1073741824"), "The size at which a new segment is started, in bytes.";
     "segment.index.bytes" Kind::int(4), Some("10485760"), "The size at which an index is full and a new segment is started, in bytes.";
-    "segment.jitter.ms" Kind::long(0), Some("0"), "At most this much is taken off segment.ms at random, in milliseconds. No effect yet.";
+    "segment.jitter.ms" Kind::long(0), Some("0"), "At most this much is taken off segment.ms at random, in milliseconds.";
     "segment.ms" Kind::long(1), Some("604800000"), "The age at which a new segment is started, in milliseconds.";
     "unclean.leader.election.enable" Kind::Boolean, Some("false"), "Whether a replica that is not in sync may lead. No effect with one node.";
 };
@@ -147,19 +149,42 @@ impl TopicConfig {
         let log = LogConfig {
             segment_bytes: number("segment.bytes").unsigned_abs(),
             segment_ms: number("segment.ms"),
+            segment_jitter_ms: number("segment.jitter.ms"),
+            index_bytes: size("segment.index.bytes"),
             retention_ms: number("retention.ms"),
             retention_bytes: number("retention.bytes"),
             max_message_bytes: size("max.message.bytes"),
+            compression: compression(&text, &number),
             index_interval_bytes: size("index.interval.bytes"),
             log_append_time: text("message.timestamp.type") == "LogAppendTime",
             timestamp_before_max_ms: number("message.timestamp.before.max.ms"),
             timestamp_after_max_ms: number("message.timestamp.after.max.ms"),
             compacted: policy.split(',').any(|item| item == "compact"),
             deleted: policy.split(',').any(|item| item == "delete"),
+            delete_retention_ms: number("delete.retention.ms"),
+            min_cleanable_dirty_ratio: text("min.cleanable.dirty.ratio").parse().unwrap_or(0.5),
+            min_compaction_lag_ms: number("min.compaction.lag.ms"),
+            max_compaction_lag_ms: number("max.compaction.lag.ms"),
             flush_messages: number("flush.messages"),
         };
         Self { log, min_insync_replicas: number("min.insync.replicas"), flush_ms: number("flush.ms") }
     }
+}
+
+/// The codec of `compression.type` at its level; `None` for `producer`.
+fn compression(text: &dyn Fn(&str) -> String, number: &dyn Fn(&str) -> i64) -> Option<Compression> {
+    Some(match text("compression.type").as_str() {
+        "uncompressed" => Compression::None,
+        "gzip" => match u32::try_from(number("compression.gzip.level")) {
+            Ok(level @ 1..=9) => Compression::Gzip(level),
+            // -1, the library's own default.
+            _ => Compression::GZIP,
+        },
+        "snappy" => Compression::Snappy,
+        "lz4" => Compression::Lz4,
+        "zstd" => Compression::Zstd(i32::try_from(number("compression.zstd.level")).unwrap_or(3)),
+        _ => return None,
+    })
 }
 
 #[cfg(test)]

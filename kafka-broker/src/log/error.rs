@@ -23,9 +23,19 @@ pub(crate) enum AppendError {
         records: Vec<(i32, String)>,
     },
     #[error("record {index} has timestamp {timestamp}, outside of {earliest} to {latest}")]
-    InvalidTimestamp { index: i32, timestamp: i64, earliest: i64, latest: i64 },
+    InvalidTimestamp {
+        /// The first offending record.
+        index: i32,
+        timestamp: i64,
+        earliest: i64,
+        latest: i64,
+        /// All of them.
+        records: Vec<(i32, String)>,
+    },
     #[error("a batch of {size} bytes exceeds max.message.bytes ({limit})")]
     TooLarge { size: usize, limit: usize },
+    #[error("a batch of {size} bytes exceeds segment.bytes ({limit})")]
+    LargerThanSegment { size: usize, limit: u64 },
     #[error("transactions are not supported by this broker yet")]
     Transactional,
     #[error(transparent)]
@@ -47,6 +57,7 @@ impl AppendError {
             Self::BatchCount { .. } | Self::Invalid { .. } => ErrorCode::InvalidRecord,
             Self::InvalidTimestamp { .. } => ErrorCode::InvalidTimestamp,
             Self::TooLarge { .. } => ErrorCode::MessageTooLarge,
+            Self::LargerThanSegment { .. } => ErrorCode::RecordListTooLarge,
             Self::Transactional => ErrorCode::InvalidTxnState,
             Self::Sequence(SequenceError::OutOfOrder { .. }) => ErrorCode::OutOfOrderSequenceNumber,
             Self::Sequence(SequenceError::Fenced { .. }) => ErrorCode::InvalidProducerEpoch,
@@ -57,7 +68,7 @@ impl AppendError {
     /// Records to blame, by index in the batch (KIP-467).
     pub(crate) fn record_errors(&self) -> &[(i32, String)] {
         match self {
-            Self::Invalid { records, .. } => records,
+            Self::Invalid { records, .. } | Self::InvalidTimestamp { records, .. } => records,
             _ => &[],
         }
     }
@@ -98,4 +109,27 @@ impl ReadError {
 pub(crate) struct LogError {
     pub(crate) folder: String,
     pub(crate) source: io::Error,
+}
+
+/// Why the log's start did not move.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub(crate) enum DeleteRecordsError {
+    #[error("offset {offset} is above the high watermark {high_watermark}")]
+    OutOfRange { offset: i64, high_watermark: i64 },
+    #[error("the records cannot be deleted because cleanup.policy does not contain delete")]
+    Policy,
+    #[error("old segments cannot be removed: {0}")]
+    Storage(#[from] io::Error),
+}
+
+impl DeleteRecordsError {
+    /// What the client is told.
+    pub(crate) fn error_code(&self) -> ErrorCode {
+        match self {
+            Self::OutOfRange { .. } => ErrorCode::OffsetOutOfRange,
+            Self::Policy => ErrorCode::PolicyViolation,
+            Self::Storage(_) => ErrorCode::KafkaStorageError,
+        }
+    }
 }

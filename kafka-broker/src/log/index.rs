@@ -19,6 +19,11 @@ impl OffsetIndex {
         self.entries.push((relative, position));
     }
 
+    /// Whether an entry more would not fit into a file of `file_bytes`.
+    pub(super) fn is_full(&self, file_bytes: usize) -> bool {
+        self.entries.len() >= file_bytes / OFFSET_ENTRY_BYTES
+    }
+
     /// A position at or before the batch that holds the offset `relative` to the segment's base.
     pub(super) fn position(&self, relative: u32) -> u32 {
         let after = self.entries.partition_point(|&(entry, _)| entry <= relative);
@@ -59,6 +64,11 @@ impl TimeIndex {
         if self.entries.last().is_none_or(|&(last, offset)| timestamp > last && relative > offset) {
             self.entries.push((timestamp, relative));
         }
+    }
+
+    /// Whether the entry that closes the segment would be the last to fit into a file of `file_bytes`.
+    pub(super) fn is_full(&self, file_bytes: usize) -> bool {
+        self.entries.len() + 1 >= file_bytes / TIME_ENTRY_BYTES
     }
 
     /// An offset (relative to the segment's base) before which every timestamp is below `timestamp`.

@@ -32,6 +32,8 @@ struct Producer {
     epoch: i16,
     batches: VecDeque<KnownBatch>,
     last_timestamp: i64,
+    /// When the last batch was appended, by the broker's clock; its own time may be years back.
+    seen_ms: i64,
 }
 
 /// What a producer's batch is to the log.
@@ -90,8 +92,8 @@ impl ProducerState {
         }
     }
 
-    /// A batch was appended, or found in the log.
-    pub(super) fn appended(&mut self, batch: &RecordBatch) {
+    /// A batch was appended at `now_ms`, or found in the log.
+    pub(super) fn appended(&mut self, batch: &RecordBatch, now_ms: i64) {
         if batch.producer_id() < 0 || batch.is_control() {
             return;
         }
@@ -99,6 +101,7 @@ impl ProducerState {
             epoch: batch.producer_epoch(),
             batches: VecDeque::with_capacity(REMEMBERED_BATCHES),
             last_timestamp: batch.max_timestamp(),
+            seen_ms: now_ms,
         });
         if producer.epoch != batch.producer_epoch() {
             producer.epoch = batch.producer_epoch();
@@ -108,6 +111,7 @@ impl ProducerState {
             producer.batches.pop_front();
         }
         producer.last_timestamp = batch.max_timestamp();
+        producer.seen_ms = producer.seen_ms.max(now_ms);
         producer.batches.push_back(KnownBatch {
             first_sequence: batch.base_sequence(),
             last_sequence: batch.last_sequence(),
@@ -117,9 +121,13 @@ impl ProducerState {
         });
     }
 
-    /// Forgets producers that were silent for longer than `expiration_ms` (`producer.id.expiration.ms`).
+    /// Forgets producers that were silent for `expiration_ms` (`producer.id.expiration.ms`).
+    ///
+    /// Kafka goes by the records' time alone and so forgets, at the next look, a producer that copies old records.
     pub(super) fn expire(&mut self, now_ms: i64, expiration_ms: i64) {
-        self.producers.retain(|_, producer| now_ms.saturating_sub(producer.last_timestamp) < expiration_ms);
+        self.producers.retain(|_, producer| {
+            now_ms.saturating_sub(producer.last_timestamp.max(producer.seen_ms)) < expiration_ms
+        });
     }
 
     #[cfg(test)]
@@ -177,8 +185,9 @@ impl ProducerState {
                 last_offset,
                 timestamp,
             };
-            producers
-                .insert(producer_id, Producer { epoch, batches: [known].into(), last_timestamp: timestamp });
+            let producer =
+                Producer { epoch, batches: [known].into(), last_timestamp: timestamp, seen_ms: timestamp };
+            producers.insert(producer_id, producer);
         }
         Some(Self { producers })
     }
@@ -208,7 +217,7 @@ mod tests {
     fn known(batches: &[RecordBatch]) -> ProducerState {
         let mut state = ProducerState::default();
         for batch in batches {
-            state.appended(batch);
+            state.appended(batch, 7);
         }
         state
     }
@@ -237,7 +246,7 @@ mod tests {
             Err(SequenceError::OutOfOrder { expected: 0, .. })
         ));
         assert_eq!(state.check(&batch(4, 0, 1, 1)), Ok(Verdict::Next));
-        state.appended(&batch(4, 0, 1, 1));
+        state.appended(&batch(4, 0, 1, 1), 7);
         assert!(matches!(
             state.check(&batch(3, 11, 1, 2)),
             Err(SequenceError::Fenced { found: 3, current: 4, .. })

@@ -1,8 +1,7 @@
 use super::tests::*;
 use super::*;
 use crate::storage::{Fault, Faulty};
-use kafka_wire::ErrorCode;
-use kafka_wire::record_batch::Seal;
+use kafka_wire::record_batch::{RecordBatch, Seal};
 
 fn small() -> LogConfig {
     LogConfig { segment_bytes: 200, index_interval_bytes: 10, ..LogConfig::default() }
@@ -135,11 +134,14 @@ fn what_could_not_be_synced_is_neither_acknowledged_nor_read() {
     let faulty = Arc::new(Faulty::default());
     let storage: Arc<dyn Storage> = faulty.clone();
     let mut log = open(&storage, &LogConfig { flush_messages: 1, ..LogConfig::default() }, Shutdown::Unclean);
-    log.append(batch(&["kept"]), client()).unwrap();
+    assert!(log.append(batch(&["kept"]), client()).unwrap().flush_due);
+    assert_eq!(log.high_watermark(), 0);
+    log.flush().unwrap();
+    assert_eq!(log.high_watermark(), 1);
     faulty.fail_syncs(true);
-    let error = log.append(batch(&["lost"]), client()).unwrap_err();
-    assert_eq!(error.error_code(), ErrorCode::KafkaStorageError);
-    assert_eq!((log.log_end_offset(), read_from(&log, 0, 1000)), (1, vec![(0, "kept".to_owned())]));
+    assert!(log.append(batch(&["lost"]), client()).unwrap().flush_due);
+    log.flush().unwrap_err();
+    assert_eq!(log.high_watermark(), 1);
     faulty.fail_syncs(false);
     assert!(matches!(log.append(batch(&["later"]), client()), Err(AppendError::Offline)));
 }
@@ -181,4 +183,148 @@ fn segments_still_close_by_time() {
     assert_eq!(log.segment_count(), 3);
     assert!(log.enforce_retention(NOW + 40 * day).unwrap() > 0);
     assert_eq!(log.log_start_offset(), 20);
+}
+
+#[test]
+fn one_sync_covers_every_append_before_it_and_none_after_it() {
+    let faulty = Arc::new(Faulty::default());
+    let storage: Arc<dyn Storage> = faulty.clone();
+    let mut log = open(&storage, &LogConfig { flush_messages: 1, ..LogConfig::default() }, Shutdown::Unclean);
+    for _ in 0..10 {
+        log.append(batch(&["x"]), client()).unwrap();
+    }
+    let job = log.begin_flush();
+    log.append(batch(&["later"]), client()).unwrap();
+    let before = faulty.syncs();
+    let result = job.run();
+    log.end_flush(&job, result).unwrap();
+    assert_eq!((faulty.syncs() - before, log.flushed_offset(), log.high_watermark()), (1, 10, 10));
+}
+
+#[test]
+fn closing_a_segment_syncs_nothing_until_its_job_runs_and_a_removed_segment_leaves_no_file() {
+    let faulty = Arc::new(Faulty::default());
+    let storage: Arc<dyn Storage> = faulty.clone();
+    let mut log = open(&storage, &LogConfig { retention_ms: 1000, ..small() }, Shutdown::Unclean);
+    for _ in 0..12 {
+        log.append(batch(&["x"]), client()).unwrap();
+    }
+    assert_eq!(faulty.syncs(), 0);
+    assert!(log.has_closed_segments_to_flush());
+    let job = log.begin_flush_of_closed();
+    log.enforce_retention(NOW + 10_000).unwrap();
+    let result = job.run();
+    log.end_flush(&job, result).unwrap();
+    log.flush().unwrap();
+    log.close().unwrap();
+    let mut names = storage.list("t-0").unwrap();
+    names.sort();
+    let expected = ["index", "log", "snapshot", "timeindex"].map(|suffix| format!("{:020}.{suffix}", 12));
+    assert_eq!(names, [&expected[..], &["leader-epoch-checkpoint".to_owned()]].concat());
+}
+
+#[test]
+fn a_full_index_closes_the_segment() {
+    let config = LogConfig { index_bytes: 80, index_interval_bytes: 0, ..LogConfig::default() };
+    let mut log = memory_log(config);
+    for i in 0..40i64 {
+        log.append(batch_with(&Seal::default(), &[(NOW + i, None, "x")]), client()).unwrap();
+    }
+    assert!(log.segment_count() >= 5, "{}", log.segment_count());
+}
+
+#[test]
+fn batches_rest_in_the_topics_codec_whatever_the_producers_was() {
+    use kafka_wire::compression::{Compression, CompressionType};
+    let value = "to be compressed ".repeat(40);
+    for (topic, sent, rests) in [
+        (None, Compression::Lz4, CompressionType::Lz4),
+        (Some(Compression::ZSTD), Compression::Lz4, CompressionType::Zstd),
+        (Some(Compression::None), Compression::Snappy, CompressionType::None),
+        (Some(Compression::GZIP), Compression::None, CompressionType::Gzip),
+    ] {
+        let mut log = memory_log(LogConfig { compression: topic, ..LogConfig::default() });
+        let seal = Seal::idempotent(4, 0, 0).compression(sent);
+        let sent = batch_with(&seal, &[(NOW, None, &value)]);
+        log.append(sent.clone(), client()).unwrap();
+        assert!(log.append(sent, client()).unwrap().duplicate);
+        let mut bytes = Bytes::from(log.read(0, 1 << 20, true).unwrap().concat());
+        let stored = RecordBatch::split_from(&mut bytes).unwrap().unwrap();
+        assert_eq!((stored.compression().unwrap(), stored.base_sequence()), (rests, 0));
+        assert_eq!(read_from(&log, 0, 1000), [(0, value.clone())]);
+    }
+    let small =
+        LogConfig { compression: Some(Compression::None), max_message_bytes: 300, ..LogConfig::default() };
+    let squeezed = batch_with(&Seal::default().compression(Compression::ZSTD), &[(NOW, None, &value)]);
+    assert!(matches!(memory_log(small).append(squeezed, client()), Err(AppendError::TooLarge { .. })));
+}
+
+#[test]
+fn a_batch_larger_than_a_segment_is_refused() {
+    let mut log = memory_log(small());
+    let error = log.append(batch(&[&"x".repeat(300)]), client()).unwrap_err();
+    assert_eq!(error.error_code(), kafka_wire::ErrorCode::RecordListTooLarge);
+}
+
+#[test]
+fn every_record_outside_the_time_bounds_is_named() {
+    let mut log = memory_log(LogConfig { timestamp_before_max_ms: 1000, ..LogConfig::default() });
+    let records = [(NOW, None, "a"), (NOW - 5000, None, "b"), (NOW, None, "c"), (NOW + 4_000_000, None, "d")];
+    let error = log.append(batch_with(&Seal::default(), &records), client()).unwrap_err();
+    assert_eq!(error.error_code(), kafka_wire::ErrorCode::InvalidTimestamp);
+    assert_eq!(error.record_errors().iter().map(|(index, _)| *index).collect::<Vec<_>>(), [1, 3]);
+}
+
+#[test]
+fn deleted_records_are_out_of_range_and_whole_segments_before_the_start_go() {
+    let storage: Arc<dyn Storage> = Arc::new(Faulty::default());
+    let mut log = open(&storage, &small(), Shutdown::Unclean);
+    for _ in 0..12 {
+        log.append(batch(&["x"]), client()).unwrap();
+    }
+    assert_eq!(log.delete_records(7).unwrap(), 7);
+    assert!(log.segments[0].base_offset > 3 && log.segments[0].base_offset <= 7);
+    assert!(matches!(log.read(6, 100, true), Err(ReadError::OutOfRange { start: 7, .. })));
+    assert_eq!(log.delete_records(3).unwrap(), 7);
+    for offset in [13, -2] {
+        let error = log.delete_records(offset).unwrap_err();
+        assert_eq!(error.error_code(), kafka_wire::ErrorCode::OffsetOutOfRange);
+    }
+    log.close().unwrap();
+    let mut log = open(&storage, &small(), Shutdown::Clean);
+    log.restore_log_start(7).unwrap();
+    assert_eq!(log.log_start_offset(), 7);
+    assert_eq!(log.delete_records(-1).unwrap(), 12);
+    log.restore_log_start(20).unwrap();
+    assert_eq!((log.log_start_offset(), log.log_end_offset()), (20, 20));
+    assert_eq!(log.append(batch(&["next"]), client()).unwrap().base_offset, 20);
+    let mut compacted = memory_log(LogConfig { compacted: true, deleted: false, ..LogConfig::default() });
+    assert!(matches!(compacted.delete_records(0), Err(DeleteRecordsError::Policy)));
+}
+
+#[test]
+fn a_producer_that_copies_old_records_is_remembered_while_it_is_active() {
+    let mut log = memory_log(LogConfig::default());
+    let old = batch_with(&Seal::idempotent(7, 0, 0), &[(NOW - 30 * 24 * 3600 * 1000, None, "x")]);
+    log.append(old.clone(), client()).unwrap();
+    log.expire_producers(NOW + 1000, 24 * 3600 * 1000);
+    assert!(log.append(old.clone(), client()).unwrap().duplicate);
+    log.expire_producers(NOW + 24 * 3600 * 1000, 24 * 3600 * 1000);
+    assert!(!log.append(old, client()).unwrap().duplicate);
+}
+
+#[test]
+fn a_crash_forgets_no_producer_whose_batches_retention_deleted() {
+    let storage: Arc<dyn Storage> = Arc::new(Faulty::default());
+    let mut log = open(&storage, &small(), Shutdown::Unclean);
+    let sent = batch_with(&Seal::idempotent(7, 0, 0), &[(NOW, None, "x")]);
+    log.append(sent.clone(), client()).unwrap();
+    for _ in 0..12 {
+        log.append(batch(&["x"]), client()).unwrap();
+    }
+    log.flush().unwrap();
+    log.delete_records(-1).unwrap();
+    drop(log);
+    let mut log = open(&storage, &small(), Shutdown::Unclean);
+    assert!(log.append(sent, client()).unwrap().duplicate);
 }

@@ -1,13 +1,14 @@
 //! One segment: a file of batches with its two sparse indexes.
 
 use std::io;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use kafka_wire::record_batch::{BATCH_HEADER_BYTES, BatchError, NO_TIMESTAMP, RecordBatch, batch_length};
 
 use super::error::ReadError;
 use super::index::{OffsetIndex, TimeIndex};
-use crate::storage::{File, Storage, read_exact};
+use crate::storage::{File, Storage, SyncHandle, read_exact};
 
 /// How much is read at once while batches are walked. Index entries lie closer together than this by default.
 const WALK_BYTES: usize = 8 * 1024;
@@ -126,8 +127,13 @@ impl Segment {
         self.file.seal();
     }
 
-    pub(super) fn sync(&self) -> io::Result<()> {
-        self.file.sync()
+    pub(super) fn sync_handle(&self) -> Arc<dyn SyncHandle> {
+        self.file.sync_handle()
+    }
+
+    /// Whether an index has as many entries as `index_bytes` hold (`segment.index.bytes`).
+    pub(super) fn is_index_full(&self, index_bytes: usize) -> bool {
+        self.offsets.is_full(index_bytes) || self.times.is_full(index_bytes)
     }
 
     /// Whole batches from the one that holds `offset` on, at most `max_bytes`, or one batch if `minimum_one` and the
@@ -326,20 +332,15 @@ impl Segment {
         Ok(next_offset)
     }
 
-    /// Writes the index files, with a last time entry as Kafka adds when a segment becomes inactive.
-    pub(super) fn close_indexes(&mut self, storage: &dyn Storage, folder: &str) -> io::Result<()> {
+    /// The index files by path, with a last time entry as Kafka adds when a segment becomes inactive.
+    pub(super) fn finish_indexes(&mut self, folder: &str) -> Vec<(String, Vec<u8>)> {
         if self.max_timestamp_offset >= 0 {
             self.times.push(self.max_timestamp, self.relative(self.max_timestamp_offset));
         }
-        let write = |suffix: &str, content: Vec<u8>| {
-            let path = file_name(folder, self.base_offset, suffix);
-            match storage.read(&path)? {
-                Some(known) if known == content => Ok(()),
-                _ => storage.replace(&path, &content),
-            }
-        };
-        write("index", self.offsets.to_bytes())?;
-        write("timeindex", self.times.to_bytes())
+        vec![
+            (file_name(folder, self.base_offset, "index"), self.offsets.to_bytes()),
+            (file_name(folder, self.base_offset, "timeindex"), self.times.to_bytes()),
+        ]
     }
 
     pub(super) fn remove(&self, storage: &dyn Storage, folder: &str) -> io::Result<()> {

@@ -7,7 +7,7 @@ use super::config::LogConfig;
 use super::error::AppendError;
 
 /// A batch may decompress to at most this much: far above what any client builds, far below what hurts.
-const MAX_DECOMPRESSED_BYTES: usize = 256 << 20;
+pub(super) const MAX_DECOMPRESSED_BYTES: usize = 256 << 20;
 
 /// How many offending records an answer names.
 const MAX_NAMED_RECORDS: usize = 100;
@@ -46,6 +46,7 @@ fn check_records(batch: &RecordBatch, config: &LogConfig, now_ms: i64) -> Result
     let compressed = batch.compression()? != CompressionType::None;
     let mut records = batch.records(MAX_DECOMPRESSED_BYTES)?;
     let mut offending = Vec::new();
+    let mut outside: Option<AppendError> = None;
     let mut index = 0;
     let base_offset = batch.base_offset();
     while let Some(record) = records.next_view() {
@@ -58,13 +59,18 @@ fn check_records(batch: &RecordBatch, config: &LogConfig, now_ms: i64) -> Result
         }
         // A record without a time is within any bounds (`LogValidator.validateTimestamp`).
         let bounded = !config.log_append_time && record.timestamp != NO_TIMESTAMP;
-        let outside = bounded && (record.timestamp < earliest || record.timestamp > latest);
-        if outside {
-            return Err(AppendError::InvalidTimestamp {
+        if bounded && (record.timestamp < earliest || record.timestamp > latest) {
+            let timestamp = record.timestamp;
+            if offending.len() < MAX_NAMED_RECORDS {
+                offending
+                    .push((index, format!("timestamp {timestamp} is outside of {earliest} to {latest}")));
+            }
+            outside.get_or_insert(AppendError::InvalidTimestamp {
                 index,
-                timestamp: record.timestamp,
+                timestamp,
                 earliest,
                 latest,
+                records: Vec::new(),
             });
         }
         index += 1;
@@ -74,6 +80,10 @@ fn check_records(batch: &RecordBatch, config: &LogConfig, now_ms: i64) -> Result
     }
     if offending.is_empty() {
         return Ok(());
+    }
+    if let Some(AppendError::InvalidTimestamp { index, timestamp, earliest, latest, .. }) = outside {
+        let records = offending;
+        return Err(AppendError::InvalidTimestamp { index, timestamp, earliest, latest, records });
     }
     Err(AppendError::Invalid { reason: "records without a key on a compacted topic", records: offending })
 }

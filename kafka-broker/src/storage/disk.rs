@@ -4,11 +4,12 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::memory::Pieces;
-use super::{File, Storage};
+use super::{File, Storage, SyncHandle};
 
 /// How much of a file's end stays in memory while it is written. Consumers that keep up read from here.
 const TAIL_BYTES: u64 = 1 << 20;
@@ -48,7 +49,7 @@ impl Storage for Disk {
             .write(true)
             .open(self.path(path))?;
         let len = file.metadata()?.len();
-        Ok(Box::new(DiskFile { file, tail: Pieces::starting_at(len), len }))
+        Ok(Box::new(DiskFile { file: Arc::new(file), tail: Pieces::starting_at(len), len }))
     }
 
     fn read(&self, path: &str) -> io::Result<Option<Vec<u8>>> {
@@ -70,6 +71,10 @@ impl Storage for Disk {
             Some(folder) => fs::File::open(folder)?.sync_all(),
             None => Ok(()),
         }
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        fs::rename(self.path(from), self.path(to))
     }
 
     fn remove(&self, path: &str) -> io::Result<()> {
@@ -104,7 +109,7 @@ fn missing_is_fine(result: io::Result<()>) -> io::Result<()> {
 
 #[derive(Debug)]
 struct DiskFile {
-    file: fs::File,
+    file: Arc<fs::File>,
     tail: Pieces,
     len: u64,
 }
@@ -141,11 +146,20 @@ impl File for DiskFile {
         Ok(())
     }
 
-    fn sync(&self) -> io::Result<()> {
-        self.file.sync_data()
+    fn sync_handle(&self) -> Arc<dyn SyncHandle> {
+        Arc::new(DiskSync(Arc::clone(&self.file)))
     }
 
     fn seal(&mut self) {
         self.tail = Pieces::starting_at(self.len);
+    }
+}
+
+#[derive(Debug)]
+struct DiskSync(Arc<fs::File>);
+
+impl SyncHandle for DiskSync {
+    fn sync(&self) -> io::Result<()> {
+        self.0.sync_data()
     }
 }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use uuid::Uuid;
 
-use super::{File, Memory, Storage};
+use super::{File, Memory, Storage, SyncHandle};
 use crate::ids;
 
 /// A disk in memory that outlives the brokers that use it, one after the other, and fails on command.
@@ -68,6 +68,10 @@ struct Plan {
     failures_left: AtomicU64,
     fault: Mutex<Option<Fault>>,
     unsyncable: AtomicBool,
+    syncs: AtomicU64,
+    /// Changes of any kind until the power goes; negative when it stays.
+    changes_left: AtomicI64,
+    dead: AtomicBool,
 }
 
 impl Faulty {
@@ -78,6 +82,27 @@ impl Faulty {
         self.plan.failures_left.store(times, Ordering::Relaxed);
     }
 
+    /// Lets `changes` more changes of any kind happen (appends, replacements, renames, removals, cuts), then none ever.
+    pub(crate) fn crash_after(&self, changes: u32) {
+        self.plan.changes_left.store(i64::from(changes) + 1, Ordering::Relaxed);
+    }
+
+    /// Whether the crash has come.
+    pub(crate) fn crashed(&self) -> bool {
+        self.plan.dead.load(Ordering::Relaxed)
+    }
+
+    /// The machine is up again, with what was written before the crash.
+    pub(crate) fn restart(&self) {
+        self.plan.changes_left.store(0, Ordering::Relaxed);
+        self.plan.dead.store(false, Ordering::Relaxed);
+    }
+
+    /// How many syncs there were.
+    pub(crate) fn syncs(&self) -> u64 {
+        self.plan.syncs.load(Ordering::Relaxed)
+    }
+
     /// Lets every sync fail from now on, or succeed again.
     pub(crate) fn fail_syncs(&self, fail: bool) {
         self.plan.unsyncable.store(fail, Ordering::Relaxed);
@@ -85,6 +110,19 @@ impl Faulty {
 }
 
 impl Plan {
+    /// Counts a change, and refuses it once the crash has come.
+    fn change(&self) -> io::Result<()> {
+        if self.changes_left.load(Ordering::Relaxed) > 0
+            && self.changes_left.fetch_sub(1, Ordering::Relaxed) == 1
+        {
+            self.dead.store(true, Ordering::Relaxed);
+        }
+        match self.dead.load(Ordering::Relaxed) {
+            true => Err(io::Error::other("the machine lost power")),
+            false => Ok(()),
+        }
+    }
+
     fn next(&self) -> Option<Fault> {
         let fault = (*self.fault.lock())?;
         if self.countdown.fetch_sub(1, Ordering::Relaxed) > 0
@@ -107,6 +145,9 @@ impl Storage for Faulty {
     }
 
     fn open(&self, path: &str) -> io::Result<Box<dyn File>> {
+        if self.plan.dead.load(Ordering::Relaxed) {
+            return Err(io::Error::other("the machine lost power"));
+        }
         Ok(Box::new(FaultyFile { file: self.files.open(path)?, plan: Arc::clone(&self.plan) }))
     }
 
@@ -115,14 +156,22 @@ impl Storage for Faulty {
     }
 
     fn replace(&self, path: &str, content: &[u8]) -> io::Result<()> {
+        self.plan.change()?;
         self.files.replace(path, content)
     }
 
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.plan.change()?;
+        self.files.rename(from, to)
+    }
+
     fn remove(&self, path: &str) -> io::Result<()> {
+        self.plan.change()?;
         self.files.remove(path)
     }
 
     fn remove_folder(&self, folder: &str) -> io::Result<()> {
+        self.plan.change()?;
         self.files.remove_folder(folder)
     }
 
@@ -144,6 +193,7 @@ struct FaultyFile {
 
 impl File for FaultyFile {
     fn append(&mut self, bytes: Bytes) -> io::Result<()> {
+        self.plan.change()?;
         match self.plan.next() {
             None => self.file.append(bytes),
             Some(Fault::Full) => Err(io::ErrorKind::StorageFull.into()),
@@ -163,17 +213,31 @@ impl File for FaultyFile {
     }
 
     fn truncate(&mut self, len: u64) -> io::Result<()> {
+        self.plan.change()?;
         self.file.truncate(len)
     }
 
-    fn sync(&self) -> io::Result<()> {
-        match self.plan.unsyncable.load(Ordering::Relaxed) {
-            true => Err(io::Error::other("the device cannot sync")),
-            false => self.file.sync(),
-        }
+    fn sync_handle(&self) -> Arc<dyn SyncHandle> {
+        Arc::new(FaultySync { file: self.file.sync_handle(), plan: Arc::clone(&self.plan) })
     }
 
     fn seal(&mut self) {
         self.file.seal();
+    }
+}
+
+#[derive(Debug)]
+struct FaultySync {
+    file: Arc<dyn SyncHandle>,
+    plan: Arc<Plan>,
+}
+
+impl SyncHandle for FaultySync {
+    fn sync(&self) -> io::Result<()> {
+        self.plan.syncs.fetch_add(1, Ordering::Relaxed);
+        match self.plan.unsyncable.load(Ordering::Relaxed) {
+            true => Err(io::Error::other("the device cannot sync")),
+            false => self.file.sync(),
+        }
     }
 }

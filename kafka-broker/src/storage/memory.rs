@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 
-use super::{File, Storage};
+use super::{File, Storage, SyncHandle};
 
 /// A storage that is gone with its process.
 #[derive(Debug, Default)]
@@ -53,6 +53,23 @@ impl Storage for Memory {
 
     fn replace(&self, path: &str, content: &[u8]) -> io::Result<()> {
         self.tree.lock().small.insert(path.to_owned(), content.to_vec());
+        Ok(())
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        let mut tree = self.tree.lock();
+        let (file, small) = (tree.files.remove(from), tree.small.remove(from));
+        if file.is_none() && small.is_none() {
+            return Err(io::Error::new(io::ErrorKind::NotFound, from.to_owned()));
+        }
+        tree.files.remove(to);
+        tree.small.remove(to);
+        if let Some(file) = file {
+            tree.files.insert(to.to_owned(), file);
+        }
+        if let Some(small) = small {
+            tree.small.insert(to.to_owned(), small);
+        }
         Ok(())
     }
 
@@ -105,11 +122,20 @@ impl File for MemoryFile {
         Ok(())
     }
 
-    fn sync(&self) -> io::Result<()> {
-        Ok(())
+    fn sync_handle(&self) -> Arc<dyn SyncHandle> {
+        Arc::new(NothingToSync)
     }
 
     fn seal(&mut self) {}
+}
+
+#[derive(Debug)]
+struct NothingToSync;
+
+impl SyncHandle for NothingToSync {
+    fn sync(&self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Consecutive pieces of a file, each with its position. They need not begin at 0: a disk's file keeps only its tail.

@@ -7,6 +7,7 @@ mod memory;
 
 use std::fmt;
 use std::io;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -28,6 +29,8 @@ pub(crate) trait Storage: Send + Sync + fmt::Debug {
     fn read(&self, path: &str) -> io::Result<Option<Vec<u8>>>;
     /// Replaces a small file so that after a crash either the old or the new content is there, never a part.
     fn replace(&self, path: &str, content: &[u8]) -> io::Result<()>;
+    /// Gives a file another name; one that has the name already is replaced.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
     /// Removes a file; a missing one is fine.
     fn remove(&self, path: &str) -> io::Result<()>;
     /// Removes a folder and all in it; a missing one is fine.
@@ -48,10 +51,16 @@ pub(crate) trait File: Send + Sync + fmt::Debug {
     fn len(&self) -> u64;
     /// Cuts the file to `len` bytes.
     fn truncate(&mut self, len: u64) -> io::Result<()>;
-    /// Returns when everything appended so far would survive a power cut.
-    fn sync(&self) -> io::Result<()>;
+    /// What makes the file durable, to be used by whoever may wait, without the file.
+    fn sync_handle(&self) -> Arc<dyn SyncHandle>;
     /// Lets go of what is in memory only for readers at the end, because no more is appended.
     fn seal(&mut self);
+}
+
+/// Makes one file durable.
+pub(crate) trait SyncHandle: Send + Sync + fmt::Debug {
+    /// Returns when everything appended before the call would survive a power cut.
+    fn sync(&self) -> io::Result<()>;
 }
 
 /// Reads exactly `len` bytes as one piece; fewer are an error.
