@@ -5,7 +5,7 @@
 //! contended only when two connections write one partition at the same moment.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, Ordering};
 
 use bytes::Bytes;
 use kafka_wire::error_code::ErrorCode;
@@ -21,8 +21,8 @@ pub(crate) struct Partition {
     topic: Arc<str>,
     index: i32,
     leader_epoch: AtomicI32,
-    min_insync_replicas: i64,
-    is_synced_by_time: bool,
+    min_insync_replicas: AtomicI64,
+    is_synced_by_time: AtomicBool,
     log: Mutex<Hosted>,
     waiters: WaitList,
 }
@@ -72,8 +72,8 @@ impl Partition {
             topic,
             index,
             leader_epoch: AtomicI32::new(leader_epoch),
-            min_insync_replicas: config.min_insync_replicas,
-            is_synced_by_time: config.flush_ms != i64::MAX,
+            min_insync_replicas: AtomicI64::new(config.min_insync_replicas),
+            is_synced_by_time: AtomicBool::new(config.flush_ms != i64::MAX),
             log: Mutex::new(log),
             waiters: WaitList::default(),
         }
@@ -84,12 +84,19 @@ impl Partition {
     }
 
     pub(crate) fn min_insync_replicas(&self) -> i64 {
-        self.min_insync_replicas
+        self.min_insync_replicas.load(Ordering::Relaxed)
     }
 
     /// Whether the topic sets `flush.ms`.
     pub(crate) fn is_synced_by_time(&self) -> bool {
-        self.is_synced_by_time
+        self.is_synced_by_time.load(Ordering::Relaxed)
+    }
+
+    /// The topic's configuration changed.
+    pub(crate) fn reconfigure(&self, config: &TopicConfig) {
+        self.min_insync_replicas.store(config.min_insync_replicas, Ordering::Relaxed);
+        self.is_synced_by_time.store(config.flush_ms != i64::MAX, Ordering::Relaxed);
+        self.maintain(|log| log.reconfigure(config.log.clone()));
     }
 
     /// Compares the epoch that a client believes in with ours (KIP-320). Negative: the client does not say.
