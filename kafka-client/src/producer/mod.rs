@@ -22,10 +22,11 @@ mod delivery;
 mod error;
 mod events;
 mod memory;
-mod partitioner;
+pub mod partitioner;
 mod ratio;
 mod record;
 mod sender;
+mod sending;
 mod task;
 #[cfg(test)]
 mod tests;
@@ -40,12 +41,14 @@ use tokio::sync::broadcast;
 use tokio::time::Instant;
 
 pub use config::ProducerBuilder;
-pub use delivery::{Acknowledgement, Delivery};
-pub use error::{SendError, TrySendError};
+pub use delivery::{Acknowledgement, Deliveries, Delivery};
+pub use error::{SendAllError, SendError, TrySendError};
 pub use events::ProducerEvent;
 pub use kafka_wire::compression::Compression;
+pub use partitioner::{Partitioner, Partitioning};
 pub use record::{Data, Record, TopicRef};
 pub use sender::Acks;
+pub use sending::Sending;
 
 use self::accumulator::{Accumulator, AccumulatorConfig, NotNow, TopicState};
 use self::memory::Room;
@@ -142,12 +145,9 @@ impl Producer {
     ///
     /// The record is encoded when this returns; what becomes of it is told by the [`Delivery`], which may be dropped.
     /// Dropping the future before it is ready means that the record was not taken.
-    pub async fn send(&self, record: Record<'_>) -> Result<Delivery, SendError> {
-        match self.shared().accumulator.append(&record, &mut None) {
-            Ok(delivery) => Ok(delivery),
-            Err(NotNow::Failed(error)) => Err(error),
-            Err(why) => Box::pin(self.send_slowly(record, why)).await,
-        }
+    #[inline]
+    pub fn send<'a>(&'a self, record: Record<'a>) -> Sending<'a> {
+        Sending::new(self, record)
     }
 
     /// Puts a record into its partition's batch if that is possible right now.
@@ -156,6 +156,32 @@ impl Producer {
             Ok(delivery) => Ok(delivery),
             Err(NotNow::Failed(error)) => Err(TrySendError::Failed(error)),
             Err(_) => Err(TrySendError::Full(Box::new(record))),
+        }
+    }
+
+    /// [`send`](Self::send) for many records, in their order: neighbours in a partition share its lock, and one handle
+    /// tells of them all.
+    ///
+    /// `max.block` is granted to each record that has to wait. A record that is not taken ends the call: the error has the
+    /// deliveries of those before it, and those behind it were not looked at. So does dropping the future.
+    pub async fn send_all<'a, I>(&self, records: I) -> Result<Deliveries, SendAllError>
+    where
+        I: IntoIterator<Item = Record<'a>>,
+    {
+        let mut records = records.into_iter().peekable();
+        let mut sent = Deliveries::default();
+        let mut room: Option<Room> = None;
+        loop {
+            let why = match self.shared().accumulator.append_all(&mut records, &mut room, &mut sent) {
+                Ok(()) => return Ok(sent),
+                Err(NotNow::Failed(source)) => return Err(SendAllError { sent, source }),
+                Err(why) => why,
+            };
+            let Some(record) = records.next() else { return Ok(sent) };
+            match Box::pin(self.send_slowly(record, why)).await {
+                Ok(delivery) => sent.push_delivery(&delivery),
+                Err(source) => return Err(SendAllError { sent, source }),
+            }
         }
     }
 
@@ -342,8 +368,9 @@ impl TopicHandle {
     }
 
     /// [`Producer::send`], to this topic whatever the record says.
-    pub async fn send(&self, record: Record<'_>) -> Result<Delivery, SendError> {
-        self.producer.send(Record { topic: TopicRef::Handle(self), ..record }).await
+    #[inline]
+    pub fn send<'a>(&'a self, record: Record<'a>) -> Sending<'a> {
+        self.producer.send(Record { topic: TopicRef::Handle(self), ..record })
     }
 
     /// [`Producer::try_send`], to this topic whatever the record says.
@@ -362,6 +389,10 @@ impl TopicHandle {
 
     fn state(&self) -> &TopicState {
         &self.topic
+    }
+
+    fn shared_state(&self) -> Arc<TopicState> {
+        self.topic.clone()
     }
 }
 
@@ -388,7 +419,8 @@ fn is_valid_topic(name: &str) -> bool {
 #[expect(dead_code, reason = "checks at compile time that futures and handles may cross threads")]
 fn assert_send(producer: &Producer, record: Record<'static>) {
     fn is_send<T: Send>(_: T) {}
-    is_send(producer.send(record));
+    is_send(producer.send(record.clone()));
+    is_send(producer.send_all([record]));
     is_send(producer.flush());
     is_send(producer.close(Duration::ZERO));
     fn is_future<T: Future + Send + 'static>() {}
