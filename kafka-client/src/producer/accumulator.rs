@@ -12,7 +12,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwapOption;
 use kafka_wire::Uuid;
-use kafka_wire::murmur2::partition_for_key;
 use kafka_wire::record_batch::{BATCH_HEADER_BYTES, BatchBuilder, record_size_upper_bound};
 use parking_lot::{Mutex, RwLock};
 use rustc_hash::FxBuildHasher;
@@ -20,10 +19,10 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::batch::{Batch, Lane};
-use super::delivery::{Completion, Delivery};
+use super::delivery::{Completion, Deliveries, Delivery};
 use super::error::SendError;
 use super::memory::{Memory, Room};
-use super::partitioner::Sticky;
+use super::partitioner::{Partitioning, PartitioningOptions, Sticky, TopicView};
 use super::ratio::Ratio;
 use super::record::{Data, Record, TopicRef};
 use crate::TopicPartition;
@@ -36,6 +35,7 @@ pub(super) struct AccumulatorConfig {
     pub(super) max_request_bytes: usize,
     /// Whether batches are compressed: then they are filled until they are `batch_size` on the wire.
     pub(super) compresses: bool,
+    pub(super) partitioning: PartitioningOptions,
 }
 
 #[derive(Debug)]
@@ -135,6 +135,20 @@ struct OpenBatch {
     clock: i64,
 }
 
+/// A record in a batch.
+struct Taken<'a> {
+    completion: &'a Arc<Completion>,
+    index: u32,
+    timestamp: i64,
+}
+
+impl Taken<'_> {
+    #[inline]
+    fn delivery(&self) -> Delivery {
+        Delivery::new(self.completion.clone(), self.index, self.timestamp)
+    }
+}
+
 /// Why a record was not appended at once.
 #[derive(Debug)]
 pub(super) enum NotNow {
@@ -194,24 +208,49 @@ impl Accumulator {
         record: &Record<'_>,
         room: &mut Option<Room>,
     ) -> Result<Delivery, NotNow> {
+        let buffer = self.place(topic, partitions, record)?;
+        let mut open = buffer.open.lock();
+        self.append_locked(buffer, &mut open, record, room, |taken| taken.delivery())
+    }
+
+    /// Where the record goes.
+    #[inline]
+    fn place<'a>(
+        &self,
+        topic: &TopicState,
+        partitions: &'a [Arc<PartitionBuffer>],
+        record: &Record<'_>,
+    ) -> Result<&'a Arc<PartitionBuffer>, NotNow> {
+        let at = match record.partition {
+            Some(partition) => usize::try_from(partition).unwrap_or(usize::MAX),
+            None => {
+                let key = record.key.as_ref().map(Data::as_bytes);
+                let view = TopicView::new(&topic.name, partitions);
+                self.config.partitioning.place(record, key, &view, &topic.sticky)
+            }
+        };
+        partitions.get(at).ok_or_else(|| {
+            NotNow::Failed(SendError::UnknownPartition {
+                topic: topic.name.to_string(),
+                partition: record.partition.or(i32::try_from(at).ok()).unwrap_or(-1),
+                count: partitions.len(),
+            })
+        })
+    }
+
+    /// Appends to a partition whose lock is held; `take` makes of the place what the caller wants to have.
+    #[inline]
+    fn append_locked<T>(
+        &self,
+        buffer: &Arc<PartitionBuffer>,
+        open: &mut Open,
+        record: &Record<'_>,
+        room: &mut Option<Room>,
+        take: impl FnOnce(Taken<'_>) -> T,
+    ) -> Result<T, NotNow> {
         let key = record.key.as_ref().map(Data::as_bytes);
         let value = record.value.as_ref().map(Data::as_bytes);
-        let at = match (record.partition, key) {
-            (Some(partition), _) => usize::try_from(partition).unwrap_or(usize::MAX),
-            (None, Some(key)) => partition_for_key(key, partitions.len() as i32) as usize,
-            (None, None) => topic.sticky.current(partitions.len(), |at| {
-                partitions.get(at).is_some_and(|p| p.available.load(Ordering::Relaxed))
-            }),
-        };
-        let Some(buffer) = partitions.get(at) else {
-            return Err(NotNow::Failed(SendError::UnknownPartition {
-                topic: topic.name.to_string(),
-                partition: record.partition.unwrap_or(-1),
-                count: partitions.len(),
-            }));
-        };
         let size = record_size_upper_bound(key, value, &record.headers);
-        let mut open = buffer.open.lock();
         if let Some(batch) = &mut open.batch {
             if batch.builder.size_bytes() + size <= batch.limit {
                 let clock = if batch.builder.count() % CLOCK_EVERY == 0 || batch.builder.count() < 4 {
@@ -222,21 +261,83 @@ impl Accumulator {
                 };
                 let timestamp = record.timestamp.unwrap_or(clock);
                 let index = batch.builder.append(timestamp, key, value, &record.headers);
-                let delivery = Delivery::new(batch.completion.clone(), index as u32, timestamp);
+                let taken = take(Taken { completion: &batch.completion, index: index as u32, timestamp });
                 // A batch that the next record of this size would not fit is full.
                 if batch.builder.size_bytes() + size > batch.limit {
-                    self.close(buffer, &mut open);
+                    self.close(buffer, open);
                 }
-                return Ok(delivery);
+                return Ok(taken);
             }
-            self.close(buffer, &mut open);
+            self.close(buffer, open);
         }
-        self.open(buffer, &mut open, record, (key, value), size, room)
+        self.open(buffer, open, record, (key, value), size, room, take)
+    }
+
+    /// Appends as many records as it can, those that follow each other in a partition under one lock.
+    ///
+    /// Ends well when there are no more records; else the next one is the one that was not appended.
+    pub(super) fn append_all<'a, I: Iterator<Item = Record<'a>>>(
+        &self,
+        records: &mut std::iter::Peekable<I>,
+        room: &mut Option<Room>,
+        deliveries: &mut Deliveries,
+    ) -> Result<(), NotNow> {
+        while let Some(record) = records.peek() {
+            let topic = match &record.topic {
+                TopicRef::Handle(handle) if handle.belongs_to(self) => None,
+                _ => Some(self.topics.read().get(record.topic()).cloned().ok_or(NotNow::NeedsTopic)?),
+            };
+            match (&topic, &record.topic) {
+                (Some(topic), _) => self.append_of_topic(topic, records, room, deliveries)?,
+                (None, TopicRef::Handle(handle)) => {
+                    // The handle's topic outlives the record that names it.
+                    let topic = handle.shared_state();
+                    self.append_of_topic(&topic, records, room, deliveries)?;
+                }
+                (None, TopicRef::Name(_)) => return Err(NotNow::NeedsTopic),
+            }
+        }
+        Ok(())
+    }
+
+    /// [`append_all`](Self::append_all) for the next records as long as they are for one topic.
+    fn append_of_topic<'a, I: Iterator<Item = Record<'a>>>(
+        &self,
+        topic: &TopicState,
+        records: &mut std::iter::Peekable<I>,
+        room: &mut Option<Room>,
+        deliveries: &mut Deliveries,
+    ) -> Result<(), NotNow> {
+        let partitions = topic.partitions.get().ok_or(NotNow::NeedsTopic)?;
+        // An application's partitioner is not called under a lock of ours.
+        let one_by_one = matches!(self.config.partitioning.kind, Partitioning::Custom(_));
+        while let Some(record) = records.peek().filter(|record| record.is_for(&topic.name)) {
+            let buffer = self.place(topic, &partitions, record)?;
+            let mut open = buffer.open.lock();
+            while let Some(record) = records.peek() {
+                self.append_locked(buffer, &mut open, record, room, |taken| {
+                    deliveries.push(taken.completion, taken.index, taken.timestamp);
+                })?;
+                records.next();
+                let same = !one_by_one
+                    && records.peek().is_some_and(|next| {
+                        next.is_for(&topic.name)
+                            && self
+                                .place(topic, &partitions, next)
+                                .is_ok_and(|place| Arc::ptr_eq(place, buffer))
+                    });
+                if !same {
+                    break;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Opens a batch with a record.
     #[cold]
-    fn open(
+    #[expect(clippy::too_many_arguments, reason = "the rest of `append_locked`, kept out of its way")]
+    fn open<T>(
         &self,
         buffer: &Arc<PartitionBuffer>,
         open: &mut Open,
@@ -244,7 +345,8 @@ impl Accumulator {
         (key, value): (Option<&[u8]>, Option<&[u8]>),
         size: usize,
         room: &mut Option<Room>,
-    ) -> Result<Delivery, NotNow> {
+        take: impl FnOnce(Taken<'_>) -> T,
+    ) -> Result<T, NotNow> {
         if open.closed || self.closed.load(Ordering::Relaxed) {
             return Err(NotNow::Failed(SendError::Closed));
         }
@@ -277,7 +379,7 @@ impl Accumulator {
         let completion = Completion::new(buffer.lane.name.clone());
         let mut builder = BatchBuilder::new(limit);
         let index = builder.append(timestamp, key, value, &record.headers);
-        let delivery = Delivery::new(completion.clone(), index as u32, timestamp);
+        let taken = take(Taken { completion: &completion, index: index as u32, timestamp });
         let created_at = Instant::now();
         let full = builder.size_bytes() + size > limit;
         open.batch = Some(OpenBatch { builder, completion, created_at, room, limit, clock });
@@ -293,7 +395,7 @@ impl Accumulator {
                 self.wake.notify_one();
             }
         }
-        Ok(delivery)
+        Ok(taken)
     }
 
     /// Hands the open batch to the sender. The partition's lock is held, which keeps its batches in order.
@@ -472,6 +574,14 @@ pub(super) enum Lingering {
 }
 
 impl PartitionBuffer {
+    pub(super) fn is_available(&self) -> bool {
+        self.available.load(Ordering::Relaxed) && !self.lane.load.is_stalled()
+    }
+
+    pub(super) fn queued(&self) -> u32 {
+        self.lane.load.queued()
+    }
+
     fn take(&self, open: &mut Open, share: usize) -> Option<Batch> {
         let OpenBatch { builder, completion, created_at, room, .. } = open.batch.take()?;
         self.sticky.closed(self.index, builder.size_bytes(), share);

@@ -3,6 +3,7 @@ use std::time::Duration;
 use kafka_wire::compression::Compression;
 
 use super::accumulator::AccumulatorConfig;
+use super::partitioner::{Partitioning, PartitioningOptions};
 use super::sender::{Acks, SenderConfig};
 use super::{Producer, ProducerOptions};
 use crate::client::Client;
@@ -25,6 +26,10 @@ pub struct ProducerBuilder {
     delivery_timeout: Duration,
     compression: Compression,
     retries: u32,
+    partitioning: Partitioning,
+    ignore_keys: bool,
+    adaptive: bool,
+    availability_timeout: Duration,
 }
 
 /// Kafka keeps this many batches of a producer to recognise duplicates (`ProducerStateEntry.NUM_BATCHES_TO_RETAIN`).
@@ -49,6 +54,10 @@ impl ProducerBuilder {
             delivery_timeout: Duration::from_secs(120),
             compression: Compression::None,
             retries: u32::MAX,
+            partitioning: Partitioning::default(),
+            ignore_keys: false,
+            adaptive: true,
+            availability_timeout: Duration::ZERO,
         };
         // `build` tells what is wrong with a value, as it does for every other option.
         builder.from_properties = builder.apply(client.properties());
@@ -173,6 +182,33 @@ impl ProducerBuilder {
         self
     }
 
+    /// How a partition is chosen for records that name none (`partitioner.class`). Default as Java's producer: murmur2 of
+    /// the key, sticky without one.
+    pub fn partitioner(mut self, partitioning: Partitioning) -> Self {
+        self.partitioning = partitioning;
+        self
+    }
+
+    /// Whether the default partitioner takes no notice of keys (`partitioner.ignore.keys`). Default no.
+    pub fn partitioner_ignore_keys(mut self, ignore: bool) -> Self {
+        self.ignore_keys = ignore;
+        self
+    }
+
+    /// Whether the sticky partitioner prefers partitions with shorter queues
+    /// (`partitioner.adaptive.partitioning.enable`). Default yes.
+    pub fn partitioner_adaptive(mut self, adaptive: bool) -> Self {
+        self.adaptive = adaptive;
+        self
+    }
+
+    /// The sticky partitioner avoids partitions of a broker that takes no batch for this long
+    /// (`partitioner.availability.timeout.ms`). Default 0: it does not.
+    pub fn partitioner_availability_timeout(mut self, timeout: Duration) -> Self {
+        self.availability_timeout = timeout;
+        self
+    }
+
     /// The producer. Its task starts with the first record; nothing connects before.
     pub fn build(self) -> Result<Producer, ConfigError> {
         self.from_properties.clone()?;
@@ -199,12 +235,18 @@ impl ProducerBuilder {
         if self.batch_size > MAX_BATCH_SIZE {
             return Err(invalid("batch.size", self.batch_size, "at most 1 GiB"));
         }
+        // Java's default partitioner is the only one that knows the option.
+        let kind = match self.partitioning {
+            Partitioning::Murmur2Random if self.ignore_keys => Partitioning::Sticky,
+            kind => kind,
+        };
         let accumulator = AccumulatorConfig {
             batch_size: self.batch_size,
             linger: self.linger,
             buffer_memory: self.buffer_memory,
             max_request_bytes: self.max_request_size,
             compresses: self.compression != Compression::None,
+            partitioning: PartitioningOptions { kind, adaptive: self.adaptive },
         };
         let sender = SenderConfig {
             acks: self.acks,
@@ -216,7 +258,8 @@ impl ProducerBuilder {
             compression: self.compression,
             batch_size: self.batch_size,
             retries: self.retries,
-            availability_timeout: None,
+            availability_timeout: Some(self.availability_timeout)
+                .filter(|limit| !limit.is_zero() && self.adaptive),
             watched: false,
         };
         let options = ProducerOptions { sender, max_block: self.max_block, request_timeout };

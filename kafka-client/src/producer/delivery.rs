@@ -44,6 +44,111 @@ pub struct Delivery {
     timestamp: i64,
 }
 
+/// What becomes of records that were sent together; [`Producer::send_all`](super::Producer::send_all) gives it.
+///
+/// It keeps one entry for each batch, not for each record. Dropping it costs nothing; the records are still sent.
+#[derive(Debug, Default)]
+#[must_use = "dropping deliveries is fine, but then nobody learns whether the records were written; say so with `drop`"]
+pub struct Deliveries {
+    runs: Vec<Run>,
+}
+
+/// Neighbours in a batch.
+#[derive(Debug)]
+struct Run {
+    completion: Arc<Completion>,
+    first: u32,
+    /// Timestamps of the records.
+    timestamps: Timestamps,
+}
+
+#[derive(Debug)]
+enum Timestamps {
+    Same { timestamp: i64, count: u32 },
+    Each(Vec<i64>),
+}
+
+impl Timestamps {
+    fn len(&self) -> usize {
+        match self {
+            Self::Same { count, .. } => *count as usize,
+            Self::Each(each) => each.len(),
+        }
+    }
+
+    fn get(&self, at: usize) -> i64 {
+        match self {
+            Self::Same { timestamp, .. } => *timestamp,
+            Self::Each(each) => each.get(at).copied().unwrap_or(-1),
+        }
+    }
+
+    fn push(&mut self, next: i64) {
+        match self {
+            Self::Same { timestamp, count } if *timestamp == next => *count += 1,
+            Self::Same { timestamp, count } => {
+                let mut each = vec![*timestamp; *count as usize];
+                each.push(next);
+                *self = Self::Each(each);
+            }
+            Self::Each(each) => each.push(next),
+        }
+    }
+}
+
+impl Deliveries {
+    /// How many records.
+    pub fn len(&self) -> usize {
+        self.runs.iter().map(|run| run.timestamps.len()).sum()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.runs.is_empty()
+    }
+
+    /// Waits until every record is acknowledged or has failed; the first failure, if any, in the order of sending.
+    ///
+    /// Looks at batches, not at records. Dropping the future only ends the wait.
+    pub async fn all(&self) -> Result<(), SendError> {
+        let mut failure = None;
+        for run in &self.runs {
+            run.completion.clone().settled().await;
+            failure = failure.or_else(|| run.completion.failure());
+        }
+        failure.map_or(Ok(()), Err)
+    }
+
+    /// A delivery for each record, in the order of sending.
+    pub fn into_each(self) -> impl Iterator<Item = Delivery> {
+        self.runs.into_iter().flat_map(|run| {
+            let Run { completion, first, timestamps } = run;
+            (0..timestamps.len())
+                .map(move |at| Delivery::new(completion.clone(), first + at as u32, timestamps.get(at)))
+        })
+    }
+
+    pub(super) fn push_delivery(&mut self, delivery: &Delivery) {
+        self.push(&delivery.completion, delivery.index, delivery.timestamp);
+    }
+
+    pub(super) fn push(&mut self, completion: &Arc<Completion>, index: u32, timestamp: i64) {
+        match self.runs.last_mut() {
+            Some(run)
+                if Arc::ptr_eq(&run.completion, completion)
+                    && run.first as usize + run.timestamps.len() == index as usize =>
+            {
+                run.timestamps.push(timestamp);
+            }
+            _ => self.runs.push(Run {
+                completion: completion.clone(),
+                first: index,
+                timestamps: Timestamps::Same { timestamp, count: 1 },
+            }),
+        }
+    }
+}
+
 /// The fate of a batch.
 #[derive(Debug)]
 pub(super) struct Completion {
@@ -102,6 +207,15 @@ impl Completion {
             }
         }
         Poll::Pending
+    }
+
+    /// Why some record of the batch failed, if one did.
+    fn failure(&self) -> Option<SendError> {
+        match self.outcome.get()? {
+            Outcome::Written { .. } => None,
+            Outcome::Failed(error) => Some(error.clone()),
+            Outcome::Split(parts) => parts.iter().find_map(|(_, part)| part.failure()),
+        }
     }
 
     /// Waits until every record of the batch is settled, wherever it ended up.

@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use kafka_wire::ErrorCode;
 
-use super::Record;
+use super::{Deliveries, Record};
 use crate::TopicPartition;
 use crate::net::RequestError;
 
@@ -159,6 +159,16 @@ impl SendError {
                 | Self::TopicRecreated { possibly_written: true, .. }
         )
     }
+}
+
+/// Why `send_all` ended before its last record.
+#[derive(Debug, thiserror::Error)]
+#[error("{} records were taken, and then one was not", sent.len())]
+pub struct SendAllError {
+    /// What becomes of the records that were taken.
+    pub sent: Deliveries,
+    /// Why the next one was not.
+    pub source: SendError,
 }
 
 /// Why `try_send` did not take a record.

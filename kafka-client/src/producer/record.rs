@@ -109,6 +109,35 @@ impl<'a> Record<'a> {
         }
     }
 
+    pub(super) fn is_for(&self, topic: &str) -> bool {
+        self.topic() == topic
+    }
+
+    /// The partition that was asked for.
+    pub fn wanted_partition(&self) -> Option<i32> {
+        self.partition
+    }
+
+    /// The key's bytes; `None` is Kafka's null, which is not an empty key.
+    pub fn key_bytes(&self) -> Option<&[u8]> {
+        self.key.as_ref().map(Data::as_bytes)
+    }
+
+    /// The value's bytes.
+    pub fn value_bytes(&self) -> Option<&[u8]> {
+        self.value.as_ref().map(Data::as_bytes)
+    }
+
+    /// The headers, in the order in which they were added.
+    pub fn headers(&self) -> &[Header] {
+        &self.headers
+    }
+
+    /// The timestamp that was set, in milliseconds since 1970.
+    pub fn wanted_timestamp(&self) -> Option<i64> {
+        self.timestamp
+    }
+
     /// The name of the record's topic.
     pub fn topic(&self) -> &str {
         match &self.topic {
