@@ -9,20 +9,23 @@ mod measure;
 mod peers;
 
 use std::process::ExitCode;
+use std::str::FromStr;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
 use crate::measure::{Measured, median};
-use crate::peers::{Peer, Work};
+use crate::peers::{Codec, Peer, Records, Work};
 
 /// Compares this project's client with its peers.
 #[derive(Debug, Parser)]
 struct Options {
     #[command(subcommand)]
     work: Command,
-    /// The cluster that all of them use.
-    #[arg(long, global = true, default_value = "127.0.0.1:19092")]
-    bootstrap_server: String,
+    /// A broker that all of them use: a name for the table, its address, and its process id if its processor time
+    /// counts (repeatable).
+    #[arg(long, global = true, value_name = "NAME=HOST:PORT[,PID]", default_value = "kafka=127.0.0.1:19092")]
+    broker: Vec<Target>,
     /// Records in each run.
     #[arg(long, global = true, default_value_t = 5_000_000)]
     records: u64,
@@ -36,10 +39,45 @@ struct Options {
 
 #[derive(Debug, Clone, Copy, Subcommand)]
 enum Command {
-    /// 100-byte records without keys to 4 partitions, acks=all, idempotent, linger 5 ms, not compressed.
-    Produce,
-    /// The same records from the beginning of the topic that `produce` fills.
+    /// Records without keys to 4 partitions, acks=all, idempotent, linger 5 ms.
+    Produce {
+        /// The size of each value.
+        #[arg(long, value_name = "BYTES", default_value_t = 100)]
+        record_size: u32,
+        /// How batches are compressed. The values are then the same in every record.
+        #[arg(long, value_enum, default_value = "none")]
+        compression: Codec,
+        /// Await every delivery, with this project's client; the others have no such switch.
+        #[arg(long)]
+        await_each: bool,
+    },
+    /// Records of 100 bytes from the beginning of a topic with 4 partitions.
     Consume,
+    /// How this project's producer grows: partitions with keys spread over them, and tasks that send at once.
+    Growth,
+}
+
+/// A broker to work against.
+#[derive(Debug, Clone)]
+struct Target {
+    name: String,
+    server: String,
+    pid: Option<u32>,
+}
+
+impl FromStr for Target {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (name, place) = text.split_once('=').ok_or("write NAME=HOST:PORT[,PID]")?;
+        let (server, pid) = match place.split_once(',') {
+            Some((server, pid)) => {
+                (server, Some(pid.parse().map_err(|_| format!("{pid:?} is no process id"))?))
+            }
+            None => (place, None),
+        };
+        Ok(Self { name: name.to_owned(), server: server.to_owned(), pid })
+    }
 }
 
 fn main() -> ExitCode {
@@ -60,36 +98,50 @@ fn run(options: &Options) -> Result<(), String> {
             continue;
         }
         match peer.find() {
-            Ok(program) => found.push((peer, program, Vec::<Measured>::new())),
+            Ok(program) => found.push((peer, program)),
             Err(missing) => eprintln!("{} does not take part: {missing}", peer.name()),
         }
     }
     let work = match options.work {
-        Command::Produce => Work::Produce,
+        Command::Produce { record_size, compression, await_each } => {
+            Work::Produce(Records { bytes: record_size, compression, await_each })
+        }
         Command::Consume => Work::Consume,
+        Command::Growth => return growth(options),
     };
     let topic = format!("bench-{}", std::process::id());
     let ours = Peer::Ours.find()?;
     // The topic is made, and for consumers filled, by our own client.
     let filled = if work == Work::Consume { options.records } else { 1 };
-    Peer::Ours.run(&ours, Work::Produce, &options.bootstrap_server, &topic, filled)?;
+    let filling = Work::Produce(Records { bytes: 100, compression: Codec::None, await_each: false });
+    for broker in &options.broker {
+        Peer::Ours.run(&ours, filling, &broker.server, &topic, filled, None)?;
+    }
+    let mut rows: Vec<_> = found
+        .iter()
+        .flat_map(|(peer, program)| options.broker.iter().map(move |broker| (*peer, program, broker)))
+        .map(|row| (row, Vec::<Measured>::new()))
+        .collect();
     for round in 1..=options.rounds {
-        for (peer, program, results) in &mut found {
-            let measured = peer.run(program, work, &options.bootstrap_server, &topic, options.records)?;
-            eprintln!("round {round}: {}: {measured}", peer.name());
+        for ((peer, program, broker), results) in &mut rows {
+            let measured = peer.run(program, work, &broker.server, &topic, options.records, broker.pid)?;
+            eprintln!("round {round}: {} on {}: {measured}", peer.name(), broker.name);
             results.push(measured);
         }
     }
-    println!("| client | CPU per record | records a second | peak memory | runs |");
-    println!("|---|---|---|---|---|");
-    for (peer, _, results) in &found {
+    println!(
+        "| client | broker | client's CPU per record | broker's | records a second | client's peak memory | runs |"
+    );
+    println!("|---|---|---|---|---|---|---|");
+    for ((peer, _, broker), results) in &rows {
+        let (client, server) = (Measured::cpu_micros_per_record, Measured::broker_micros_per_record);
         println!(
-            "| {} | {:.3} µs ({:.3}–{:.3}) | {:.2} M | {} | {} |",
+            "| {} | {} | {} | {} | {:.2} M | {} | {} |",
             peer.name(),
-            median(results, |m| m.cpu_micros_per_record()),
-            results.iter().map(Measured::cpu_micros_per_record).fold(f64::INFINITY, f64::min),
-            results.iter().map(Measured::cpu_micros_per_record).fold(0.0, f64::max),
-            median(results, |m| m.records_per_second()) / 1e6,
+            broker.name,
+            spread(results, client),
+            if broker.pid.is_some() { spread(results, server) } else { "not measured".to_owned() },
+            median(results, Measured::records_per_second) / 1e6,
             match median(results, |m| m.peak_bytes as f64) {
                 0.0 => "not measured".to_owned(),
                 bytes => format!("{:.0} MB", bytes / 1e6),
@@ -98,4 +150,60 @@ fn run(options: &Options) -> Result<(), String> {
         );
     }
     Ok(())
+}
+
+/// The median, and the lowest and highest.
+fn spread(results: &[Measured], figure: fn(&Measured) -> f64) -> String {
+    let lowest = results.iter().map(figure).fold(f64::INFINITY, f64::min);
+    let highest = results.iter().map(figure).fold(0.0, f64::max);
+    format!("{:.3} µs ({lowest:.3}–{highest:.3})", median(results, figure))
+}
+
+fn growth(options: &Options) -> Result<(), String> {
+    let ours = Peer::Ours.find()?;
+    let broker = options.broker.first().ok_or("name a broker")?;
+    println!("| partitions | tasks | CPU per record | records a second | peak memory |");
+    println!("|---|---|---|---|---|");
+    let partitions = [1, 10, 100, 1_000, 10_000].map(|partitions| (partitions, 1));
+    let tasks = [100, 10_000].map(|tasks| (4, tasks));
+    for (partitions, tasks) in partitions.into_iter().chain(tasks) {
+        let topic = format!("growth-{}-{partitions}-{tasks}", std::process::id());
+        let mut results = Vec::new();
+        for _ in 0..options.rounds {
+            let mut command = std::process::Command::new(&ours);
+            command.args(["perf", "produce", "-b", &broker.server, "-t", &topic]);
+            command.args(["-n", &options.records.to_string(), "--keys", "1000000"]);
+            command.args(["--partitions", &partitions.to_string(), "--tasks", &tasks.to_string()]);
+            let (output, wall, cpu, peak_bytes) =
+                measure::run(&mut command, None).map_err(|error| error.to_string())?;
+            if !output.status.success() {
+                return Err(String::from_utf8_lossy(&output.stderr).into_owned());
+            }
+            let records = options.records;
+            results.push(Measured { records, wall, cpu, peak_bytes, broker_cpu: Duration::ZERO });
+        }
+        println!(
+            "| {partitions} | {tasks} | {} | {:.2} M | {:.0} MB |",
+            spread(&results, Measured::cpu_micros_per_record),
+            median(&results, Measured::records_per_second) / 1e6,
+            median(&results, |m| m.peak_bytes as f64) / 1e6,
+        );
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_broker_is_a_name_an_address_and_perhaps_a_process() {
+        let target: Target = "ours=localhost:9092,17".parse().unwrap();
+        assert_eq!(
+            (target.name.as_str(), target.server.as_str(), target.pid),
+            ("ours", "localhost:9092", Some(17))
+        );
+        assert!("localhost:9092".parse::<Target>().is_err());
+        assert!("ours=localhost:9092,me".parse::<Target>().is_err());
+    }
 }

@@ -15,11 +15,17 @@ pub(crate) struct Measured {
     pub(crate) cpu: Duration,
     /// The largest resident set seen, or 0 where the run was too short to look.
     pub(crate) peak_bytes: u64,
+    /// User and system time of the broker meanwhile; 0 if its process is not known.
+    pub(crate) broker_cpu: Duration,
 }
 
 impl Measured {
     pub(crate) fn cpu_micros_per_record(&self) -> f64 {
         self.cpu.as_secs_f64() * 1e6 / self.records.max(1) as f64
+    }
+
+    pub(crate) fn broker_micros_per_record(&self) -> f64 {
+        self.broker_cpu.as_secs_f64() * 1e6 / self.records.max(1) as f64
     }
 
     pub(crate) fn records_per_second(&self) -> f64 {
@@ -93,15 +99,25 @@ pub(crate) fn run(
     Ok((output, wall, cpu, peak_bytes))
 }
 
+/// `USER_HZ` is 100 on every Linux.
+const TICK: Duration = Duration::from_millis(10);
+
 /// User and system time of all children that have ended (`cutime` and `cstime` of `/proc/self/stat`).
 fn children_cpu() -> io::Result<Duration> {
-    /// `USER_HZ` is 100 on every Linux.
-    const TICK: Duration = Duration::from_millis(10);
-    let stat = fs::read_to_string("/proc/self/stat")?;
-    // The name in parentheses may hold spaces; the fields are counted after it.
+    cpu("/proc/self/stat", 13)
+}
+
+/// User and system time of another process so far; 0 if there is none of this id.
+pub(crate) fn cpu_of(pid: u32) -> Duration {
+    cpu(&format!("/proc/{pid}/stat"), 11).unwrap_or_default()
+}
+
+/// Two neighbouring fields of a `stat` file, counted after the name in parentheses, which may hold spaces.
+fn cpu(stat: &str, field: usize) -> io::Result<Duration> {
+    let stat = fs::read_to_string(stat)?;
     let after_name = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
     let ticks: u32 =
-        after_name.split(' ').skip(13).take(2).filter_map(|field| field.parse::<u32>().ok()).sum();
+        after_name.split(' ').skip(field).take(2).filter_map(|field| field.parse::<u32>().ok()).sum();
     Ok(TICK * ticks)
 }
 
@@ -133,6 +149,7 @@ mod tests {
             wall: Duration::from_secs(1),
             cpu: Duration::from_millis(millis),
             peak_bytes: 0,
+            broker_cpu: Duration::ZERO,
         };
         let runs = [with_cpu(1), with_cpu(900), with_cpu(2)];
         assert_eq!(median(&runs, Measured::cpu_micros_per_record), 2.0);

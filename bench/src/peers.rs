@@ -1,17 +1,53 @@
 //! Who is compared, where each is found and how each is asked to do the same work.
 
 use std::env;
+use std::fs;
+use std::io;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
+
+use clap::ValueEnum;
 
 use crate::measure::{self, Measured};
 
 /// What a client is asked to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Work {
-    Produce,
+    Produce(Records),
+    /// Reads what was produced.
     Consume,
+}
+
+/// The records to produce.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Records {
+    pub(crate) bytes: u32,
+    pub(crate) compression: Codec,
+    /// Only this project's client can be asked for it.
+    pub(crate) await_each: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Codec {
+    None,
+    Gzip,
+    Snappy,
+    Lz4,
+    Zstd,
+}
+
+impl Codec {
+    /// Kafka's name of it, which all of the clients use.
+    fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Gzip => "gzip",
+            Self::Snappy => "snappy",
+            Self::Lz4 => "lz4",
+            Self::Zstd => "zstd",
+        }
+    }
 }
 
 /// A Kafka client.
@@ -23,8 +59,6 @@ pub(crate) enum Peer {
     FranzGo,
     Krafka,
 }
-
-const RECORD_BYTES: &str = "100";
 
 /// franz-go's benchmark never ends; it is stopped after this long and its own lines say what it did.
 const FRANZ_GO_SECONDS: u64 = 8;
@@ -55,14 +89,15 @@ impl Peer {
             Self::Java => from_env("KAFKA_JARS", "the folder that `cargo xtask kafka jars` prints")?,
             Self::Librdkafka => from_env("RDKAFKA_PERFORMANCE", "librdkafka's examples/rdkafka_performance")?,
             Self::FranzGo => from_env("FRANZ_GO_BENCH", "the binary of franz-go's examples/bench")?,
-            Self::Krafka => {
-                from_env("KRAFKA_BENCH", "a program `BENCH produce|consume SERVER TOPIC RECORDS`")?
-            }
+            Self::Krafka => from_env(
+                "KRAFKA_BENCH",
+                "a program `BENCH produce|consume SERVER TOPIC RECORDS [BYTES CODEC]`",
+            )?,
         };
         if path.exists() { Ok(path) } else { Err(format!("{} does not exist", path.display())) }
     }
 
-    /// Does the work once.
+    /// Does the work once. `broker` is the broker's process, whose processor time is measured as well.
     pub(crate) fn run(
         self,
         program: &PathBuf,
@@ -70,98 +105,106 @@ impl Peer {
         server: &str,
         topic: &str,
         records: u64,
+        broker: Option<u32>,
     ) -> Result<Measured, String> {
         let n = records.to_string();
         let mut command = Command::new(program);
         let mut stop_after = None;
         match (self, work) {
-            (Self::Ours, Work::Produce) => {
-                command.args([
-                    "perf",
-                    "produce",
-                    "--bootstrap-server",
-                    server,
-                    "--topic",
-                    topic,
-                    "--partitions",
-                    "4",
-                ]);
-                command.args(["--records", &n, "--record-size", RECORD_BYTES]);
+            (Self::Ours, Work::Produce(Records { bytes, compression, await_each })) => {
+                command.args(["perf", "produce", "-b", server, "-t", topic, "--partitions", "4", "-n", &n]);
+                command.args(["--record-size", &bytes.to_string(), "-z", compression.name()]);
+                // Where bytes are compressed, every client sends one value again and again: some can do nothing else.
+                command.args((compression != Codec::None).then_some("--same-value"));
+                command.args(await_each.then_some("--await-each"));
             }
             (Self::Ours, Work::Consume) => {
-                command.args([
-                    "perf",
-                    "consume",
-                    "--bootstrap-server",
-                    server,
-                    "--topic",
-                    topic,
-                    "--records",
-                    &n,
-                ]);
+                command.args(["perf", "consume", "-b", server, "-t", topic, "-n", &n]);
             }
             (Self::Java, work) => {
                 command = Command::new("java");
                 command.arg("-Xmx1g").arg("-Dorg.slf4j.simpleLogger.defaultLogLevel=error").arg("-cp");
                 command.arg(program.join("*"));
-                if work == Work::Produce {
+                if let Work::Produce(Records { bytes, compression, .. }) = work {
                     command.args(["org.apache.kafka.tools.ProducerPerformance", "--topic", topic]);
-                    command.args(["--num-records", &n, "--record-size", RECORD_BYTES, "--throughput", "-1"]);
+                    command.args(["--num-records", &n, "--throughput", "-1"]);
+                    if compression == Codec::None {
+                        command.args(["--record-size", &bytes.to_string()]);
+                    } else {
+                        let file =
+                            one_value(bytes).map_err(|error| format!("a file with a value: {error}"))?;
+                        command.arg("--payload-file").arg(file);
+                    }
                     command.args(["--producer-props", &format!("bootstrap.servers={server}")]);
                     command.args(["acks=all", "linger.ms=5", "batch.size=131072"]);
+                    command.arg(format!("compression.type={}", compression.name()));
                 } else {
                     command.args(["org.apache.kafka.tools.ConsumerPerformance", "--topic", topic]);
                     command.args(["--num-records", &n, "--bootstrap-server", server, "--timeout", "20000"]);
                 }
             }
-            (Self::Librdkafka, Work::Produce) => {
-                command.args(["-P", "-t", topic, "-s", RECORD_BYTES, "-c", &n, "-b", server, "-a", "-1"]);
+            (Self::Librdkafka, Work::Produce(Records { bytes, compression, .. })) => {
+                command.args([
+                    "-P",
+                    "-t",
+                    topic,
+                    "-s",
+                    &bytes.to_string(),
+                    "-c",
+                    &n,
+                    "-b",
+                    server,
+                    "-a",
+                    "-1",
+                ]);
                 command.args(["-X", "enable.idempotence=true", "-X", "linger.ms=5"]);
+                command.args(["-X", &format!("compression.codec={}", compression.name())]);
                 command.args(["-X", "queue.buffering.max.messages=1000000", "-q"]);
             }
             (Self::Librdkafka, Work::Consume) => {
-                command.args([
-                    "-C", "-t", topic, "-p", "0", "-p", "1", "-p", "2", "-p", "3", "-c", &n, "-b", server,
-                ]);
-                command.args(["-o", "beginning", "-q", "-X", "fetch.queue.backoff.ms=1"]);
+                command.args(["-C", "-t", topic, "-p", "0", "-p", "1", "-p", "2", "-p", "3", "-c", &n]);
+                command.args(["-b", server, "-o", "beginning", "-q", "-X", "fetch.queue.backoff.ms=1"]);
             }
             (Self::FranzGo, work) => {
-                command.args([
-                    "-brokers",
-                    server,
-                    "-topic",
-                    topic,
-                    "-record-bytes",
-                    RECORD_BYTES,
-                    "-pprof",
-                    "",
-                ]);
-                command.args(["-compression", "none", "-linger", "5ms", "-static-record"]);
-                if work == Work::Consume {
-                    command.arg("-consume");
+                command.args(["-brokers", server, "-topic", topic, "-pprof", "", "-static-record"]);
+                match work {
+                    Work::Produce(Records { bytes, compression, .. }) => {
+                        command.args(["-record-bytes", &bytes.to_string(), "-linger", "5ms"]);
+                        command.args(["-compression", compression.name()]);
+                    }
+                    Work::Consume => {
+                        command.arg("-consume");
+                    }
                 }
                 stop_after = Some(Duration::from_secs(FRANZ_GO_SECONDS));
             }
-            (Self::Krafka, work) => {
-                let mode = if work == Work::Produce { "produce" } else { "consume" };
-                command.args([mode, server, topic, &n]);
+            (Self::Krafka, Work::Produce(Records { bytes, compression, .. })) => {
+                command.args(["produce", server, topic, &n, &bytes.to_string(), compression.name()]);
+            }
+            (Self::Krafka, Work::Consume) => {
+                command.args(["consume", server, topic, &n]);
             }
         }
+        let broker_before = broker.map(measure::cpu_of).unwrap_or_default();
         let (output, wall, cpu, peak_bytes) =
             measure::run(&mut command, stop_after).map_err(|error| format!("{}: {error}", self.name()))?;
+        let broker_cpu = broker.map(measure::cpu_of).unwrap_or_default().saturating_sub(broker_before);
         let said = String::from_utf8_lossy(&output.stdout);
         if stop_after.is_none() && !output.status.success() {
             let why = String::from_utf8_lossy(&output.stderr);
             return Err(format!("{} failed ({}): {said}{why}", self.name(), output.status));
         }
-        Ok(match self {
-            Self::FranzGo => {
-                let (records, wall) = franz_go_work(&said);
-                Measured { records, wall, cpu, peak_bytes }
-            }
-            _ => Measured { records, wall, cpu, peak_bytes },
-        })
+        let (records, wall) = if self == Self::FranzGo { franz_go_work(&said) } else { (records, wall) };
+        Ok(Measured { records, wall, cpu, peak_bytes, broker_cpu })
     }
+}
+
+/// A file with one value of letters, for a client that reads its values from a file.
+fn one_value(bytes: u32) -> io::Result<PathBuf> {
+    let file = env::temp_dir().join(format!("bench-value-{bytes}"));
+    let letters: String = (0..bytes).map(|n| char::from(b'a' + (n.wrapping_mul(n) / 7 % 26) as u8)).collect();
+    fs::write(&file, letters)?;
+    Ok(file)
 }
 
 /// Sums franz-go's lines, one a second: `12.34 MiB/s; 129.41k records/s`. Seconds without records, such as those after
