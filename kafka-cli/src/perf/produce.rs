@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::ProgressBar;
 use kafka_admin::Admin;
-use kafka_client::producer::{Acks, Delivery, Producer, Record, SendError, TopicHandle};
+use kafka_client::producer::{Acks, Deliveries, Delivery, Producer, Record, SendError, TopicHandle};
 use kafka_client::wire::compression::Compression;
 use serde::Serialize;
 use tokio::sync::mpsc;
@@ -74,6 +74,10 @@ pub(crate) struct Args {
     /// How many tasks share the work of sending
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     tasks: u64,
+
+    /// Hand over so many records with each call, and await all of their deliveries together
+    #[arg(long, value_name = "N", conflicts_with_all = ["await_each", "one_by_one"], value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    at_once: Option<u64>,
 
     /// Await every delivery
     #[arg(long)]
@@ -152,6 +156,8 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
 enum Sent {
     /// To be awaited, and when the record was sent if its latency counts.
     Open(Delivery, Option<Instant>),
+    /// Several records that were sent together, at this time.
+    Together(Deliveries, Instant),
     Acknowledged(Duration),
 }
 
@@ -194,14 +200,50 @@ async fn send(args: &Args, producer: &Producer, sent: mpsc::Sender<Vec<Sent>>) -
 
 impl Sending {
     async fn run(self, records: Range<u64>) -> Result<(), Failure> {
-        let size = self.args.record_size as usize;
+        match self.args.at_once {
+            Some(at_once) => self.run_at_once(records, at_once).await,
+            None => self.run_each(records).await,
+        }
+    }
+
+    async fn run_at_once(self, records: Range<u64>, at_once: u64) -> Result<(), Failure> {
+        for first in records.clone().step_by(at_once as usize) {
+            let next = records.end.min(first + at_once);
+            let keys: Vec<_> = (first..next).filter_map(|n| self.key(n)).collect();
+            let together = (first..next).map(|n| {
+                let record = Record::to(&self.topic).value(self.value(n));
+                match keys.get((n - first) as usize) {
+                    Some(key) => record.key(key),
+                    None => record,
+                }
+            });
+            let started = Instant::now();
+            let deliveries = self.topic.producer().send_all(together).await;
+            let deliveries = deliveries.map_err(|error| Failure::failed(with_causes(&error)))?;
+            if self.sent.send(vec![Sent::Together(deliveries, started)]).await.is_err() {
+                // A delivery failed; the rest would only wait for the same.
+                return Ok(());
+            }
+            self.bar.inc(next - first);
+        }
+        Ok(())
+    }
+
+    fn value(&self, n: u64) -> &[u8] {
+        let from = if self.args.same_value { 0 } else { (n.wrapping_mul(61) % STARTS as u64) as usize };
+        self.letters.get(from..from + self.args.record_size as usize).unwrap_or_default()
+    }
+
+    fn key(&self, n: u64) -> Option<[u8; 8]> {
+        self.args.keys.map(|keys| (n % keys).to_be_bytes())
+    }
+
+    async fn run_each(self, records: Range<u64>) -> Result<(), Failure> {
         let group_size = if self.args.await_each { GROUP } else { SAMPLED_GROUP };
         let mut group = Vec::with_capacity(group_size);
         for n in records {
-            let from = if self.args.same_value { 0 } else { (n.wrapping_mul(61) % STARTS as u64) as usize };
-            let value = self.letters.get(from..from + size).unwrap_or_default();
-            let key = self.args.keys.map(|keys| (n % keys).to_be_bytes());
-            let record = Record::to(&self.topic).value(value);
+            let key = self.key(n);
+            let record = Record::to(&self.topic).value(self.value(n));
             let record = match &key {
                 Some(key) => record.key(key),
                 None => record,
@@ -247,6 +289,13 @@ async fn await_deliveries(mut deliveries: mpsc::Receiver<Vec<Sent>>) -> Result<A
         for sent in group {
             match sent {
                 Sent::Acknowledged(latency) => awaited.latencies.record(latency),
+                Sent::Together(deliveries, sent_at) => match deliveries.all().await {
+                    Ok(()) => awaited.latencies.record(sent_at.elapsed()),
+                    Err(error) => {
+                        awaited.first_error = Some(error);
+                        return Ok(awaited);
+                    }
+                },
                 Sent::Open(delivery, sent_at) => match (delivery.await, sent_at) {
                     (Ok(_), Some(sent_at)) => awaited.latencies.record(sent_at.elapsed()),
                     (Ok(_), None) => {}
