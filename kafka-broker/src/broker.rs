@@ -243,6 +243,7 @@ fn open_state(
         producer_ids: Default::default(),
     });
     register(&state, host, port)?;
+    state.load_dynamic_config();
     state.host_all();
     state.groups.load_all(&state);
     Ok(state)

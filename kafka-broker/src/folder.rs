@@ -8,6 +8,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use crate::StartError;
+use crate::checkpoint::{CLEANER_FILE, Checkpoint, LOG_START_FILE};
 use crate::cluster::METADATA_TOPIC;
 use crate::config::topic::TopicConfig;
 use crate::data_dir::DataDir;
@@ -28,6 +29,8 @@ pub(crate) struct Logs {
     cluster_id: String,
     directory_id: Uuid,
     left: Shutdown,
+    log_starts: Checkpoint,
+    cleaned: Checkpoint,
     /// Held as long as the logs are.
     data_dir: Option<DataDir>,
 }
@@ -36,8 +39,11 @@ impl Logs {
     /// Takes hold of the folder, or of memory.
     pub(crate) fn open(data_dir: Option<&Path>, node_id: i32) -> Result<Self, StartError> {
         let Some(path) = data_dir else {
+            let storage: Arc<dyn Storage> = Arc::new(Memory::default());
             return Ok(Self {
-                storage: Arc::new(Memory::default()),
+                log_starts: Checkpoint::load(&*storage, LOG_START_FILE),
+                cleaned: Checkpoint::load(&*storage, CLEANER_FILE),
+                storage,
                 cluster_id: ids::to_text(ids::random()),
                 directory_id: ids::random(),
                 left: Shutdown::Clean,
@@ -51,6 +57,8 @@ impl Logs {
             StartError::Folder { path: path.to_owned(), reason }
         })?;
         Ok(Self {
+            log_starts: Checkpoint::load(&*storage, LOG_START_FILE),
+            cleaned: Checkpoint::load(&*storage, CLEANER_FILE),
             storage,
             cluster_id: data_dir.cluster_id().to_owned(),
             directory_id: data_dir.directory_id(),
@@ -67,7 +75,15 @@ impl Logs {
             StartError::Folder { path: Default::default(), reason }
         })?;
         let (cluster_id, directory_id) = (disk.cluster_id.clone(), disk.directory_id);
-        Ok(Self { storage, cluster_id, directory_id, left, data_dir: None })
+        Ok(Self {
+            log_starts: Checkpoint::load(&*storage, LOG_START_FILE),
+            cleaned: Checkpoint::load(&*storage, CLEANER_FILE),
+            storage,
+            cluster_id,
+            directory_id,
+            left,
+            data_dir: None,
+        })
     }
 
     /// Whether work on many files is better done off the threads that serve connections.
@@ -117,12 +133,36 @@ impl Logs {
                 Some(_) => self.storage.remove_folder(&folder)?,
                 None => {}
             }
+            // Checkpoints name topics, not their ids: what they say is of a topic that is gone.
+            self.log_starts.remove(&*self.storage, topic, index)?;
+            self.cleaned.remove(&*self.storage, topic, index)?;
             self.storage.create_folder(&folder)?;
             let text = format!("version: 0\ntopic_id: {}", ids::to_text(topic_id));
             self.storage.replace(&format!("{folder}/{PARTITION_METADATA_FILE}"), text.as_bytes())
         };
         prepare().map_err(|source| LogError { folder: folder.clone(), source })?;
-        PartitionLog::open(Arc::clone(&self.storage), &folder, config.log.clone(), self.left)
+        let mut log = PartitionLog::open(Arc::clone(&self.storage), &folder, config.log.clone(), self.left)?;
+        let restore = |log: &mut PartitionLog| {
+            if let Some(start) = self.log_starts.get(topic, index) {
+                log.restore_log_start(start)?;
+            }
+            if let Some(offset) = self.cleaned.get(topic, index) {
+                log.restore_cleaned(offset);
+            }
+            Ok(())
+        };
+        restore(&mut log).map_err(|source| LogError { folder, source })?;
+        Ok(log)
+    }
+
+    /// Keeps a log's start that is not the start of its first segment.
+    pub(crate) fn keep_log_start(&self, topic: &str, index: i32, offset: i64) -> io::Result<()> {
+        self.log_starts.set(&*self.storage, topic, index, offset)
+    }
+
+    /// Keeps up to where a log is compacted.
+    pub(crate) fn keep_cleaned(&self, topic: &str, index: i32, offset: i64) -> io::Result<()> {
+        self.cleaned.set(&*self.storage, topic, index, offset)
     }
 
     fn topic_id_of(&self, folder: &str) -> io::Result<Option<Uuid>> {

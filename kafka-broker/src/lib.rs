@@ -17,6 +17,7 @@
 
 mod api;
 mod broker;
+mod checkpoint;
 mod clock;
 mod cluster;
 mod config;

@@ -14,6 +14,7 @@ use kafka_wire::messages::{DescribeConfigsRequest, DescribeConfigsResponse};
 use super::text;
 use crate::cluster::record::ConfigResource;
 use crate::cluster::topic_name;
+use crate::config::broker::SetBy;
 use crate::config::topic::broker_synonyms;
 use crate::config::{ConfigDef, broker, topic};
 use crate::dispatch::RequestContext;
@@ -22,8 +23,18 @@ use crate::state::BrokerState;
 /// Where a value comes from: `DescribeConfigsResponse.ConfigSource`.
 mod source {
     pub(super) const TOPIC: i8 = 1;
+    pub(super) const DYNAMIC_BROKER: i8 = 2;
+    pub(super) const DYNAMIC_DEFAULT_BROKER: i8 = 3;
     pub(super) const STATIC_BROKER: i8 = 4;
     pub(super) const DEFAULT: i8 = 5;
+}
+
+fn source_of(by: SetBy) -> i8 {
+    match by {
+        SetBy::DynamicBroker => source::DYNAMIC_BROKER,
+        SetBy::DynamicDefault => source::DYNAMIC_DEFAULT_BROKER,
+        SetBy::Static => source::STATIC_BROKER,
+    }
 }
 
 /// One key's effective value.
@@ -40,9 +51,8 @@ pub(crate) fn topic_entries(state: &BrokerState, own: &BTreeMap<String, String>)
         .map(|def| match own.get(def.name) {
             Some(value) => Entry { def, value: value.clone(), source: source::TOPIC },
             None => {
-                let given =
-                    broker_synonyms(def.name).iter().any(|(key, _)| state.config.given(key).is_some());
-                let source = if given { source::STATIC_BROKER } else { source::DEFAULT };
+                let set = broker_synonyms(def.name).iter().find_map(|(key, _)| state.config.set_value(key));
+                let source = set.map_or(source::DEFAULT, |(_, by)| source_of(by));
                 Entry { def, value: topic::inherited(def, &state.config), source }
             }
         })
@@ -113,23 +123,32 @@ fn describe_topic(state: &BrokerState, name: &str, show: Show) -> Described {
 
 fn describe_broker(state: &BrokerState, name: &str, show: Show) -> Described {
     if name.is_empty() {
-        // The defaults of all brokers: dynamic values only, and there are none.
-        return Ok(Vec::new());
+        // The defaults of all brokers: what was altered, and nothing else.
+        let altered = state.config.dynamic_defaults();
+        let entries = altered.iter().filter_map(|(key, value)| {
+            let def = crate::config::find(broker::TABLE, key)?;
+            Some(Entry { def, value: value.clone(), source: source::DYNAMIC_DEFAULT_BROKER })
+        });
+        let synonyms = |entry: &Entry| vec![synonym(entry.def.name, &entry.value, entry.source)];
+        return Ok(entries.map(|entry| result(&entry, show, false, synonyms)).collect());
     }
     if name.parse() != Ok(state.node_id) {
         let message = format!("Unexpected broker id, expected {} but received {name}", state.node_id);
         return Err((ErrorCode::InvalidRequest, message));
     }
     let table = broker::TABLE.iter().map(|def| {
-        let given = state.config.given(def.name);
-        let source = if given.is_some() { source::STATIC_BROKER } else { source::DEFAULT };
-        (def, given.or(def.default), source)
+        let (value, source) = match state.config.set_value(def.name) {
+            Some((value, by)) => (Some(value), source_of(by)),
+            None => (def.default.map(str::to_owned), source::DEFAULT),
+        };
+        (def, value, source)
     });
     Ok(table
         .map(|(def, value, source)| {
-            let entry = Entry { def, value: value.unwrap_or_default().to_owned(), source };
-            let answer = result(&entry, show, true, |entry| broker_synonym(state, entry.def.name));
-            answer.with_value(value.map(text))
+            let entry = Entry { def, value: value.clone().unwrap_or_default(), source };
+            let read_only = !broker::is_dynamic(def.name);
+            let answer = result(&entry, show, read_only, |entry| broker_synonym(state, entry.def.name));
+            answer.with_value(value.as_deref().map(text))
         })
         .collect())
 }
@@ -157,11 +176,12 @@ fn result(
     answer
 }
 
-/// What a broker key contributes: its set value, then its default.
+/// What a broker key contributes: its set values, then its default.
 fn broker_synonym(state: &BrokerState, key: &str) -> Vec<DescribeConfigsSynonym> {
-    let given = state.config.given(key).map(|value| synonym(key, value, source::STATIC_BROKER));
+    let set = state.config.set_values(key).into_iter();
+    let set = set.map(|(value, by)| synonym(key, &value, source_of(by)));
     let default = crate::config::find(broker::TABLE, key).and_then(|def| def.default);
-    given.into_iter().chain(default.map(|value| synonym(key, value, source::DEFAULT))).collect()
+    set.chain(default.map(|value| synonym(key, value, source::DEFAULT))).collect()
 }
 
 fn synonym(key: &str, value: &str, source: i8) -> DescribeConfigsSynonym {

@@ -1,6 +1,7 @@
 //! One file for each family of APIs. A handler reads and changes [`BrokerState`](crate::state::BrokerState) and
 //! returns an answer; it knows no socket.
 
+pub(crate) mod alter_configs;
 pub(crate) mod api_versions;
 pub(crate) mod cluster;
 pub(crate) mod configs;
@@ -12,6 +13,7 @@ pub(crate) mod metadata;
 pub(crate) mod offsets;
 pub(crate) mod produce;
 pub(crate) mod producer_ids;
+pub(crate) mod records;
 pub(crate) mod topics;
 
 use std::sync::Arc;

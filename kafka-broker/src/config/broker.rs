@@ -2,6 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use kafka_wire::error_code::ErrorCode;
+use parking_lot::RwLock;
+
+use crate::cluster::topics::Refusal;
+
 use super::{ConfigDef, ConfigError, Kind, check, find};
 
 const NEVER: &str = "9223372036854775807";
@@ -23,14 +28,17 @@ pub(crate) const TABLE: &[ConfigDef] = keys! {
     "compression.type" Kind::OneOf(&["uncompressed", "zstd", "lz4", "snappy", "gzip", "producer"]), Some("producer"), "Default of the topic key compression.type.";
     "compression.zstd.level" Kind::Int { min: -131_072, max: 22 }, Some("3"), "Default of the topic key compression.zstd.level.";
     "connections.max.idle.ms" Kind::long(-1), Some("600000"), "A connection without a request for this long is closed, in milliseconds; -1 never.";
-    "default.replication.factor" Kind::Int { min: 1, max: i16::MAX as i64 }, Some("1"), "Replicas of a topic that asks for -1. One node can hold one.";
+    "default.replication.factor" Kind::Int { min: 1, max: i16::MAX as i64 }, Some("1"), "Replicas of a topic that asks for -1.";
     "delete.topic.enable" Kind::Boolean, Some("true"), "Whether topics can be deleted.";
     "fetch.max.bytes" Kind::int(1024), Some("57671680"), "The most bytes that one fetch is answered with; a first batch above it is still answered whole.";
     "group.initial.rebalance.delay.ms" Kind::int(0), Some("3000"), "How long the first rebalance of an empty group waits for more members, in milliseconds.";
     "group.max.session.timeout.ms" Kind::int(0), Some("1800000"), "The longest session timeout that a group member may ask for, in milliseconds.";
     "group.max.size" Kind::int(1), Some("2147483647"), "The most members of a group.";
     "group.min.session.timeout.ms" Kind::int(0), Some("6000"), "The shortest session timeout that a group member may ask for, in milliseconds.";
+    "log.cleaner.backoff.ms" Kind::long(0), Some("15000"), "How often logs are looked at for compaction, in milliseconds.";
+    "log.cleaner.dedupe.buffer.size" Kind::long(1_048_576), Some("134217728"), "The most memory that compaction of a log takes for its keys, in bytes.";
     "log.cleaner.delete.retention.ms" Kind::long(0), Some("86400000"), "Default of the topic key delete.retention.ms.";
+    "log.cleaner.enable" Kind::Boolean, Some("true"), "Whether logs are compacted at all.";
     "log.cleaner.max.compaction.lag.ms" Kind::long(1), Some(NEVER), "Default of the topic key max.compaction.lag.ms.";
     "log.cleaner.min.cleanable.ratio" Kind::Double { min: 0.0, max: 1.0 }, Some("0.5"), "Default of the topic key min.cleanable.dirty.ratio.";
     "log.cleaner.min.compaction.lag.ms" Kind::long(0), Some("0"), "Default of the topic key min.compaction.lag.ms.";
@@ -69,6 +77,7 @@ pub(crate) const TABLE: &[ConfigDef] = keys! {
     "offsets.topic.replication.factor" Kind::Short { min: 1 }, Some("3"), "Replicas of __consumer_offsets, at most as many as there are nodes.";
     "offsets.topic.segment.bytes" Kind::int(1), Some("104857600"), "Segment size of __consumer_offsets, in bytes.";
     "producer.id.expiration.ms" Kind::int(1), Some("86400000"), "How long a partition remembers an idle producer's sequence numbers, in milliseconds.";
+    "replica.lag.time.max.ms" Kind::long(1), Some("30000"), "A replica that was not caught up with its leader for this long is not in sync any more, in milliseconds.";
     "socket.request.max.bytes" Kind::int(1), Some("104857600"), "The largest request, in bytes; a connection that announces more is closed.";
     "unclean.leader.election.enable" Kind::Boolean, Some("false"), "Default of the topic key unclean.leader.election.enable.";
 };
@@ -109,9 +118,71 @@ impl Profile {
 }
 
 /// The broker's configuration: values that differ from the defaults, by Kafka's keys.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 pub(crate) struct BrokerConfig {
     given: BTreeMap<&'static str, String>,
+    /// What was altered while the broker ran (KIP-226): read from the metadata, wins over what was given at start.
+    dynamic: RwLock<Dynamic>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Dynamic {
+    of_this_broker: BTreeMap<String, String>,
+    of_all_brokers: BTreeMap<String, String>,
+}
+
+/// Who set a broker's value, the strongest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SetBy {
+    /// An alteration of this broker.
+    DynamicBroker,
+    /// An alteration of all brokers.
+    DynamicDefault,
+    /// The start.
+    Static,
+}
+
+impl Clone for BrokerConfig {
+    fn clone(&self) -> Self {
+        Self { given: self.given.clone(), dynamic: RwLock::new(self.dynamic.read().clone()) }
+    }
+}
+
+/// Keys besides the defaults of topic keys that may be altered while the broker runs: those that are looked up whenever
+/// they are needed.
+const DYNAMIC: &[&str] =
+    &["log.cleaner.backoff.ms", "log.cleaner.dedupe.buffer.size", "producer.id.expiration.ms"];
+
+/// Whether a key may be altered while the broker runs (`DynamicBrokerConfig`). Of the keys that set a topic key's default
+/// it is the most precise one.
+pub(crate) fn is_dynamic(key: &str) -> bool {
+    DYNAMIC.contains(&key)
+        || super::topic::TABLE.iter().any(|def| {
+            super::topic::broker_synonyms(def.name).first().is_some_and(|(first, _)| *first == key)
+        })
+}
+
+/// The key's definition, for who would alter it while the broker runs.
+pub(crate) fn find_alterable(key: &str) -> Result<&'static ConfigDef, Refusal> {
+    match find(TABLE, key) {
+        Some(def) if is_dynamic(key) => Ok(def),
+        Some(_) => Err(Refusal {
+            code: ErrorCode::InvalidRequest,
+            message: format!("Cannot update these configs dynamically: Set({key})"),
+        }),
+        None => Err(Refusal {
+            code: ErrorCode::InvalidConfig,
+            message: format!("Unknown broker config name: {key}"),
+        }),
+    }
+}
+
+/// Checks one broker configuration as given by a client.
+pub(crate) fn check_broker_config(
+    key: &str,
+    value: &str,
+) -> Result<(&'static ConfigDef, String), ConfigError> {
+    check(TABLE, key, value)
 }
 
 macro_rules! numbers {
@@ -132,6 +203,9 @@ numbers! {
     group_max_session_timeout_ms: i32 = "group.max.session.timeout.ms";
     group_max_size: i32 = "group.max.size";
     group_min_session_timeout_ms: i32 = "group.min.session.timeout.ms";
+    cleaner_backoff_ms: i64 = "log.cleaner.backoff.ms";
+    cleaner_buffer_bytes: usize = "log.cleaner.dedupe.buffer.size";
+    cleaner_enabled: bool = "log.cleaner.enable";
     flush_check_interval_ms: i64 = "log.flush.scheduler.interval.ms";
     retention_check_interval_ms: i64 = "log.retention.check.interval.ms";
     max_connections: usize = "max.connections";
@@ -143,6 +217,9 @@ numbers! {
     offsets_topic_partitions: i32 = "offsets.topic.num.partitions";
     offsets_topic_segment_bytes: i64 = "offsets.topic.segment.bytes";
     producer_id_expiration_ms: i64 = "producer.id.expiration.ms";
+    replica_lag_time_max_ms: i64 = "replica.lag.time.max.ms";
+    offsets_topic_replication_factor: i16 = "offsets.topic.replication.factor";
+    unclean_leader_election: bool = "unclean.leader.election.enable";
     socket_request_max_bytes: usize = "socket.request.max.bytes";
 }
 
@@ -168,13 +245,44 @@ impl BrokerConfig {
         Ok(())
     }
 
-    /// The value that was set for a key, if one was.
+    /// The value that was given for a key at start, if one was.
     pub(crate) fn given(&self, key: &str) -> Option<&str> {
         self.given.get(key).map(String::as_str)
     }
 
+    /// Replaces what was altered while the broker ran.
+    pub(crate) fn set_dynamic(
+        &self,
+        of_this_broker: BTreeMap<String, String>,
+        of_all_brokers: BTreeMap<String, String>,
+    ) {
+        *self.dynamic.write() = Dynamic { of_this_broker, of_all_brokers };
+    }
+
+    /// Every value that is set for a key, the one that holds first.
+    pub(crate) fn set_values(&self, key: &str) -> Vec<(String, SetBy)> {
+        let dynamic = self.dynamic.read();
+        let values = [
+            (dynamic.of_this_broker.get(key).map(String::as_str), SetBy::DynamicBroker),
+            (dynamic.of_all_brokers.get(key).map(String::as_str), SetBy::DynamicDefault),
+            (self.given(key), SetBy::Static),
+        ];
+        values.into_iter().filter_map(|(value, by)| Some((value?.to_owned(), by))).collect()
+    }
+
+    /// The value that is set for a key and holds.
+    pub(crate) fn set_value(&self, key: &str) -> Option<(String, SetBy)> {
+        self.set_values(key).into_iter().next()
+    }
+
+    /// What was altered for all brokers.
+    pub(crate) fn dynamic_defaults(&self) -> BTreeMap<String, String> {
+        self.dynamic.read().of_all_brokers.clone()
+    }
+
     fn parsed<T: std::str::FromStr + Default>(&self, key: &str) -> T {
-        let text = self.given(key).or_else(|| find(TABLE, key)?.default);
+        let set = self.set_value(key).map(|(value, _)| value);
+        let text = set.as_deref().or_else(|| find(TABLE, key)?.default);
         text.and_then(|text| text.parse().ok()).unwrap_or_default()
     }
 }

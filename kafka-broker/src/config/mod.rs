@@ -3,6 +3,7 @@
 //! The tables in [`broker`] and [`topic`] are the one place where a key is written down; parsing, validation, typo
 //! hints and `DescribeConfigs` all read them. A key that is listed but has no effect yet says so in its documentation.
 
+pub(crate) mod alter;
 pub(crate) mod broker;
 pub(crate) mod topic;
 

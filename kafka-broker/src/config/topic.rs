@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 
 use kafka_wire::compression::Compression;
+use kafka_wire::error_code::ErrorCode;
 
 use super::broker::BrokerConfig;
 use super::{ConfigDef, ConfigError, Kind, check};
+use crate::cluster::topics::Refusal;
 use crate::log::LogConfig;
 
 const NEVER: &str = "9223372036854775807";
@@ -103,11 +105,18 @@ pub(crate) fn check_topic_config(
     Ok((def, value))
 }
 
+/// The key's definition, for who would alter it.
+pub(crate) fn find_alterable(key: &str) -> Result<&'static ConfigDef, Refusal> {
+    let unknown =
+        || Refusal { code: ErrorCode::InvalidConfig, message: format!("Unknown topic config name: {key}") };
+    super::find(TABLE, key).ok_or_else(unknown)
+}
+
 /// The value that holds for a topic without an own one: what the broker was given, else Kafka's default.
 pub(crate) fn inherited(def: &ConfigDef, broker: &BrokerConfig) -> String {
     for &(key, factor) in broker_synonyms(def.name) {
-        if let Some(value) = broker.given(key) {
-            return scaled(value, factor);
+        if let Some((value, _)) = broker.set_value(key) {
+            return scaled(&value, factor);
         }
     }
     def.default.unwrap_or_default().to_owned()

@@ -105,6 +105,8 @@ pub(crate) struct PartitionLog {
     epochs: LeaderEpochs,
     chunk: BytesMut,
     flushed_offset: i64,
+    /// Compaction has been over everything before this offset.
+    cleaned_offset: i64,
     /// Closed segments that are not on disk yet.
     closing: Vec<Arc<Closing>>,
     /// A failed write could not be undone: what the file holds is not known.
@@ -131,6 +133,7 @@ impl PartitionLog {
             epochs: LeaderEpochs::default(),
             chunk: BytesMut::new(),
             flushed_offset: 0,
+            cleaned_offset: 0,
             closing: Vec::new(),
             offline: false,
         };

@@ -62,10 +62,15 @@ impl PartitionLog {
     /// was deleted begins anew there (`UnifiedLog.truncateFullyAndStartAt`).
     pub(crate) fn restore_log_start(&mut self, offset: i64) -> io::Result<()> {
         if offset > self.log_end_offset {
-            return self.restart_at(offset);
+            return self.begin_anew_at(offset);
         }
         self.advance_log_start(offset);
         self.remove_before_start().map(drop)
+    }
+
+    /// Restores up to where compaction had come before a restart.
+    pub(crate) fn restore_cleaned(&mut self, offset: i64) {
+        self.cleaned_offset = offset;
     }
 
     fn remove_before_start(&mut self) -> io::Result<usize> {
@@ -91,7 +96,7 @@ impl PartitionLog {
         Ok(())
     }
 
-    fn restart_at(&mut self, offset: i64) -> io::Result<()> {
+    fn begin_anew_at(&mut self, offset: i64) -> io::Result<()> {
         let next = Segment::open(&*self.storage, &self.folder, offset)?;
         for segment in &self.segments {
             segment.remove(&*self.storage, &self.folder)?;

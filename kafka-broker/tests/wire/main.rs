@@ -7,6 +7,7 @@
     reason = "helpers of tests say what they expect"
 )]
 
+mod altered;
 mod connection;
 mod groups;
 mod hostile;

@@ -1,0 +1,120 @@
+//! Kafka's offset checkpoints in the root of a data folder: a version, a count, then `topic partition offset` lines.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::io;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::storage::Storage;
+
+/// Where logs begin since records were deleted (`LogManager.LOG_START_OFFSET_CHECKPOINT_FILE`).
+pub(crate) const LOG_START_FILE: &str = "log-start-offset-checkpoint";
+/// Up to where logs are compacted (`LogCleanerManager.OFFSET_CHECKPOINT_FILE`).
+pub(crate) const CLEANER_FILE: &str = "cleaner-offset-checkpoint";
+
+/// Offsets of partitions.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Offsets {
+    offsets: BTreeMap<(String, i32), i64>,
+}
+
+impl Offsets {
+    pub(crate) fn get(&self, topic: &str, index: i32) -> Option<i64> {
+        self.offsets.get(&(topic.to_owned(), index)).copied()
+    }
+
+    pub(crate) fn set(&mut self, topic: &str, index: i32, offset: i64) {
+        self.offsets.insert((topic.to_owned(), index), offset);
+    }
+
+    pub(crate) fn remove(&mut self, topic: &str, index: i32) -> bool {
+        self.offsets.remove(&(topic.to_owned(), index)).is_some()
+    }
+
+    pub(crate) fn to_text(&self) -> String {
+        let mut text = format!("0\n{}\n", self.offsets.len());
+        for ((topic, index), offset) in &self.offsets {
+            let _ = writeln!(text, "{topic} {index} {offset}");
+        }
+        text
+    }
+
+    /// `None` unless the text is a whole checkpoint of this form.
+    pub(crate) fn from_text(text: &str) -> Option<Self> {
+        let mut lines = text.lines();
+        if lines.next()? != "0" {
+            return None;
+        }
+        let count: usize = lines.next()?.parse().ok()?;
+        let mut offsets = BTreeMap::new();
+        for line in lines {
+            let mut fields = line.split_whitespace();
+            let (topic, index, offset) = (fields.next()?, fields.next()?, fields.next()?);
+            offsets.insert((topic.to_owned(), index.parse().ok()?), offset.parse().ok()?);
+        }
+        (offsets.len() == count).then_some(Self { offsets })
+    }
+}
+
+/// One checkpoint file, with what it says in memory.
+#[derive(Debug, Clone)]
+pub(crate) struct Checkpoint {
+    file: &'static str,
+    offsets: Arc<Mutex<Offsets>>,
+}
+
+impl Checkpoint {
+    /// Reads the file. A missing or damaged one says nothing, which costs work or brings deleted records back, but loses
+    /// none.
+    pub(crate) fn load(storage: &dyn Storage, file: &'static str) -> Self {
+        let text = storage.read(file).unwrap_or_else(|error| {
+            tracing::warn!(file, %error, "checkpoint cannot be read");
+            None
+        });
+        let offsets = text.and_then(|text| Offsets::from_text(&String::from_utf8_lossy(&text)));
+        Self { file, offsets: Arc::new(Mutex::new(offsets.unwrap_or_default())) }
+    }
+
+    pub(crate) fn get(&self, topic: &str, index: i32) -> Option<i64> {
+        self.offsets.lock().get(topic, index)
+    }
+
+    /// Writes the file with the partition's new offset.
+    pub(crate) fn set(&self, storage: &dyn Storage, topic: &str, index: i32, offset: i64) -> io::Result<()> {
+        let mut offsets = self.offsets.lock();
+        if offsets.get(topic, index) == Some(offset) {
+            return Ok(());
+        }
+        offsets.set(topic, index, offset);
+        storage.replace(self.file, offsets.to_text().as_bytes())
+    }
+
+    /// Forgets a partition.
+    pub(crate) fn remove(&self, storage: &dyn Storage, topic: &str, index: i32) -> io::Result<()> {
+        let mut offsets = self.offsets.lock();
+        match offsets.remove(topic, index) {
+            true => storage.replace(self.file, offsets.to_text().as_bytes()),
+            false => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_checkpoint_reads_back_and_a_damaged_one_is_not_believed() {
+        let mut offsets = Offsets::default();
+        offsets.set("a", 0, 5);
+        offsets.set("b.c", 12, 7);
+        let text = offsets.to_text();
+        assert_eq!(text, "0\n2\na 0 5\nb.c 12 7\n");
+        assert_eq!(Offsets::from_text(&text), Some(offsets));
+        for damaged in ["", "1\n0\n", "0\n2\na 0 5\n", "0\n1\na zero 5\n"] {
+            assert_eq!(Offsets::from_text(damaged), None, "{damaged:?}");
+        }
+    }
+}
