@@ -19,7 +19,7 @@ use kafka_wire::messages::{
 };
 use kafka_wire::record_batch::RecordBatch;
 use kafka_wire::versions::{kafka_4_3, kafka_4_3_keys};
-use kafka_wire::{ErrorCode, Request, StrBytes};
+use kafka_wire::{ErrorCode, Request, StrBytes, Uuid};
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::sync::Notify;
@@ -96,6 +96,10 @@ struct State {
     /// Produce requests are taken and not answered.
     silent: bool,
     error: Option<ErrorCode>,
+    topic_id: Uuid,
+    throttle_ms: i32,
+    /// Connections end when the next produce request comes.
+    hang_up: bool,
 }
 
 impl FakeBroker {
@@ -124,6 +128,22 @@ impl FakeBroker {
 
     pub(crate) fn set_error(&self, error: Option<ErrorCode>) {
         self.0.state.lock().error = error;
+    }
+
+    /// The topic has this id from now on, and is empty if it had another one.
+    pub(crate) fn set_topic_id(&self, id: u128) {
+        let state = &mut *self.0.state.lock();
+        state.topic_id = Uuid::from_u128(id);
+        state.logs.clear();
+    }
+
+    pub(crate) fn set_throttle(&self, millis: i32) {
+        self.0.state.lock().throttle_ms = millis;
+    }
+
+    /// Ends the connection on which the next produce request comes.
+    pub(crate) fn hang_up_once(&self) {
+        self.0.state.lock().hang_up = true;
     }
 
     pub(crate) fn produce_requests(&self) -> usize {
@@ -156,7 +176,10 @@ impl FakeBroker {
                 ProduceRequest::KEY => {
                     let request = decode_request::<ProduceRequest>(body, version).unwrap();
                     let answered = request.acks != 0;
-                    let response = self.produce(request).await;
+                    if std::mem::take(&mut self.0.state.lock().hang_up) {
+                        return;
+                    }
+                    let response = self.produce(request, version).await;
                     if answered {
                         peer.answer::<ProduceRequest>(&header, &response).await;
                     }
@@ -171,7 +194,10 @@ impl FakeBroker {
             .with_node_id(BrokerId(1))
             .with_host(StrBytes::from_static_str("fake"))
             .with_port(9092);
-        let count = self.0.state.lock().partitions;
+        let (count, topic_id) = {
+            let state = self.0.state.lock();
+            (state.partitions, state.topic_id)
+        };
         let topic = |name: Option<kafka_wire::messages::TopicName>| {
             let topic = MetadataResponseTopic::default().with_name(name.clone());
             if name.is_none_or(|name| name.as_str() != "t") {
@@ -180,7 +206,7 @@ impl FakeBroker {
             let partition = |at| {
                 MetadataResponsePartition::default().with_partition_index(at).with_leader_id(BrokerId(1))
             };
-            topic.with_partitions((0..count).map(partition).collect())
+            topic.with_topic_id(topic_id).with_partitions((0..count).map(partition).collect())
         };
         let asked = request.topics.unwrap_or_default();
         MetadataResponse::default()
@@ -189,7 +215,7 @@ impl FakeBroker {
             .with_topics(asked.into_iter().map(|asked| topic(asked.name)).collect())
     }
 
-    async fn produce(&self, request: ProduceRequest) -> ProduceResponse {
+    async fn produce(&self, request: ProduceRequest, version: i16) -> ProduceResponse {
         self.0.state.lock().produce_requests += 1;
         loop {
             let changed = self.0.changed.notified();
@@ -206,7 +232,9 @@ impl FakeBroker {
                 let log = state.logs.entry(part.index).or_default();
                 let base_offset = log.len() as i64;
                 let answer = PartitionProduceResponse::default().with_index(part.index);
-                if let Some(code) = state.error {
+                // The name is not on the wire any more from version 13 on.
+                let unknown = version >= 13 && topic.topic_id != state.topic_id;
+                if let Some(code) = state.error.or(unknown.then_some(ErrorCode::UnknownTopicId)) {
                     parts.push(answer.with_error_code(code.code()).with_base_offset(-1));
                     continue;
                 }
@@ -215,9 +243,14 @@ impl FakeBroker {
                 log.extend(batch.records(1 << 24).unwrap().map(|record| record.unwrap().value.unwrap()));
                 parts.push(answer.with_base_offset(base_offset).with_log_append_time_ms(-1));
             }
-            topics
-                .push(TopicProduceResponse::default().with_name(topic.name).with_partition_responses(parts));
+            topics.push(
+                TopicProduceResponse::default()
+                    .with_name(topic.name)
+                    .with_topic_id(topic.topic_id)
+                    .with_partition_responses(parts),
+            );
         }
-        ProduceResponse::default().with_responses(topics)
+        let throttle = std::mem::take(&mut state.throttle_ms);
+        ProduceResponse::default().with_responses(topics).with_throttle_time_ms(throttle)
     }
 }

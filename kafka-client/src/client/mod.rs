@@ -128,6 +128,11 @@ impl Client {
         &self.inner.config
     }
 
+    /// For the labels of metrics and spans; empty if none is sent.
+    pub(crate) fn client_id(&self) -> Arc<str> {
+        self.inner.config.client_id.clone().unwrap_or_else(|| Arc::from(""))
+    }
+
     pub(crate) fn retry_backoff(&self) -> Backoff {
         self.inner.retry_backoff
     }

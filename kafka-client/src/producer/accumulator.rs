@@ -279,7 +279,6 @@ impl Accumulator {
     pub(super) fn append_all<'a, I: Iterator<Item = Record<'a>>>(
         &self,
         records: &mut std::iter::Peekable<I>,
-        room: &mut Option<Room>,
         deliveries: &mut Deliveries,
     ) -> Result<(), NotNow> {
         while let Some(record) = records.peek() {
@@ -288,11 +287,11 @@ impl Accumulator {
                 _ => Some(self.topics.read().get(record.topic()).cloned().ok_or(NotNow::NeedsTopic)?),
             };
             match (&topic, &record.topic) {
-                (Some(topic), _) => self.append_of_topic(topic, records, room, deliveries)?,
+                (Some(topic), _) => self.append_of_topic(topic, records, deliveries)?,
                 (None, TopicRef::Handle(handle)) => {
                     // The handle's topic outlives the record that names it.
                     let topic = handle.shared_state();
-                    self.append_of_topic(&topic, records, room, deliveries)?;
+                    self.append_of_topic(&topic, records, deliveries)?;
                 }
                 (None, TopicRef::Name(_)) => return Err(NotNow::NeedsTopic),
             }
@@ -305,7 +304,6 @@ impl Accumulator {
         &self,
         topic: &TopicState,
         records: &mut std::iter::Peekable<I>,
-        room: &mut Option<Room>,
         deliveries: &mut Deliveries,
     ) -> Result<(), NotNow> {
         let partitions = topic.partitions.get().ok_or(NotNow::NeedsTopic)?;
@@ -315,7 +313,7 @@ impl Accumulator {
             let buffer = self.place(topic, &partitions, record)?;
             let mut open = buffer.open.lock();
             while let Some(record) = records.peek() {
-                self.append_locked(buffer, &mut open, record, room, |taken| {
+                self.append_locked(buffer, &mut open, record, &mut None, |taken| {
                     deliveries.push(taken.completion, taken.index, taken.timestamp);
                 })?;
                 records.next();
@@ -368,7 +366,8 @@ impl Accumulator {
         } else {
             self.config.batch_size
         };
-        let limit = share.max(whole).min(self.config.buffer_memory);
+        // No record fits a batch that would fit no request.
+        let limit = share.min(self.config.max_request_bytes).max(whole).min(self.config.buffer_memory);
         let needed = u32::try_from(limit).unwrap_or(u32::MAX);
         let room = match room.take() {
             Some(room) if room.bytes >= limit => room,
@@ -506,6 +505,10 @@ impl Accumulator {
         inbox.armed = armed;
         inbox.busy = busy;
         (inbox.closed.is_empty() || busy) && (inbox.opened.is_empty() || armed)
+    }
+
+    pub(super) fn memory(&self) -> &Memory {
+        &self.memory
     }
 
     /// Whether somebody waits for memory.

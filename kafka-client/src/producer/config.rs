@@ -3,6 +3,7 @@ use std::time::Duration;
 use kafka_wire::compression::Compression;
 
 use super::accumulator::AccumulatorConfig;
+use super::interceptor::Interceptors;
 use super::partitioner::{Partitioning, PartitioningOptions};
 use super::sender::{Acks, SenderConfig};
 use super::{Producer, ProducerOptions};
@@ -30,6 +31,7 @@ pub struct ProducerBuilder {
     ignore_keys: bool,
     adaptive: bool,
     availability_timeout: Duration,
+    pub(super) interceptors: Interceptors,
 }
 
 /// Kafka keeps this many batches of a producer to recognise duplicates (`ProducerStateEntry.NUM_BATCHES_TO_RETAIN`).
@@ -58,6 +60,7 @@ impl ProducerBuilder {
             ignore_keys: false,
             adaptive: true,
             availability_timeout: Duration::ZERO,
+            interceptors: Interceptors::default(),
         };
         // `build` tells what is wrong with a value, as it does for every other option.
         builder.from_properties = builder.apply(client.properties());
@@ -260,9 +263,13 @@ impl ProducerBuilder {
             retries: self.retries,
             availability_timeout: Some(self.availability_timeout)
                 .filter(|limit| !limit.is_zero() && self.adaptive),
-            watched: false,
         };
-        let options = ProducerOptions { sender, max_block: self.max_block, request_timeout };
+        let options = ProducerOptions {
+            sender,
+            max_block: self.max_block,
+            request_timeout,
+            interceptors: self.interceptors,
+        };
         Ok(Producer::start(self.client, accumulator, options))
     }
 }

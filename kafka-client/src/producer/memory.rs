@@ -13,6 +13,7 @@ const MAX_PIECE: usize = 512 * 1024;
 #[derive(Debug)]
 pub(super) struct Memory {
     free: Arc<Semaphore>,
+    total: usize,
     piece: usize,
     state: Mutex<State>,
 }
@@ -38,6 +39,7 @@ impl Memory {
         let total = total.min(Semaphore::MAX_PERMITS);
         Arc::new(Self {
             free: Arc::new(Semaphore::new(total)),
+            total,
             piece: MAX_PIECE.min(total / 8),
             state: Mutex::default(),
         })
@@ -59,6 +61,20 @@ impl Memory {
     /// Whether anybody waits.
     pub(super) fn is_exhausted(&self) -> bool {
         self.state.lock().waiting > 0
+    }
+
+    pub(super) fn total(&self) -> usize {
+        self.total
+    }
+
+    /// Bytes that nobody has.
+    pub(super) fn available(&self) -> usize {
+        self.free.available_permits() + self.state.lock().held_back
+    }
+
+    /// How many callers wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.state.lock().waiting
     }
 
     /// Nobody gets anything from now on.

@@ -21,15 +21,19 @@ mod config;
 mod delivery;
 mod error;
 mod events;
+mod interceptor;
 mod memory;
+pub mod metrics;
 pub mod partitioner;
 mod ratio;
 mod record;
 mod sender;
 mod sending;
+mod snapshot;
 mod task;
 #[cfg(test)]
 mod tests;
+mod trace_context;
 
 use std::fmt;
 use std::future::Future;
@@ -44,14 +48,19 @@ pub use config::ProducerBuilder;
 pub use delivery::{Acknowledgement, Deliveries, Delivery};
 pub use error::{SendAllError, SendError, TrySendError};
 pub use events::ProducerEvent;
+pub use interceptor::{AcknowledgedBatch, ProducerInterceptor};
 pub use kafka_wire::compression::Compression;
 pub use partitioner::{Partitioner, Partitioning};
 pub use record::{Data, Record, TopicRef};
 pub use sender::Acks;
 pub use sending::Sending;
+pub use snapshot::{BrokerSnapshot, PartitionSnapshot, ProducerSnapshot};
+pub use trace_context::{InvalidTraceParent, TRACEPARENT, TraceContext, TraceParent};
 
 use self::accumulator::{Accumulator, AccumulatorConfig, NotNow, TopicState};
+use self::interceptor::Interceptors;
 use self::memory::Room;
+use self::metrics::Wait;
 use self::sender::SenderConfig;
 use self::task::Commands;
 use crate::client::Client;
@@ -88,6 +97,7 @@ pub(crate) struct ProducerOptions {
     sender: SenderConfig,
     max_block: Duration,
     request_timeout: Duration,
+    interceptors: Interceptors,
 }
 
 /// What the task and the handles share.
@@ -98,6 +108,8 @@ struct Shared {
     commands: Commands,
     started: OnceLock<()>,
     events: broadcast::Sender<ProducerEvent>,
+    /// For the labels of metrics and spans.
+    client_id: ::metrics::SharedString,
 }
 
 /// Tells the task when the last producer is gone.
@@ -127,6 +139,7 @@ impl Client {
 impl Producer {
     fn start(client: Client, accumulator: AccumulatorConfig, options: ProducerOptions) -> Self {
         let shared = Shared {
+            client_id: client.client_id().into(),
             client,
             options,
             accumulator: Accumulator::new(accumulator),
@@ -152,6 +165,7 @@ impl Producer {
 
     /// Puts a record into its partition's batch if that is possible right now.
     pub fn try_send<'a>(&self, record: Record<'a>) -> Result<Delivery, TrySendError<'a>> {
+        let record = self.intercepted(record);
         match self.shared().accumulator.append(&record, &mut None) {
             Ok(delivery) => Ok(delivery),
             Err(NotNow::Failed(error)) => Err(TrySendError::Failed(error)),
@@ -168,11 +182,10 @@ impl Producer {
     where
         I: IntoIterator<Item = Record<'a>>,
     {
-        let mut records = records.into_iter().peekable();
+        let mut records = Intercepted { producer: self, records: records.into_iter() }.peekable();
         let mut sent = Deliveries::default();
-        let mut room: Option<Room> = None;
         loop {
-            let why = match self.shared().accumulator.append_all(&mut records, &mut room, &mut sent) {
+            let why = match self.shared().accumulator.append_all(&mut records, &mut sent) {
                 Ok(()) => return Ok(sent),
                 Err(NotNow::Failed(source)) => return Err(SendAllError { sent, source }),
                 Err(why) => why,
@@ -193,9 +206,11 @@ impl Producer {
     /// Sends all open batches and waits until every record sent so far is acknowledged or has failed; each delivery
     /// tells which. Takes up to `delivery.timeout`. Dropping the future only ends the wait.
     pub async fn flush(&self) {
+        let since = Instant::now();
         for batch in self.unsettled().await {
             batch.settled().await;
         }
+        metrics::waited(&self.shared().client_id, Wait::Flush, since);
     }
 
     /// [`flush`](Self::flush) with a limit.
@@ -231,6 +246,31 @@ impl Producer {
         self.shared().events.subscribe()
     }
 
+    /// Where the producer's records are right now.
+    pub async fn debug_snapshot(&self) -> ProducerSnapshot {
+        let shared = self.shared();
+        let memory = shared.accumulator.memory();
+        let idle = ProducerSnapshot {
+            buffer_total_bytes: memory.total(),
+            buffer_available_bytes: memory.available(),
+            waiting_senders: memory.waiting(),
+            ..ProducerSnapshot::default()
+        };
+        if shared.started.get().is_none() {
+            return idle;
+        }
+        let shown = shared.commands.inspect();
+        shared.accumulator.wake.notify_one();
+        // The task is gone: nothing is left but the buffer.
+        shown.await.unwrap_or(idle)
+    }
+
+    #[inline]
+    fn intercepted<'a>(&self, record: Record<'a>) -> Record<'a> {
+        let interceptors = &self.shared().options.interceptors;
+        if interceptors.is_empty() { record } else { interceptors.on_send(record) }
+    }
+
     async fn unsettled(&self) -> Vec<Arc<delivery::Completion>> {
         let shared = self.shared();
         if shared.started.get().is_none() {
@@ -255,15 +295,26 @@ impl Producer {
         loop {
             match why {
                 NotNow::Failed(error) => return Err(error),
-                NotNow::NeedsTopic => shared.learn_topic(record.topic(), deadline).await?,
+                NotNow::NeedsTopic => {
+                    let since = Instant::now();
+                    let learned = shared.learn_topic(record.topic(), deadline).await;
+                    metrics::waited(&shared.client_id, Wait::Metadata, since);
+                    learned?;
+                }
                 NotNow::NeedsRoom(bytes) => {
                     // What is too small for the batch would only be in the way of others.
                     drop(room.take());
                     let waiting = accumulator.room(bytes);
-                    room = match tokio::time::timeout_at(deadline, waiting).await {
+                    let since = Instant::now();
+                    let granted = tokio::time::timeout_at(deadline, waiting).await;
+                    metrics::waited(&shared.client_id, Wait::Buffer, since);
+                    room = match granted {
                         Ok(Some(room)) => Some(room),
                         Ok(None) => return Err(SendError::Closed),
-                        Err(_) => return Err(SendError::BufferFull { waited }),
+                        Err(_) => {
+                            metrics::buffer_exhausted(&shared.client_id);
+                            return Err(SendError::BufferFull { waited });
+                        }
                     };
                 }
             }
@@ -272,6 +323,21 @@ impl Producer {
                 Err(again) => why = again,
             }
         }
+    }
+}
+
+/// Records after the interceptors saw them.
+struct Intercepted<'p, I> {
+    producer: &'p Producer,
+    records: I,
+}
+
+impl<'a, I: Iterator<Item = Record<'a>>> Iterator for Intercepted<'_, I> {
+    type Item = Record<'a>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Record<'a>> {
+        self.records.next().map(|record| self.producer.intercepted(record))
     }
 }
 

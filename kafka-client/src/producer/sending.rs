@@ -56,7 +56,12 @@ impl Future for Sending<'_> {
         if !matches!(this.state, State::New) {
             return this.poll_waiting(cx);
         }
-        match this.producer.shared().accumulator.append(&this.record, &mut None) {
+        let shared = this.producer.shared();
+        if !shared.options.interceptors.is_empty() {
+            let record = std::mem::replace(&mut this.record, Record::to(""));
+            this.record = shared.options.interceptors.on_send(record);
+        }
+        match shared.accumulator.append(&this.record, &mut None) {
             Ok(delivery) => {
                 this.state = State::Done;
                 Poll::Ready(Ok(delivery))

@@ -38,7 +38,7 @@ use kafka_wire::ErrorCode;
 use kafka_wire::compression::Compression;
 use tokio::time::Instant;
 
-pub(super) use self::news::News;
+pub(super) use self::news::{News, Settled};
 pub(super) use self::plan::CompressionId;
 
 use self::answers::recreated;
@@ -50,6 +50,7 @@ use super::batch::{Batch, Lane, Uncompressed};
 use super::delivery::Completion;
 use super::error::SendError;
 use super::events::ProducerEvent;
+use super::snapshot::{BrokerSnapshot, ProducerSnapshot};
 use crate::backoff::Backoff;
 
 /// How many brokers acknowledge.
@@ -93,8 +94,6 @@ pub(super) struct SenderConfig {
     pub(super) retries: u32,
     /// The partitioner avoids brokers that take nothing for this long.
     pub(super) availability_timeout: Option<Duration>,
-    /// Whether somebody wants to know what became of every batch.
-    pub(super) watched: bool,
 }
 
 /// Names a request until its answer.
@@ -183,7 +182,7 @@ impl Sender {
     pub(super) fn new(config: SenderConfig, seed: u64) -> Self {
         Self {
             identity: IdentityState::new(config.idempotent),
-            news: Newsroom { watched: config.watched, news: Vec::new() },
+            news: Newsroom::default(),
             config,
             partitions: Vec::new(),
             active: Vec::new(),
@@ -291,6 +290,23 @@ impl Sender {
     /// The batches that are not settled yet.
     pub(super) fn unsettled(&self) -> impl Iterator<Item = &Arc<Completion>> {
         self.partitions.iter().flatten().flat_map(|queue| queue.batches().map(|batch| &batch.completion))
+    }
+
+    /// Fills in what the sender knows.
+    pub(super) fn show(&self, now: Instant, snapshot: &mut ProducerSnapshot) {
+        snapshot.identity = match &self.identity {
+            IdentityState::Known(identity) => Some((identity.producer_id, identity.epoch)),
+            _ => None,
+        };
+        let partitions = self.active.iter().filter_map(|&slot| self.partitions.get(slot)?.as_ref());
+        snapshot.partitions = partitions.map(|queue| queue.show(now)).collect();
+        let broker = |(&id, state): (&i32, &BrokerState)| BrokerSnapshot {
+            id,
+            is_connected: state.link == Link::Up,
+            requests_in_flight: state.in_flight,
+            muted_for: state.muted_until.and_then(|until| until.checked_duration_since(now)),
+        };
+        snapshot.brokers = self.brokers.iter().map(broker).collect();
     }
 
     /// Whether no batch is left.

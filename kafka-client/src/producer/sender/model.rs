@@ -145,7 +145,6 @@ pub(super) fn config() -> SenderConfig {
         batch_size: 16 * 1024,
         retries: u32::MAX,
         availability_timeout: None,
-        watched: false,
     }
 }
 

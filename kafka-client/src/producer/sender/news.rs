@@ -12,7 +12,6 @@ use super::super::events::ProducerEvent;
 #[derive(Debug)]
 pub(in super::super) enum News {
     Event(ProducerEvent),
-    /// Only if somebody [watches](Newsroom::watched) every batch.
     Settled(Settled),
 }
 
@@ -27,10 +26,8 @@ pub(in super::super) struct Settled {
 }
 
 /// Gathers news until the shell takes them.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Newsroom {
-    /// Whether somebody wants to know of every batch, interceptors for instance.
-    pub(super) watched: bool,
     pub(super) news: Vec<News>,
 }
 
@@ -41,9 +38,7 @@ impl Newsroom {
 
     pub(super) fn written(&mut self, batch: &Batch, base_offset: i64, log_append_time: Option<i64>) {
         batch.completion.complete(Outcome::Written { base_offset, log_append_time });
-        if self.watched {
-            self.settled(batch, Ok((base_offset, log_append_time)));
-        }
+        self.settled(batch, Ok((base_offset, log_append_time)));
     }
 
     pub(super) fn failed(&mut self, batch: &Batch, error: SendError) {
@@ -52,9 +47,7 @@ impl Newsroom {
             records: batch.record_count(),
             error: error.clone(),
         });
-        if self.watched {
-            self.settled(batch, Err(error.clone()));
-        }
+        self.settled(batch, Err(error.clone()));
         batch.completion.complete(Outcome::Failed(error));
     }
 

@@ -9,6 +9,7 @@ use kafka_wire::record_batch::add_to_sequence;
 use tokio::time::Instant;
 
 use super::super::batch::{Batch, Identity, Lane, Place, Sequence};
+use super::super::snapshot::PartitionSnapshot;
 use super::{Leader, PartAnswer, RequestId};
 
 #[derive(Debug)]
@@ -290,17 +291,15 @@ impl PartitionQueue {
         self.next_sequence = next;
     }
 
-    pub(super) fn waiting_count(&self) -> usize {
-        self.waiting.len()
-    }
-
-    pub(super) fn in_flight_count(&self) -> usize {
-        self.in_flight.len()
-    }
-
-    /// Where the numbering stands.
-    pub(super) fn numbering(&self) -> (Option<Identity>, i32) {
-        (self.identity, self.next_sequence)
+    pub(super) fn show(&self, now: Instant) -> PartitionSnapshot {
+        PartitionSnapshot {
+            partition: self.lane.name.clone(),
+            leader: self.leader.map(|leader| leader.broker),
+            waiting_batches: self.waiting.len(),
+            in_flight_batches: self.in_flight.len(),
+            next_sequence: self.identity.map(|_| self.next_sequence),
+            oldest_batch: self.oldest().map(|since| now.saturating_duration_since(since)),
+        }
     }
 
     pub(super) fn batches(&self) -> impl Iterator<Item = &Batch> {

@@ -1,5 +1,10 @@
 //! The whole producer on a paused clock, against a broker in memory.
 
+mod buffer;
+mod observed;
+mod partitions;
+mod topics;
+
 use std::time::Duration;
 
 use futures::FutureExt;

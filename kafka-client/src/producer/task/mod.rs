@@ -1,5 +1,8 @@
 //! The shell of the producer: one task that owns connections and timers, and does what the sender decides.
 
+mod report;
+mod request;
+
 use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
@@ -10,27 +13,25 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::stream::{FuturesUnordered, StreamExt};
-use kafka_wire::messages::produce_request::{PartitionProduceData, TopicProduceData};
-use kafka_wire::messages::{InitProducerIdRequest, ProduceRequest, ProduceResponse, ProducerId, TopicName};
-use kafka_wire::{ErrorCode, StrBytes};
+use kafka_wire::ErrorCode;
+use kafka_wire::messages::{InitProducerIdRequest, ProduceResponse, ProducerId};
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::Instant;
 
+use self::report::Spans;
+use self::request::{Standing, produce_request, standing};
 use super::Shared;
 use super::accumulator::{Lingering, PartitionBuffer};
 use super::batch::{Batch, Identity, Lane, Uncompressed};
 use super::delivery::Completion;
-use super::sender::{
-    Acks, Action, CompressionId, Leader, News, Part, PartAnswer, ProducePlan, RequestId, Sender,
-};
+use super::metrics::Meters;
+use super::sender::{Acks, Action, CompressionId, PartAnswer, ProducePlan, RequestId, Sender};
+use super::snapshot::ProducerSnapshot;
 use crate::backoff::random_u64;
 use crate::cluster::Cluster;
 use crate::net::{Call, Connection, Purpose, RequestError};
 
-/// Produce by topic name; from version 13 on it goes by topic id (KIP-516).
-const LAST_VERSION_WITH_NAMES: i16 = 12;
-const MAX_PRODUCE_VERSION: i16 = 13;
 /// A smaller batch is compressed on the spot: handing it to another thread takes longer.
 const COMPRESS_HERE_UP_TO: usize = 2048;
 /// While every connected broker is busy, new batches do not wake the task. One of them may be for a broker that was not
@@ -46,6 +47,7 @@ type Flush = oneshot::Sender<Vec<Arc<Completion>>>;
 #[derive(Debug, Default)]
 pub(super) struct Commands {
     flushes: Mutex<Vec<Flush>>,
+    inspections: Mutex<Vec<oneshot::Sender<ProducerSnapshot>>>,
     aborted: AtomicBool,
 }
 
@@ -54,6 +56,13 @@ impl Commands {
     pub(super) fn flush(&self) -> oneshot::Receiver<Vec<Arc<Completion>>> {
         let (sender, receiver) = oneshot::channel();
         self.flushes.lock().push(sender);
+        receiver
+    }
+
+    /// Answers with the state of things.
+    pub(super) fn inspect(&self) -> oneshot::Receiver<ProducerSnapshot> {
+        let (sender, receiver) = oneshot::channel();
+        self.inspections.lock().push(sender);
         receiver
     }
 
@@ -70,7 +79,13 @@ impl Commands {
 enum Event {
     Identity(Result<Identity, ErrorCode>),
     Connected(i32, Result<Connection, RequestError>),
-    Answered(RequestId, i32, Result<ProduceResponse, RequestError>),
+    Answered {
+        id: RequestId,
+        broker: i32,
+        sent_at: Instant,
+        spans: Spans,
+        answer: Result<ProduceResponse, RequestError>,
+    },
     Compressed(CompressionId, Result<Bytes, String>),
 }
 
@@ -88,6 +103,7 @@ struct Task {
     opened: Vec<Arc<PartitionBuffer>>,
     /// As many batches are compressed at a time as there are processors; more would only take turns.
     compressors: Arc<Semaphore>,
+    meters: Meters,
 }
 
 pub(super) async fn run(shared: Arc<Shared>) {
@@ -105,6 +121,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
         closed: Vec::new(),
         opened: Vec::new(),
         compressors: Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from))),
+        meters: Meters::new(&shared.client_id, shared.accumulator.memory().total()),
     };
     loop {
         // Both are taken first: what was sent before a close or a flush is then in the batches collected below.
@@ -118,6 +135,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
         task.follow_metadata();
         task.act();
         task.publish();
+        task.show();
         if ending && task.sender.is_idle() && task.lingering.is_empty() {
             break;
         }
@@ -146,6 +164,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
     }
     task.sender.abort(Instant::now());
     task.publish();
+    task.show();
     task.answer(shared.commands.take_flushes());
 }
 
@@ -237,17 +256,6 @@ impl Task {
         }
     }
 
-    /// Tells those who listen what happened.
-    fn publish(&mut self) {
-        for news in self.sender.take_news() {
-            match news {
-                // Nobody may be listening.
-                News::Event(event) => drop(self.shared.events.send(event)),
-                News::Settled(_) => {}
-            }
-        }
-    }
-
     /// Does what the sender decides until it has nothing more to say.
     fn act(&mut self) {
         loop {
@@ -319,6 +327,8 @@ impl Task {
         for part in &parts {
             self.shared.client.metadata().touch(&part.lane.name.topic);
         }
+        self.meters.request(now, broker, &parts);
+        let spans = Spans::open(&parts, broker, &self.shared.client_id);
         let (request, payloads, max_version) = produce_request(parts, acks, timeout);
         let call = Call { timeout, max_version, payloads: &payloads };
         let sent = match self.connections.get(&broker) {
@@ -328,7 +338,10 @@ impl Task {
             }
             Some(connection) => match connection.try_start(&request, call) {
                 Ok(answer) => {
-                    self.events.push(Box::pin(async move { Event::Answered(id, broker, answer.await) }));
+                    self.events.push(Box::pin(async move {
+                        let answer = answer.await;
+                        Event::Answered { id, broker, sent_at: now, spans, answer }
+                    }));
                     return;
                 }
                 Err(error) => {
@@ -337,6 +350,7 @@ impl Task {
                 }
             },
         };
+        self.meters.answered(broker, Duration::ZERO);
         match sent {
             // Nobody answers: sent is all that can be said.
             Ok(()) => {
@@ -381,15 +395,28 @@ impl Task {
                 self.shared.client.want_refresh(&topics);
             }
             Event::Compressed(id, result) => self.sender.compressed(id, result),
-            Event::Answered(id, broker, Ok(response)) => self.answered(now, id, broker, &response),
-            Event::Answered(id, broker, Err(error)) => {
-                tracing::debug!(broker, %error, "produce request unanswered");
-                self.lost(now, id, broker, error.possibly_written());
+            Event::Answered { id, broker, sent_at, spans, answer } => {
+                self.meters.answered(broker, now.saturating_duration_since(sent_at));
+                match answer {
+                    Ok(response) => self.answered(now, id, broker, &response, &spans),
+                    Err(error) => {
+                        tracing::debug!(broker, %error, "produce request unanswered");
+                        spans.lost(&error);
+                        self.lost(now, id, broker, error.possibly_written());
+                    }
+                }
             }
         }
     }
 
-    fn answered(&mut self, now: Instant, id: RequestId, broker: i32, response: &ProduceResponse) {
+    fn answered(
+        &mut self,
+        now: Instant,
+        id: RequestId,
+        broker: i32,
+        response: &ProduceResponse,
+        spans: &Spans,
+    ) {
         if let Ok(throttle @ 1..) = u64::try_from(response.throttle_time_ms) {
             self.sender.throttled(now, broker, now + Duration::from_millis(throttle));
         }
@@ -400,6 +427,7 @@ impl Task {
             })?;
             let part = topic.partition_responses.iter().find(|part| part.index == lane.name.partition)?;
             let code = ErrorCode::from(part.error_code);
+            spans.answered(lane.slot, code, part.base_offset);
             let hint = &part.current_leader;
             if !code.is_ok() {
                 tracing::debug!(partition = %lane.name, broker, %code, "batch refused");
@@ -416,58 +444,4 @@ impl Task {
         };
         self.sender.answered(now, id, answer_for, &mut self.actions);
     }
-}
-
-/// What the cluster says of a lane.
-enum Standing {
-    Led(Option<Leader>),
-    /// Its topic has another id now.
-    Recreated,
-}
-
-fn standing(cluster: &Cluster, lane: &Lane) -> Standing {
-    let Some(topic) = cluster.topic(&lane.name.topic) else {
-        return Standing::Led(None);
-    };
-    if matches!((lane.topic_id, topic.id), (Some(ours), Some(theirs)) if ours != theirs) {
-        return Standing::Recreated;
-    }
-    let leader = topic
-        .partition(lane.name.partition)
-        .and_then(|partition| Some(Leader { broker: partition.leader?, epoch: partition.leader_epoch }));
-    Standing::Led(leader)
-}
-
-/// The request, its batches in the order in which it encodes them, and the newest version it can have.
-fn produce_request(mut parts: Vec<Part>, acks: Acks, timeout: Duration) -> (ProduceRequest, Vec<Bytes>, i16) {
-    let topic_of = |part: &Part| (part.lane.topic_id, part.lane.name.topic.clone());
-    parts.sort_by_cached_key(topic_of);
-    let payloads = parts.iter().map(|part| part.bytes.clone()).collect();
-    let has_ids = parts.iter().all(|part| part.lane.topic_id.is_some());
-    let topics = parts
-        .chunk_by(|a, b| (a.lane.topic_id, &a.lane.name.topic) == (b.lane.topic_id, &b.lane.name.topic))
-        .map(|group| {
-            let first = group.first();
-            let name = first.map_or("", |part| &part.lane.name.topic);
-            let partitions = group
-                .iter()
-                .map(|part| {
-                    PartitionProduceData::default()
-                        .with_index(part.lane.name.partition)
-                        .with_records(Some(part.bytes.clone()))
-                })
-                .collect();
-            // Each version takes what it knows of the two.
-            TopicProduceData::default()
-                .with_name(TopicName(StrBytes::from_string(name.to_owned())))
-                .with_topic_id(first.and_then(|part| part.lane.topic_id).unwrap_or_default())
-                .with_partition_data(partitions)
-        })
-        .collect();
-    let request = ProduceRequest::default()
-        .with_acks(acks.code())
-        .with_timeout_ms(i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX))
-        .with_topic_data(topics);
-    let max_version = if has_ids { MAX_PRODUCE_VERSION } else { LAST_VERSION_WITH_NAMES };
-    (request, payloads, max_version)
 }

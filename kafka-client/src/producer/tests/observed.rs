@@ -1,0 +1,190 @@
+//! What those who watch a producer see.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use ::metrics::{
+    Counter, CounterFn, Gauge, GaugeFn, Histogram, HistogramFn, Key, KeyName, Metadata, Recorder,
+    SharedString, Unit,
+};
+use parking_lot::Mutex;
+
+use super::*;
+
+#[derive(Debug, Default, Clone)]
+struct Witness(Arc<Mutex<Vec<String>>>);
+
+impl ProducerInterceptor for Witness {
+    fn on_send<'a>(&self, record: Record<'a>) -> Record<'a> {
+        record.header("seen", "yes").partition(1)
+    }
+
+    fn on_acknowledgement(&self, batch: &AcknowledgedBatch<'_>) {
+        let fate = match batch.base_offset() {
+            Ok(offset) => format!("at {offset}"),
+            Err(error) => format!("{error}"),
+        };
+        self.0.lock().push(format!("{} of {}: {fate}", batch.record_count(), batch.partition()));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_interceptor_changes_records_and_learns_what_became_of_batches() {
+    let broker = FakeBroker::new(2);
+    let witness = Witness::default();
+    let client = client(&broker);
+    let producer = client.producer().interceptor(witness.clone()).build().unwrap();
+    drop(producer.try_send(record("too early")));
+    producer.send(record("a")).await.unwrap().await.unwrap();
+    producer.send_all([record("b"), record("c")]).await.unwrap().all().await.unwrap();
+    assert_eq!(broker.values(1).len(), 3);
+    broker.set_error(Some(ErrorCode::TopicAuthorizationFailed));
+    producer.send(record("d")).await.unwrap().await.unwrap_err();
+    tokio::task::yield_now().await;
+    let seen = witness.0.lock().clone();
+    assert_eq!(seen[..2], ["1 of t-1: at 0", "2 of t-1: at 1"]);
+    assert!(seen[2].contains("TOPIC_AUTHORIZATION_FAILED"), "{seen:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn throttling_and_failed_batches_are_events() {
+    let broker = FakeBroker::new(1);
+    let producer = client(&broker).producer().build().unwrap();
+    drop(producer.send(record("nobody listens")).await.unwrap().await.unwrap());
+    let mut events = producer.events();
+    broker.set_throttle(700);
+    producer.send(record("a")).await.unwrap().await.unwrap();
+    let started = Instant::now();
+    producer.send(record("b")).await.unwrap().await.unwrap();
+    assert!(started.elapsed() >= Duration::from_millis(600), "{:?}", started.elapsed());
+    assert!(matches!(events.recv().await, Ok(ProducerEvent::Throttled { broker: 1, .. })));
+    broker.set_error(Some(ErrorCode::InvalidRecord));
+    producer.send(record("c")).await.unwrap().await.unwrap_err();
+    assert!(matches!(events.recv().await, Ok(ProducerEvent::BatchFailed { records: 1, .. })));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_snapshot_shows_where_records_are() {
+    let broker = FakeBroker::new(1);
+    let producer = client(&broker).producer().batch_size(1000).buffer_memory(10_000).build().unwrap();
+    assert_eq!(producer.debug_snapshot().await.buffer_available_bytes, 10_000);
+    producer.send(record("warm")).await.unwrap().await.unwrap();
+    broker.set_silent(true);
+    let waiting = producer.send(record("a")).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    let shown = producer.debug_snapshot().await;
+    assert_eq!((shown.buffer_available_bytes, shown.identity), (9000, Some((7, 0))));
+    let partition = &shown.partitions[0];
+    assert_eq!(
+        (partition.leader, partition.in_flight_batches, partition.next_sequence),
+        (Some(1), 1, Some(2))
+    );
+    assert!(shown.brokers[0].is_connected && shown.brokers[0].requests_in_flight == 1);
+    broker.set_silent(false);
+    waiting.await.unwrap();
+    assert!(producer.debug_snapshot().await.partitions.is_empty());
+}
+
+/// Sums of counters and counts of what histograms recorded, by name.
+#[derive(Debug, Default, Clone)]
+struct Sums(Arc<Mutex<BTreeMap<String, f64>>>);
+
+#[derive(Debug)]
+struct Sum(Sums, String);
+
+impl Sum {
+    fn change(&self, by: f64) {
+        *self.0.0.lock().entry(self.1.clone()).or_default() += by;
+    }
+}
+
+impl CounterFn for Sum {
+    fn increment(&self, value: u64) {
+        self.change(value as f64);
+    }
+
+    fn absolute(&self, _value: u64) {}
+}
+
+impl GaugeFn for Sum {
+    fn increment(&self, value: f64) {
+        self.change(value);
+    }
+
+    fn decrement(&self, value: f64) {
+        self.change(-value);
+    }
+
+    fn set(&self, value: f64) {
+        self.0.0.lock().insert(self.1.clone(), value);
+    }
+}
+
+impl HistogramFn for Sum {
+    fn record(&self, _value: f64) {
+        self.change(1.0);
+    }
+}
+
+impl Sums {
+    fn sum(&self, key: &Key) -> Arc<Sum> {
+        assert!(key.labels().any(|label| label.key() == "client_id"), "{key}");
+        Arc::new(Sum(self.clone(), key.name().to_owned()))
+    }
+
+    fn get(&self, name: &str) -> f64 {
+        self.0.lock().get(&format!("kafka_producer_{name}")).copied().unwrap_or_default()
+    }
+}
+
+impl Recorder for Sums {
+    fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+    fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
+        Counter::from_arc(self.sum(key))
+    }
+
+    fn register_gauge(&self, key: &Key, _: &Metadata<'_>) -> Gauge {
+        Gauge::from_arc(self.sum(key))
+    }
+
+    fn register_histogram(&self, key: &Key, _: &Metadata<'_>) -> Histogram {
+        Histogram::from_arc(self.sum(key))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn records_batches_retries_and_errors_are_counted() {
+    let sums = Sums::default();
+    let _recording = ::metrics::set_default_local_recorder(&sums);
+    let broker = FakeBroker::new(1);
+    let producer = client(&broker).producer().build().unwrap();
+    producer.send_all((0..10).map(|_| record("a"))).await.unwrap().all().await.unwrap();
+    broker.set_error(Some(ErrorCode::NotEnoughReplicas));
+    let retried = producer.send(record("b")).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    broker.set_error(None);
+    retried.await.unwrap();
+    broker.set_error(Some(ErrorCode::InvalidRecord));
+    producer.send(record("c")).await.unwrap().await.unwrap_err();
+    producer.flush().await;
+    tokio::task::yield_now().await;
+    for (name, expected) in [
+        ("record_send_total", 12.0),
+        ("record_retry_total", 1.0),
+        ("record_error_total", 1.0),
+        ("delivery_seconds", 3.0),
+        ("record_queue_time_seconds", 3.0),
+        ("request_latency_seconds", 4.0),
+        ("requests_in_flight", 0.0),
+        ("flush_seconds", 1.0),
+        ("metadata_wait_seconds", 1.0),
+        ("buffer_total_bytes", 32.0 * 1024.0 * 1024.0),
+        ("buffer_available_bytes", 32.0 * 1024.0 * 1024.0),
+    ] {
+        assert_eq!(sums.get(name), expected, "{name}");
+    }
+    assert!(sums.get("byte_total") > 100.0);
+}
