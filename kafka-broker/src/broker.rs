@@ -1,44 +1,49 @@
 //! The handle of a running broker, and how one is started.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use kafka_wire::StrBytes;
+use parking_lot::Mutex;
 use tokio::io::DuplexStream;
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, oneshot};
-use tokio::task::{JoinError, JoinHandle};
+use tokio::task::JoinError;
 
 use crate::clock::Clock;
-use crate::cluster::record::MetadataRecord;
 use crate::cluster::topics::Refusal;
-use crate::cluster::{Cluster, METADATA_VERSION, ReplayError};
+use crate::cluster::{Cluster, ReplayError, elections};
 use crate::config::ConfigError;
 use crate::config::broker::{BrokerConfig, Profile};
+use crate::control::Control;
 use crate::folder::Logs;
-use crate::groups::GroupConfig;
-use crate::groups::service::Groups;
-use crate::state::BrokerState;
+use crate::node::{Node, Running};
 use crate::storage::MemoryDisk;
-use crate::{groups, ids, maintenance, server};
 
-/// In-memory connections that wait to be accepted; one more waits in [`Broker::connect`].
-const IN_MEMORY_BACKLOG: usize = 128;
+/// Nodes share a process, so there is no point in more.
+const MAX_NODES: usize = 64;
 /// What an in-memory connection buffers in each direction.
 const IN_MEMORY_BUFFER_BYTES: usize = 256 * 1024;
 
 /// A running broker.
 ///
-/// Dropping it closes its port and its connections at once, without waiting and without a last sync to disk; what was
+/// Dropping it closes its ports and its connections at once, without waiting and without a last sync to disk; what was
 /// acknowledged is found again at the next start. [`shutdown`](Self::shutdown) is the orderly way.
 pub struct Broker {
     addr: SocketAddr,
-    in_memory: mpsc::Sender<DuplexStream>,
-    stop: Option<oneshot::Sender<()>>,
-    server: JoinHandle<()>,
-    tasks: Vec<JoinHandle<()>>,
-    state: Arc<BrokerState>,
+    pub(crate) cluster: Arc<Cluster>,
+    pub(crate) clock: Clock,
+    profile: Profile,
+    configs: Vec<(String, String)>,
+    pub(crate) nodes: Mutex<BTreeMap<i32, Slot>>,
+    #[cfg(test)]
+    first: Arc<crate::state::BrokerState>,
+}
+
+/// A node, and what runs of it.
+pub(crate) struct Slot {
+    pub(crate) node: Node,
+    pub(crate) running: Option<Running>,
 }
 
 /// Why a broker did not start.
@@ -61,6 +66,12 @@ pub enum StartError {
     AdvertisedListener {
         /// What was given.
         value: String,
+    },
+    /// There is no such number of nodes.
+    #[error("a broker has 1 to {MAX_NODES} nodes, not {nodes}")]
+    Nodes {
+        /// What was asked for.
+        nodes: usize,
     },
     /// Another broker works on the data folder.
     #[error("data folder {} is in use by another broker", .path.display())]
@@ -104,6 +115,7 @@ pub struct Builder {
     memory_disk: Option<MemoryDisk>,
     listen: String,
     node_id: i32,
+    nodes: usize,
     profile: Profile,
     configs: Vec<(String, String)>,
 }
@@ -134,6 +146,17 @@ impl Builder {
         self
     }
 
+    /// How many nodes the broker has, each with a listener, logs and an id of its own. Default 1, at most 64.
+    ///
+    /// Ids count up from [`node_id`](Self::node_id), ports from the one of [`listen`](Self::listen) unless that is 0. A
+    /// data folder then holds one folder for each node, `node-1` and so on; one that was made for a single node cannot be
+    /// used for several, nor the other way round. Topics get one replica unless `default.replication.factor` or their
+    /// creator says otherwise.
+    pub fn nodes(mut self, nodes: usize) -> Self {
+        self.nodes = nodes;
+        self
+    }
+
     /// Which defaults to start from. Default [`Profile::Embedded`].
     pub fn profile(mut self, profile: Profile) -> Self {
         self.profile = profile;
@@ -152,59 +175,138 @@ impl Builder {
     /// Must be called inside a tokio runtime with I/O and time enabled; the broker's tasks run there. Dropping the
     /// future before it is ready leaves no task behind.
     pub async fn start(self) -> Result<Broker, StartError> {
+        if !(1..=MAX_NODES).contains(&self.nodes) || (self.nodes > 1 && self.memory_disk.is_some()) {
+            return Err(StartError::Nodes { nodes: self.nodes });
+        }
         let config = BrokerConfig::new(self.profile, &self.configs)?;
         let clock = Clock::start();
-        let listen_error = |source| StartError::Listen { addr: self.listen.clone(), source };
-        let listener = TcpListener::bind(&self.listen).await.map_err(listen_error)?;
-        let addr = listener.local_addr().map_err(listen_error)?;
-        let (host, port) = advertised(&config, &self.listen, addr)?;
+        let mut listeners = Vec::with_capacity(self.nodes);
+        for (number, node_id) in (0..self.nodes).zip(self.node_id..) {
+            let listen = nth_address(&self.listen, number);
+            let listen_error = |source| StartError::Listen { addr: listen.clone(), source };
+            let listener = TcpListener::bind(&listen).await.map_err(listen_error)?;
+            let addr = listener.local_addr().map_err(listen_error)?;
+            let (host, port) = advertised(&config, &self.listen, addr, number)?;
+            listeners.push((node_id, listener, addr, host, port));
+        }
+        let node_ids: Vec<i32> = listeners.iter().map(|(node_id, ..)| *node_id).collect();
+        let opened = self.open(config, node_ids.clone(), clock).await?;
+        let is_alone = node_ids.len() == 1;
+        let mut nodes = BTreeMap::new();
+        let mut first = None;
+        for ((node_id, listener, addr, host, port), logs) in listeners.into_iter().zip(opened.logs) {
+            let node = Node { node_id, addr, host, port, logs };
+            let config = BrokerConfig::new(self.profile, &self.configs)?;
+            let running = node.start(listener, config, clock, &opened.cluster, is_alone).await?;
+            first.get_or_insert((addr, Arc::clone(&running.state)));
+            nodes.insert(node_id, Slot { node, running: Some(running) });
+        }
+        let Some((addr, _state)) = first else { return Err(StartError::Nodes { nodes: 0 }) };
+        Ok(Broker {
+            addr,
+            #[cfg(test)]
+            first: _state,
+            cluster: opened.cluster,
+            clock,
+            profile: self.profile,
+            configs: self.configs,
+            nodes: Mutex::new(nodes),
+        })
+    }
 
-        let Self { data_dir, memory_disk, node_id, .. } = self;
-        let in_memory = memory_disk.is_some() || data_dir.is_none();
+    /// Opens the data of every node and replays the metadata, which lies with the first one.
+    async fn open(
+        &self,
+        config: BrokerConfig,
+        node_ids: Vec<i32>,
+        clock: Clock,
+    ) -> Result<Opened, StartError> {
+        let (data_dir, memory_disk) = (self.data_dir.clone(), self.memory_disk.clone());
+        let may_block = data_dir.is_some() && memory_disk.is_none();
         let open = move || {
-            let logs = match memory_disk {
-                Some(disk) => Logs::open_memory_disk(&disk)?,
-                None => Logs::open(data_dir.as_deref(), node_id)?,
+            let mut all: Vec<Logs> = Vec::with_capacity(node_ids.len());
+            for &node_id in &node_ids {
+                let cluster_id = all.first().map(|first| first.cluster_id().to_owned());
+                let folder = data_dir.as_ref().map(|folder| match node_ids.len() {
+                    1 => folder.clone(),
+                    _ => folder.join(format!("node-{node_id}")),
+                });
+                all.push(match &memory_disk {
+                    Some(disk) => Logs::open_memory_disk(disk)?,
+                    None => Logs::open(folder.as_deref(), node_id, cluster_id.as_deref())?,
+                });
+            }
+            let Some((first, &voter)) = all.first().zip(node_ids.first()) else {
+                return Err(StartError::Nodes { nodes: 0 });
             };
-            open_state(config, logs, node_id, clock, host, port)
+            let cluster = Cluster::open(first.metadata_log()?, voter)?;
+            fence_absent(&cluster, &node_ids, &config, clock)?;
+            Ok(Opened { cluster: Arc::new(cluster), logs: all })
         };
-        // Recovering logs from disk takes a while, which the threads that serve connections are not to notice.
-        let opened = match in_memory {
-            true => Ok(open()),
-            false => tokio::task::spawn_blocking(open).await,
-        };
-        let state = match opened.map_err(JoinError::try_into_panic) {
-            Ok(state) => state?,
-            Err(Ok(panic)) => std::panic::resume_unwind(panic),
-            // Only a runtime that is shutting down refuses work, and it drops this future next.
-            Err(Err(_)) => std::future::pending().await,
-        };
+        // Files are opened on a thread that serves nobody.
+        match may_block {
+            false => open(),
+            true => match tokio::task::spawn_blocking(open).await.map_err(JoinError::try_into_panic) {
+                Ok(opened) => opened,
+                Err(Ok(panic)) => std::panic::resume_unwind(panic),
+                // Only a runtime that is shutting down refuses work, and it drops this future next.
+                Err(Err(_)) => std::future::pending().await,
+            },
+        }
+    }
+}
 
-        let (in_memory, accept_in_memory) = mpsc::channel(IN_MEMORY_BACKLOG);
-        let (stop, stopped) = oneshot::channel();
-        let server = tokio::spawn(server::run(Arc::clone(&state), listener, accept_in_memory, stopped));
-        let tasks = vec![
-            tokio::spawn(maintenance::run(Arc::clone(&state))),
-            tokio::spawn(groups::service::run(Arc::clone(&state))),
-        ];
-        tracing::info!(%addr, node_id = state.node_id, cluster_id = state.cluster_id.as_str(), "broker started");
-        Ok(Broker { addr, in_memory, stop: Some(stop), server, tasks, state })
+struct Opened {
+    cluster: Arc<Cluster>,
+    logs: Vec<Logs>,
+}
+
+/// Tells the controller that nodes of an earlier run are not part of this one.
+fn fence_absent(
+    cluster: &Cluster,
+    node_ids: &[i32],
+    config: &BrokerConfig,
+    clock: Clock,
+) -> Result<(), StartError> {
+    let known: Vec<i32> = cluster.read(|image, _| image.live_brokers().map(|(node_id, _)| node_id).collect());
+    for node_id in known.into_iter().filter(|node_id| !node_ids.contains(node_id)) {
+        let unclean = config.unclean_leader_election();
+        let fenced = cluster.change(clock.now_ms(), |image| Ok(elections::fence(image, node_id, unclean)));
+        fenced.map_err(|Refusal { message, .. }| StartError::Metadata { reason: message })?;
+    }
+    Ok(())
+}
+
+/// `host:port`, with the port counted up; 0 stays 0.
+fn nth_address(listen: &str, number: usize) -> String {
+    let port = listen.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse::<usize>().ok()?)));
+    match port {
+        Some((host, port @ 1..)) => format!("{host}:{}", port + number),
+        _ => listen.to_owned(),
     }
 }
 
 /// The host and port that clients are told: what is configured, else the address listened on.
-fn advertised(config: &BrokerConfig, listen: &str, addr: SocketAddr) -> Result<(String, u16), StartError> {
+///
+/// A configured port is that of the first node; the others' count up from it.
+fn advertised(
+    config: &BrokerConfig,
+    listen: &str,
+    addr: SocketAddr,
+    number: usize,
+) -> Result<(String, u16), StartError> {
     if let Some(value) = config.given("advertised.listeners") {
         let invalid = || StartError::AdvertisedListener { value: value.to_owned() };
         let (host, port) =
             value.strip_prefix("PLAINTEXT://").and_then(|it| it.rsplit_once(':')).ok_or_else(invalid)?;
         let host = host.trim_start_matches('[').trim_end_matches(']');
         // Port 0 stands for the port that was taken, so that a fixed name goes with a free port.
-        let port = port.parse().map_err(|_| invalid())?;
-        return match host.is_empty() {
-            true => Err(invalid()),
-            false => Ok((host.to_owned(), if port == 0 { addr.port() } else { port })),
+        let port: u16 = port.parse().map_err(|_| invalid())?;
+        let port = match port {
+            0 => addr.port(),
+            port => u16::try_from(usize::from(port) + number).map_err(|_| invalid())?,
         };
+        return if host.is_empty() { Err(invalid()) } else { Ok((host.to_owned(), port)) };
     }
     let host = match listen.rsplit_once(':') {
         // "Every interface" is no address to connect to.
@@ -217,62 +319,6 @@ fn advertised(config: &BrokerConfig, listen: &str, addr: SocketAddr) -> Result<(
     Ok((host, addr.port()))
 }
 
-fn open_state(
-    config: BrokerConfig,
-    logs: Logs,
-    node_id: i32,
-    clock: Clock,
-    host: String,
-    port: u16,
-) -> Result<Arc<BrokerState>, StartError> {
-    let meta = logs.metadata_log()?;
-    let cluster = Cluster::open(meta, node_id)?;
-    let state = Arc::new(BrokerState {
-        node_id,
-        cluster_id: StrBytes::from_string(logs.cluster_id().to_owned()),
-        directory_id: logs.directory_id(),
-        host: StrBytes::from_string(host.clone()),
-        port,
-        fetch_max_bytes: config.fetch_max_bytes(),
-        groups: Groups::new(GroupConfig::new(&config)),
-        config,
-        clock,
-        cluster,
-        topics: Default::default(),
-        logs,
-        producer_ids: Default::default(),
-    });
-    register(&state, host, port)?;
-    state.load_dynamic_config();
-    state.host_all();
-    state.groups.load_all(&state);
-    Ok(state)
-}
-
-/// Registers this node with the controller, as each start of a Kafka broker does, and sets the metadata version when
-/// the log is new.
-fn register(state: &BrokerState, host: String, port: u16) -> Result<(), StartError> {
-    let mut controller = state.cluster.controller();
-    let mut records = Vec::new();
-    if controller.read(|image| image.features().is_empty()) {
-        records.push(MetadataRecord::FeatureLevel {
-            name: "metadata.version".to_owned(),
-            level: METADATA_VERSION,
-        });
-    }
-    let epoch = state.cluster.read(|_, offset| offset) + 1 + i64::try_from(records.len()).unwrap_or(0);
-    records.push(MetadataRecord::RegisterBroker {
-        node_id: state.node_id,
-        incarnation: ids::random(),
-        epoch,
-        host,
-        port,
-        rack: state.config.given("broker.rack").map(str::to_owned),
-    });
-    let committed = controller.commit(&records, state.clock.now_ms());
-    committed.map_err(|Refusal { message, .. }| StartError::Metadata { reason: message })
-}
-
 impl Broker {
     /// A broker's settings, to be completed and started.
     pub fn builder() -> Builder {
@@ -281,69 +327,105 @@ impl Broker {
             memory_disk: None,
             listen: "127.0.0.1:0".to_owned(),
             node_id: 1,
+            nodes: 1,
             profile: Profile::default(),
             configs: Vec::new(),
         }
     }
 
-    /// What to give a client as `bootstrap.servers`: the advertised `host:port`.
+    /// What to give a client as `bootstrap.servers`: the advertised `host:port` of every node, running or not.
     pub fn bootstrap_servers(&self) -> String {
-        match self.state.host.contains(':') {
-            true => format!("[{}]:{}", self.state.host.as_str(), self.state.port),
-            false => format!("{}:{}", self.state.host.as_str(), self.state.port),
-        }
+        let nodes = self.nodes.lock();
+        let servers = nodes.values().map(|Slot { node, .. }| match node.host.contains(':') {
+            true => format!("[{}]:{}", node.host, node.port),
+            false => format!("{}:{}", node.host, node.port),
+        });
+        servers.collect::<Vec<_>>().join(",")
     }
 
-    /// The address listened on.
+    /// The address that the first node listens on.
     pub fn addr(&self) -> SocketAddr {
         self.addr
     }
 
-    #[cfg(test)]
-    pub(crate) fn state(&self) -> &Arc<BrokerState> {
-        &self.state
+    /// A test's hand on the broker: stops and starts nodes, moves leaders, delays and loses requests.
+    pub fn control(&self) -> Control<'_> {
+        Control::new(self)
     }
 
-    /// Opens a connection in memory: the same protocol without a socket.
+    #[cfg(test)]
+    pub(crate) fn state(&self) -> &Arc<crate::state::BrokerState> {
+        &self.first
+    }
+
+    pub(crate) fn config(&self) -> Result<BrokerConfig, ConfigError> {
+        BrokerConfig::new(self.profile, &self.configs)
+    }
+
+    /// Opens a connection in memory to the first node that runs: the same protocol without a socket.
     ///
     /// Waits while many such connections are being accepted. After the broker has stopped, the connection is closed
     /// from the start. Dropping the future opens nothing.
     pub async fn connect(&self) -> DuplexStream {
+        self.connect_where(|_| true).await
+    }
+
+    /// [`connect`](Self::connect) to one node; closed from the start if it does not run.
+    pub async fn connect_to(&self, node_id: i32) -> DuplexStream {
+        self.connect_where(|id| id == node_id).await
+    }
+
+    /// [`connect`](Self::connect) to the node that is advertised at a port; closed from the start if it does not run. What
+    /// a client's connector needs, which is told where to connect by host and port.
+    pub async fn connect_to_port(&self, port: u16) -> DuplexStream {
+        let nodes = self.nodes.lock();
+        let node_id = nodes.values().find(|slot| slot.node.port == port).map(|slot| slot.node.node_id);
+        drop(nodes);
+        self.connect_where(|id| Some(id) == node_id).await
+    }
+
+    async fn connect_where(&self, is_meant: impl Fn(i32) -> bool) -> DuplexStream {
         let (client, server) = tokio::io::duplex(IN_MEMORY_BUFFER_BYTES);
-        // A refused stream is dropped, which the client end sees as a closed connection.
-        let _ = self.in_memory.send(server).await;
+        let in_memory = {
+            let nodes = self.nodes.lock();
+            let mut meant = nodes.iter().filter(|(node_id, _)| is_meant(**node_id));
+            meant.find_map(|(_, slot)| slot.running.as_ref()).map(|running| running.in_memory.clone())
+        };
+        if let Some(in_memory) = in_memory {
+            // A refused stream is dropped, which the client end sees as a closed connection.
+            let _ = in_memory.send(server).await;
+        }
         client
     }
 
     /// Stops accepting, waits for requests in progress, closes all connections, syncs the logs to disk and marks the
-    /// folder as cleanly closed, which makes the next start quick.
+    /// folders as cleanly closed, which makes the next start quick.
     ///
     /// Dropping the future stops the broker at once instead, as dropping the handle does.
-    pub async fn shutdown(mut self) {
-        // Requests first, so that what is written below is the end of it. A task that panicked has ended as well.
-        drop(self.stop.take());
-        let _ = (&mut self.server).await;
-        for task in &mut self.tasks {
-            task.abort();
-            let _ = task.await;
+    pub async fn shutdown(self) {
+        let mut nodes = std::mem::take(&mut *self.nodes.lock());
+        let running = nodes.values_mut().filter_map(|slot| slot.running.take());
+        let closes: Vec<_> = running.map(Running::close).collect();
+        for close in closes {
+            close.await;
         }
-        maintenance::on_disk_thread(&self.state, maintenance::close).await;
+        let cluster = Arc::clone(&self.cluster);
+        let close = move || cluster.controller().close();
+        let may_block = nodes.values().any(|slot| slot.node.logs.may_block());
+        let closed = match may_block {
+            false => close(),
+            true => tokio::task::spawn_blocking(close).await.unwrap_or_else(|error| Err(error.into())),
+        };
+        if let Err(error) = closed {
+            tracing::error!(%error, "the metadata log was not closed");
+        }
         tracing::info!(addr = %self.addr, "broker stopped");
     }
 }
 
 impl std::fmt::Debug for Broker {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Broker")
-            .field("addr", &self.addr)
-            .field("node_id", &self.state.node_id)
-            .finish_non_exhaustive()
-    }
-}
-
-impl Drop for Broker {
-    fn drop(&mut self) {
-        self.server.abort();
-        self.tasks.iter().for_each(JoinHandle::abort);
+        let nodes: Vec<i32> = self.nodes.lock().keys().copied().collect();
+        f.debug_struct("Broker").field("addr", &self.addr).field("nodes", &nodes).finish_non_exhaustive()
     }
 }

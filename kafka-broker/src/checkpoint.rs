@@ -13,6 +13,8 @@ use crate::storage::Storage;
 pub(crate) const LOG_START_FILE: &str = "log-start-offset-checkpoint";
 /// Up to where logs are compacted (`LogCleanerManager.OFFSET_CHECKPOINT_FILE`).
 pub(crate) const CLEANER_FILE: &str = "cleaner-offset-checkpoint";
+/// Up to where partitions are known to be committed (`ReplicaManager.HIGH_WATERMARK_FILENAME`).
+pub(crate) const HIGH_WATERMARK_FILE: &str = "replication-offset-checkpoint";
 
 /// Offsets of partitions.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -88,6 +90,13 @@ impl Checkpoint {
             return Ok(());
         }
         offsets.set(topic, index, offset);
+        storage.replace(self.file, offsets.to_text().as_bytes())
+    }
+
+    /// Writes the file with these offsets and no others.
+    pub(crate) fn replace(&self, storage: &dyn Storage, all: Offsets) -> io::Result<()> {
+        let mut offsets = self.offsets.lock();
+        *offsets = all;
         storage.replace(self.file, offsets.to_text().as_bytes())
     }
 

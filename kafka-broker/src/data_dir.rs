@@ -24,8 +24,9 @@ pub(crate) struct DataDir {
 }
 
 impl DataDir {
-    /// Takes hold of the folder, which is created and marked if it is new.
-    pub(crate) fn open(path: &Path, node_id: i32) -> Result<Self, StartError> {
+    /// Takes hold of the folder, which is created and marked if it is new. `cluster_id`: the cluster that it must belong
+    /// to; `None`: whichever it does.
+    pub(crate) fn open(path: &Path, node_id: i32, cluster_id: Option<&str>) -> Result<Self, StartError> {
         let failed = |what: &str, error: io::Error| StartError::Folder {
             path: path.to_owned(),
             reason: format!("{what}: {error}"),
@@ -45,8 +46,8 @@ impl DataDir {
                 reason: format!("{META_FILE}: {reason}"),
             })?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let meta =
-                    Meta { cluster_id: ids::to_text(ids::random()), node_id, directory_id: ids::random() };
+                let cluster_id = cluster_id.map_or_else(|| ids::to_text(ids::random()), str::to_owned);
+                let meta = Meta { cluster_id, node_id, directory_id: ids::random() };
                 write_meta(path, &meta)
                     .map_err(|error| failed("meta.properties cannot be written", error))?;
                 meta
@@ -59,6 +60,12 @@ impl DataDir {
                 stored: meta.node_id,
                 given: node_id,
             });
+        }
+        if let Some(expected) = cluster_id
+            && expected != meta.cluster_id
+        {
+            let reason = format!("it belongs to cluster {}, not to {expected}", meta.cluster_id);
+            return Err(StartError::Folder { path: path.to_owned(), reason });
         }
         Ok(Self {
             path: path.to_owned(),
@@ -164,14 +171,17 @@ mod tests {
     fn a_folder_keeps_its_ids_and_belongs_to_one_node() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("new");
-        let first = DataDir::open(&path, 3).unwrap();
+        let first = DataDir::open(&path, 3, None).unwrap();
         let (cluster, directory) = (first.cluster_id().to_owned(), first.directory_id());
-        assert!(matches!(DataDir::open(&path, 3), Err(StartError::FolderInUse { .. })));
+        assert!(matches!(DataDir::open(&path, 3, None), Err(StartError::FolderInUse { .. })));
         drop(first);
-        let again = DataDir::open(&path, 3).unwrap();
+        let again = DataDir::open(&path, 3, None).unwrap();
         assert_eq!((again.cluster_id(), again.directory_id()), (cluster.as_str(), directory));
         drop(again);
-        assert!(matches!(DataDir::open(&path, 4), Err(StartError::OtherNode { stored: 3, given: 4, .. })));
+        assert!(matches!(
+            DataDir::open(&path, 4, None),
+            Err(StartError::OtherNode { stored: 3, given: 4, .. })
+        ));
     }
 
     #[test]
@@ -189,7 +199,7 @@ mod tests {
     #[test]
     fn a_folder_that_is_a_file_is_a_clear_error() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let error = DataDir::open(file.path(), 1).unwrap_err();
+        let error = DataDir::open(file.path(), 1, None).unwrap_err();
         assert!(error.to_string().contains("cannot be created"), "{error}");
     }
 }

@@ -14,6 +14,7 @@ use kafka_wire::versions::kafka_4_3;
 use kafka_wire::{Request, StrBytes, VersionRange};
 
 use crate::api;
+use crate::faults::Fault;
 use crate::state::BrokerState;
 
 /// What a handler may want to know about a request besides its body.
@@ -37,6 +38,8 @@ pub(crate) enum Hangup {
     /// With `acks=0` there is no answer, so closing is the only way to tell the producer (`KafkaApis`).
     #[error("a produce request with acks=0 failed on {topic}-{partition}: {code}")]
     UnansweredProduce { topic: String, partition: i32, code: ErrorCode },
+    #[error("a fault was asked for: {0:?}")]
+    Fault(Fault),
 }
 
 /// A frame that answers a request, as segments for a vectored write.
@@ -117,6 +120,8 @@ apis! {
     DescribeClusterRequest => api::cluster::describe_cluster,
     DescribeTopicPartitionsRequest => api::cluster::describe_topic_partitions,
     DescribeQuorumRequest => api::cluster::describe_quorum,
+    ElectLeadersRequest => api::elections::elect_leaders,
+    OffsetForLeaderEpochRequest => api::epochs::offset_for_leader_epoch,
 }
 
 /// Every served API with its advertised range.
@@ -150,11 +155,17 @@ pub(crate) async fn dispatch(
         }
         return Err(Hangup::UnservedVersion { api_key, version });
     }
+    let fault = state.faults.next(api_key);
+    match fault {
+        Some(Fault::LateRequest(delay)) => tokio::time::sleep(delay).await,
+        Some(fault @ Fault::LostRequest) => return Err(Hangup::Fault(fault)),
+        _ => {}
+    }
     let context = RequestContext { client_id: header.client_id, client_host: Arc::clone(client_host) };
     let frame = match api_key {
         ProduceRequest::KEY => {
             let request = frame::decode_request::<ProduceRequest>(frame, version)?;
-            match api::produce::handle(state, request, version)? {
+            match api::produce::handle(state, request, version).await? {
                 Some(response) => {
                     frame::encode_response::<ProduceRequest>(&response, version, correlation_id, &[])?
                 }
@@ -163,9 +174,8 @@ pub(crate) async fn dispatch(
         }
         FetchRequest::KEY => {
             let request = frame::decode_request::<FetchRequest>(frame, version)?;
-            return Ok(Some(
-                api::fetch::handle(state, request, version).await.encode(version, correlation_id)?,
-            ));
+            let answer = api::fetch::handle(state, request, version).await.encode(version, correlation_id)?;
+            return deliver(answer, fault).await;
         }
         ApiVersionsRequest::KEY => {
             let request = frame::decode_request::<ApiVersionsRequest>(frame, version)?;
@@ -174,7 +184,17 @@ pub(crate) async fn dispatch(
         }
         _ => serve(state, &context, api_key, version, correlation_id, frame).await?,
     };
-    Ok(Some(frame.into()))
+    deliver(frame.into(), fault).await
+}
+
+/// Lets an answer go, unless a fault keeps it.
+async fn deliver(answer: Answer, fault: Option<Fault>) -> Result<Option<Answer>, Hangup> {
+    match fault {
+        Some(Fault::LateAnswer(delay)) => tokio::time::sleep(delay).await,
+        Some(fault @ Fault::LostAnswer) => return Err(Hangup::Fault(fault)),
+        _ => {}
+    }
+    Ok(Some(answer))
 }
 
 #[cfg(test)]

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use uuid::Uuid;
 
 use crate::StartError;
-use crate::checkpoint::{CLEANER_FILE, Checkpoint, LOG_START_FILE};
+use crate::checkpoint::{CLEANER_FILE, Checkpoint, HIGH_WATERMARK_FILE, LOG_START_FILE, Offsets};
 use crate::cluster::METADATA_TOPIC;
 use crate::config::topic::TopicConfig;
 use crate::data_dir::DataDir;
@@ -23,7 +23,7 @@ const CLEAN_SHUTDOWN: &[u8] = b"{\"version\":0,\"brokerEpoch\":-1}";
 const PARTITION_METADATA_FILE: &str = "partition.metadata";
 
 /// The logs of this node.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Logs {
     storage: Arc<dyn Storage>,
     cluster_id: String,
@@ -31,26 +31,32 @@ pub(crate) struct Logs {
     left: Shutdown,
     log_starts: Checkpoint,
     cleaned: Checkpoint,
+    high_watermarks: Checkpoint,
     /// Held as long as the logs are.
-    data_dir: Option<DataDir>,
+    data_dir: Option<Arc<DataDir>>,
 }
 
 impl Logs {
-    /// Takes hold of the folder, or of memory.
-    pub(crate) fn open(data_dir: Option<&Path>, node_id: i32) -> Result<Self, StartError> {
+    /// Takes hold of the folder, or of memory. `cluster_id`: the cluster to belong to, `None`: the folder's, or a new one.
+    pub(crate) fn open(
+        data_dir: Option<&Path>,
+        node_id: i32,
+        cluster_id: Option<&str>,
+    ) -> Result<Self, StartError> {
         let Some(path) = data_dir else {
             let storage: Arc<dyn Storage> = Arc::new(Memory::default());
             return Ok(Self {
                 log_starts: Checkpoint::load(&*storage, LOG_START_FILE),
                 cleaned: Checkpoint::load(&*storage, CLEANER_FILE),
+                high_watermarks: Checkpoint::load(&*storage, HIGH_WATERMARK_FILE),
                 storage,
-                cluster_id: ids::to_text(ids::random()),
+                cluster_id: cluster_id.map_or_else(|| ids::to_text(ids::random()), str::to_owned),
                 directory_id: ids::random(),
                 left: Shutdown::Clean,
                 data_dir: None,
             });
         };
-        let data_dir = DataDir::open(path, node_id)?;
+        let data_dir = DataDir::open(path, node_id, cluster_id)?;
         let storage: Arc<dyn Storage> = Arc::new(Disk::new(data_dir.path()));
         let left = how_left(&*storage).map_err(|error| {
             let reason = format!("{CLEAN_SHUTDOWN_FILE}: {error}");
@@ -59,11 +65,12 @@ impl Logs {
         Ok(Self {
             log_starts: Checkpoint::load(&*storage, LOG_START_FILE),
             cleaned: Checkpoint::load(&*storage, CLEANER_FILE),
+            high_watermarks: Checkpoint::load(&*storage, HIGH_WATERMARK_FILE),
             storage,
             cluster_id: data_dir.cluster_id().to_owned(),
             directory_id: data_dir.directory_id(),
             left,
-            data_dir: Some(data_dir),
+            data_dir: Some(Arc::new(data_dir)),
         })
     }
 
@@ -78,6 +85,7 @@ impl Logs {
         Ok(Self {
             log_starts: Checkpoint::load(&*storage, LOG_START_FILE),
             cleaned: Checkpoint::load(&*storage, CLEANER_FILE),
+            high_watermarks: Checkpoint::load(&*storage, HIGH_WATERMARK_FILE),
             storage,
             cluster_id,
             directory_id,
@@ -86,9 +94,38 @@ impl Logs {
         })
     }
 
+    /// The same logs, for the node's next start in this process. Nobody may use these any more.
+    pub(crate) fn reopened(&self) -> io::Result<Self> {
+        let left = match self.storage.is_durable() {
+            true => how_left(&*self.storage)?,
+            // In memory nothing is lost, and no index is written.
+            false => Shutdown::Unclean,
+        };
+        Ok(Self {
+            left,
+            high_watermarks: Checkpoint::load(&*self.storage, HIGH_WATERMARK_FILE),
+            ..self.clone()
+        })
+    }
+
+    /// Up to where a partition was known to be committed at the last orderly end; 0 if that is not known.
+    pub(crate) fn high_watermark(&self, topic: &str, index: i32) -> i64 {
+        self.high_watermarks.get(topic, index).unwrap_or(0)
+    }
+
+    /// Keeps the high watermarks for the next start.
+    pub(crate) fn keep_high_watermarks(&self, all: Offsets) -> io::Result<()> {
+        self.high_watermarks.replace(&*self.storage, all)
+    }
+
     /// Whether work on many files is better done off the threads that serve connections.
     pub(crate) fn may_block(&self) -> bool {
         self.storage.may_block()
+    }
+
+    /// The data folder; empty in memory.
+    pub(crate) fn path(&self) -> PathBuf {
+        self.data_dir.as_ref().map(|dir| dir.path().to_owned()).unwrap_or_default()
     }
 
     pub(crate) fn cluster_id(&self) -> &str {
@@ -109,10 +146,8 @@ impl Logs {
             ..LogConfig::default()
         };
         let folder = folder_name(METADATA_TOPIC, 0);
-        PartitionLog::open(Arc::clone(&self.storage), &folder, config, self.left).map_err(|error| {
-            let path = self.data_dir.as_ref().map(|dir| dir.path().to_owned()).unwrap_or_default();
-            StartError::Folder { path, reason: error.to_string() }
-        })
+        PartitionLog::open(Arc::clone(&self.storage), &folder, config, self.left)
+            .map_err(|error| StartError::Folder { path: self.path(), reason: error.to_string() })
     }
 
     /// Opens or begins the log of a partition.

@@ -1,4 +1,4 @@
-//! An embeddable Kafka broker: one node, in this process, on a port of its own, in memory or on disk.
+//! An embeddable Kafka broker: one node or several, in this process, on ports of their own, in memory or on disk.
 //!
 //! ```
 //! use kafka_broker::Broker;
@@ -12,8 +12,9 @@
 //! # }
 //! ```
 //!
-//! Kafka's own clients, command-line tools and librdkafka work against it. It is meant for development and tests:
-//! one node, so one replica of everything, and no authentication.
+//! Kafka's own clients, command-line tools and librdkafka work against it. It is meant for development and tests: nodes
+//! share a process, and there is no authentication. With [`nodes`](Builder::nodes) replicas, leaders, elections and lag
+//! are real, and [`control`](Broker::control) stops nodes, moves leaders and delays answers.
 
 mod api;
 mod broker;
@@ -21,14 +22,20 @@ mod checkpoint;
 mod clock;
 mod cluster;
 mod config;
+mod control;
 mod data_dir;
 mod dispatch;
+mod faults;
 mod folder;
 mod groups;
 mod ids;
 mod log;
 mod maintenance;
+mod node;
 mod partition;
+mod replica;
+mod replication;
+mod replicator;
 mod scatter;
 mod server;
 mod state;
@@ -40,4 +47,6 @@ pub use broker::{Broker, Builder, StartError};
 pub use cluster::ReplayError;
 pub use config::ConfigError;
 pub use config::broker::Profile;
+pub use control::{Control, ControlError, PartitionLeader};
+pub use faults::Fault;
 pub use storage::MemoryDisk;

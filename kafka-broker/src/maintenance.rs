@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
+use crate::checkpoint::Offsets;
 use crate::state::BrokerState;
 
 /// Looks at the logs now and then until it is dropped.
@@ -75,7 +76,11 @@ fn sync_due(state: &BrokerState) {
 /// Closes every log and, if all went well, says so in the folder. Nothing may be appended any more.
 pub(crate) fn close(state: &BrokerState) {
     let mut clean = true;
-    for partition in state.topics.all_partitions() {
+    let mut high_watermarks = Offsets::default();
+    for partition in state.topics.all_partitions().into_iter().filter(|partition| partition.is_hosted()) {
+        if let Some(high_watermark) = partition.high_watermark() {
+            high_watermarks.set(partition.topic(), partition.index(), high_watermark);
+        }
         let Some(mut log) = partition.take() else {
             clean = false;
             continue;
@@ -85,11 +90,10 @@ pub(crate) fn close(state: &BrokerState) {
             clean = false;
         }
     }
-    let marked = match state.cluster.controller().close() {
-        Ok(()) if clean => state.logs.mark_clean(),
-        Ok(()) => return,
-        Err(error) => Err(error),
-    };
+    let marked = state.logs.keep_high_watermarks(high_watermarks).and_then(|()| match clean {
+        true => state.logs.mark_clean(),
+        false => Ok(()),
+    });
     if let Err(error) = marked {
         tracing::error!(%error, "the data folder is not marked as cleanly closed");
     }

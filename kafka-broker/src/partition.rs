@@ -1,39 +1,52 @@
-//! One partition: its log behind a lock, and the fetches that wait for its next records.
+//! One partition on one node: its replica behind a lock, and the calls that wait for its next records.
 //!
 //! An append runs in the task of the connection that brought it, under the partition's lock. Handing it to an owner
 //! task would cost a queue, two wake-ups and a cache line's journey for work that takes a microsecond; the lock is
 //! contended only when two connections write one partition at the same moment.
+//!
+//! Every node has every partition of the cluster: those that it holds no replica of know at least who leads them. A
+//! partition with one replica takes no notice of replication: its high watermark is what its log says.
 
+use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use kafka_wire::error_code::ErrorCode;
 use parking_lot::{MappedMutexGuard, Mutex, MutexGuard};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use uuid::Uuid;
 
+use crate::cluster::elections::AlterPartition;
+use crate::cluster::record::{NO_LEADER, PartitionState};
 use crate::config::topic::TopicConfig;
 use crate::log::{Append, AppendError, Appended, FoundOffset, Origin, PartitionLog, ReadError};
+use crate::replica::{Hosted, Place, Replica, Role, keep_below};
+use crate::replication::{Alignment, History};
 use crate::scatter::Records;
 use crate::waiter::{WaitList, Waiter};
 
-/// A partition that this node hosts, and leads.
+/// A partition as one node sees it.
 pub(crate) struct Partition {
     topic: Arc<str>,
+    topic_id: Uuid,
     index: i32,
-    leader_epoch: AtomicI32,
-    min_insync_replicas: AtomicI64,
     is_synced_by_time: AtomicBool,
-    log: Mutex<Hosted>,
+    state: Mutex<State>,
     waiters: WaitList,
+    /// Told when the high watermark of a partition with several replicas moves, or its leader changes.
+    commits: Notify,
 }
 
 /// What stands behind the lock.
-pub(crate) enum Hosted {
-    Online(Box<PartitionLog>),
-    /// The log could not be opened, or broke: clients are told to come back.
-    Failed,
-    /// The topic is gone.
-    Deleted,
+struct State {
+    leader: i32,
+    leader_epoch: i32,
+    partition_epoch: i32,
+    is_led_here: bool,
+    min_insync_replicas: usize,
+    hosted: Hosted,
 }
 
 /// Where an append went.
@@ -43,6 +56,15 @@ pub(crate) struct Written {
     /// -1 unless the topic's records carry the time of their append.
     pub(crate) log_append_time_ms: i64,
     pub(crate) log_start_offset: i64,
+    /// `acks=all` has to wait: other replicas do not have it yet.
+    pub(crate) uncommitted: Option<Uncommitted>,
+}
+
+/// What [`Partition::committed`] waits for.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Uncommitted {
+    pub(crate) end_offset: i64,
+    pub(crate) leader_epoch: i32,
 }
 
 /// Why nothing was appended.
@@ -60,31 +82,62 @@ impl From<ErrorCode> for ProduceError {
     }
 }
 
+/// What a change by the controller did to this node's part in a partition.
+#[derive(Default)]
+pub(crate) struct Applied {
+    /// This node leads it, and did not in this epoch before.
+    pub(crate) elected: bool,
+    /// This node led it and does not any more, or not in the same epoch.
+    pub(crate) resigned: bool,
+    /// The log of a replica that is not this node's any more.
+    pub(crate) removed: Option<Box<PartitionLog>>,
+}
+
+/// What a leader has for a follower.
+pub(crate) enum Copied {
+    Align(Alignment),
+    Records { batches: Vec<Bytes>, high_watermark: i64, expand: Option<AlterPartition> },
+}
+
 impl Partition {
-    pub(crate) fn new(
-        topic: Arc<str>,
-        index: i32,
-        leader_epoch: i32,
-        config: &TopicConfig,
-        log: Hosted,
-    ) -> Self {
+    /// A partition that nothing is known of yet but its name.
+    pub(crate) fn new(topic: Arc<str>, topic_id: Uuid, index: i32, config: &TopicConfig) -> Self {
         Self {
             topic,
+            topic_id,
             index,
-            leader_epoch: AtomicI32::new(leader_epoch),
-            min_insync_replicas: AtomicI64::new(config.min_insync_replicas),
             is_synced_by_time: AtomicBool::new(config.flush_ms != i64::MAX),
-            log: Mutex::new(log),
+            state: Mutex::new(State {
+                leader: NO_LEADER,
+                leader_epoch: -1,
+                partition_epoch: -1,
+                is_led_here: false,
+                min_insync_replicas: min_insync(config),
+                hosted: Hosted::Absent,
+            }),
             waiters: WaitList::default(),
+            commits: Notify::new(),
         }
     }
 
-    pub(crate) fn leader_epoch(&self) -> i32 {
-        self.leader_epoch.load(Ordering::Relaxed)
+    pub(crate) fn topic(&self) -> &Arc<str> {
+        &self.topic
     }
 
-    pub(crate) fn min_insync_replicas(&self) -> i64 {
-        self.min_insync_replicas.load(Ordering::Relaxed)
+    pub(crate) fn index(&self) -> i32 {
+        self.index
+    }
+
+    /// Who leads it, in which epoch.
+    pub(crate) fn leader(&self) -> (i32, i32) {
+        let state = self.state.lock();
+        (state.leader, state.leader_epoch)
+    }
+
+    /// The epoch in which this node leads it, if it does.
+    pub(crate) fn led_epoch(&self) -> Option<i32> {
+        let state = self.state.lock();
+        state.is_led_here.then_some(state.leader_epoch)
     }
 
     /// Whether the topic sets `flush.ms`.
@@ -94,61 +147,105 @@ impl Partition {
 
     /// The topic's configuration changed.
     pub(crate) fn reconfigure(&self, config: &TopicConfig) {
-        self.min_insync_replicas.store(config.min_insync_replicas, Ordering::Relaxed);
         self.is_synced_by_time.store(config.flush_ms != i64::MAX, Ordering::Relaxed);
-        self.maintain(|log| log.reconfigure(config.log.clone()));
-    }
-
-    /// Compares the epoch that a client believes in with ours (KIP-320). Negative: the client does not say.
-    pub(crate) fn check_leader_epoch(&self, claimed: i32) -> Result<(), ErrorCode> {
-        let current = self.leader_epoch();
-        match claimed {
-            claimed if claimed < 0 || claimed == current => Ok(()),
-            claimed if claimed < current => Err(ErrorCode::FencedLeaderEpoch),
-            _ => Err(ErrorCode::UnknownLeaderEpoch),
+        let mut state = self.state.lock();
+        state.min_insync_replicas = min_insync(config);
+        let Some(replica) = state.replica() else { return };
+        replica.log.reconfigure(config.log.clone());
+        let end = replica.log.log_end_offset();
+        if let Role::Leader(leading) = &mut replica.role
+            && let Some(bytes) = leading.core.set_min_insync(min_insync(config), end)
+        {
+            drop(state);
+            self.waiters.appended(bytes);
+            self.commits.notify_waiters();
         }
     }
 
-    /// The log, locked.
+    /// The leader's log, locked.
     pub(crate) fn lock(&self) -> Result<Log<'_>, ErrorCode> {
-        let log = MutexGuard::try_map(self.log.lock(), |hosted| match hosted {
-            Hosted::Online(log) => Some(&mut **log),
-            Hosted::Failed | Hosted::Deleted => None,
-        });
-        log.map(|log| Log { log }).map_err(|hosted| match &*hosted {
-            Hosted::Deleted => ErrorCode::UnknownTopicOrPartition,
-            _ => ErrorCode::KafkaStorageError,
-        })
+        self.lock_in_epoch(-1)
+    }
+
+    /// The leader's log, locked, if the epoch that a client believes in is ours (KIP-320). Negative: it does not say.
+    pub(crate) fn lock_in_epoch(&self, claimed: i32) -> Result<Log<'_>, ErrorCode> {
+        let state = self.state.lock();
+        let leader_epoch = state.leader_epoch;
+        match claimed {
+            claimed if claimed < 0 || claimed == leader_epoch => {}
+            claimed if claimed < leader_epoch => return Err(ErrorCode::FencedLeaderEpoch),
+            _ => return Err(ErrorCode::UnknownLeaderEpoch),
+        }
+        state.leads()?;
+        match MutexGuard::try_map(state, State::replica) {
+            Ok(replica) => Ok(Log { replica, leader_epoch }),
+            Err(_) => Err(ErrorCode::KafkaStorageError),
+        }
     }
 
     /// Appends what a client sent.
-    pub(crate) fn produce(&self, records: Bytes, now_ms: i64) -> Result<Written, ProduceError> {
-        self.append(records, Origin::Client, now_ms).map(|appended| Written {
+    pub(crate) fn produce(&self, records: Bytes, acks: i16, now_ms: i64) -> Result<Written, ProduceError> {
+        let (appended, uncommitted) = self.append_as_leader(records, Origin::Client, acks, now_ms)?;
+        Ok(Written {
             base_offset: appended.base_offset,
             log_append_time_ms: appended.log_append_time.unwrap_or(-1),
             log_start_offset: appended.log_start_offset,
+            uncommitted,
         })
     }
 
-    /// Appends batches and wakes who waits for them.
+    /// Appends batches of the broker's own.
     pub(crate) fn append(
         &self,
         records: Bytes,
         origin: Origin,
         now_ms: i64,
     ) -> Result<Appended, ProduceError> {
+        self.append_as_leader(records, origin, -1, now_ms).map(|(appended, _)| appended)
+    }
+
+    /// Appends and wakes who waits for the records: readers, or the followers that have to copy them first.
+    fn append_as_leader(
+        &self,
+        records: Bytes,
+        origin: Origin,
+        acks: i16,
+        now_ms: i64,
+    ) -> Result<(Appended, Option<Uncommitted>), ProduceError> {
         let size_bytes = records.len();
-        let append = Append { leader_epoch: self.leader_epoch(), origin, now_ms };
-        let mut log = self.lock()?;
-        let appended = log.log.append(records, append).map_err(|error| self.refusal(error))?;
-        if appended.flush_due {
-            log.log.flush().map_err(|error| self.refusal(error.into()))?;
+        let mut state = self.state.lock();
+        state.leads()?;
+        let leader_epoch = state.leader_epoch;
+        let replica = state.replica().ok_or(ErrorCode::KafkaStorageError)?;
+        if let Role::Leader(leading) = &replica.role
+            && acks == -1
+            && !leading.core.has_min_insync()
+        {
+            return Err(ErrorCode::NotEnoughReplicas.into());
         }
-        drop(log);
-        if !appended.duplicate {
+        let before = replica.log.log_end_offset();
+        let append = Append { leader_epoch, origin, now_ms };
+        let appended = replica.log.append(records, append).map_err(|error| self.refusal(error))?;
+        if appended.flush_due {
+            replica.log.flush().map_err(|error| self.refusal(error.into()))?;
+        }
+        let mut readable = (!appended.duplicate).then_some(size_bytes);
+        let mut uncommitted = None;
+        if let Role::Leader(leading) = &mut replica.role {
+            let end_offset = appended.last_offset + 1;
+            if !appended.duplicate {
+                readable = leading.core.appended(before, end_offset, size_bytes, now_ms);
+                leading.inboxes.iter().for_each(|inbox| inbox.push(self.topic_id, self.index));
+            }
+            if acks == -1 && leading.core.high_watermark() < end_offset {
+                uncommitted = Some(Uncommitted { end_offset, leader_epoch });
+            }
+        }
+        drop(state);
+        if let Some(size_bytes) = readable {
             self.waiters.appended(size_bytes);
         }
-        Ok(appended)
+        Ok((appended, uncommitted))
     }
 
     fn refusal(&self, error: AppendError) -> ProduceError {
@@ -159,41 +256,279 @@ impl Partition {
         ProduceError { code, message: Some(error.to_string()), record_errors: error.record_errors().to_vec() }
     }
 
+    /// Waits until all in-sync replicas have an append, the leader changes, or the time is up.
+    ///
+    /// Dropping the future takes nothing back.
+    pub(crate) async fn committed(&self, append: Uncommitted, deadline: Instant) -> Result<(), ErrorCode> {
+        loop {
+            let mut moved = pin!(self.commits.notified());
+            moved.as_mut().enable();
+            if let Some(result) = self.is_committed(append) {
+                return result;
+            }
+            if tokio::time::timeout_at(deadline, moved).await.is_err() {
+                return Err(ErrorCode::RequestTimedOut);
+            }
+        }
+    }
+
+    /// `checkEnoughReplicasReachOffset`; `None`: not yet.
+    fn is_committed(&self, append: Uncommitted) -> Option<Result<(), ErrorCode>> {
+        let mut state = self.state.lock();
+        if !state.is_led_here || state.leader_epoch != append.leader_epoch {
+            return Some(Err(ErrorCode::NotLeaderOrFollower));
+        }
+        let Some(replica) = state.replica() else { return Some(Err(ErrorCode::KafkaStorageError)) };
+        match &replica.role {
+            Role::Leader(leading) if leading.core.high_watermark() < append.end_offset => None,
+            Role::Leader(leading) if !leading.core.has_min_insync() => {
+                Some(Err(ErrorCode::NotEnoughReplicasAfterAppend))
+            }
+            _ => Some(Ok(())),
+        }
+    }
+
+    /// What is to be waited for so that everything appended here so far, in that epoch, is committed; `None`: it is.
+    pub(crate) fn uncommitted(&self, leader_epoch: i32) -> Result<Option<Uncommitted>, ErrorCode> {
+        let mut state = self.state.lock();
+        if !state.is_led_here || state.leader_epoch != leader_epoch {
+            return Err(ErrorCode::NotLeaderOrFollower);
+        }
+        let replica = state.replica().ok_or(ErrorCode::KafkaStorageError)?;
+        let end_offset = replica.log.log_end_offset();
+        Ok(match &replica.role {
+            Role::Leader(leading) if leading.core.high_watermark() < end_offset => {
+                Some(Uncommitted { end_offset, leader_epoch })
+            }
+            _ => None,
+        })
+    }
+
+    /// Takes the controller's word on who holds and leads the partition. `open` opens the log of a new replica and says
+    /// up to where it is known to be committed.
+    pub(crate) fn apply(
+        &self,
+        change: &PartitionState,
+        place: &Place<'_>,
+        open: impl FnOnce() -> Option<(PartitionLog, i64)>,
+    ) -> Applied {
+        let mut state = self.state.lock();
+        if matches!(state.hosted, Hosted::Deleted) {
+            return Applied::default();
+        }
+        let mut applied = Applied::default();
+        let same_epoch = state.leader_epoch == change.leader_epoch && state.leader == change.leader;
+        let led = std::mem::replace(&mut state.is_led_here, change.leader == place.node_id);
+        applied.resigned = led && !(same_epoch && state.is_led_here);
+        applied.elected = state.is_led_here && !(same_epoch && led);
+        state.leader = change.leader;
+        state.leader_epoch = change.leader_epoch;
+        state.partition_epoch = change.partition_epoch;
+        let is_replica = change.replicas.contains(&place.node_id);
+        match (&state.hosted, is_replica) {
+            (Hosted::Absent, true) => {
+                state.hosted = match open() {
+                    Some((log, high_watermark)) => Hosted::Online(Replica::new(log, high_watermark)),
+                    None => Hosted::Failed,
+                };
+            }
+            (Hosted::Online(_) | Hosted::Failed, false) => {
+                if let Hosted::Online(replica) = std::mem::replace(&mut state.hosted, Hosted::Absent) {
+                    applied.removed = Some(replica.log);
+                }
+            }
+            _ => {}
+        }
+        let min_insync = state.min_insync_replicas;
+        let readable = state.replica().and_then(|it| it.assume(change, same_epoch, min_insync, place));
+        drop(state);
+        // Followers look whether the new leader has something for them; a new leader calls its followers, which may
+        // have looked too early.
+        for &node in &change.replicas {
+            if node != change.leader && (node == place.node_id || applied.elected) {
+                (place.inbox)(node).push(self.topic_id, self.index);
+            }
+        }
+        match same_epoch {
+            false => self.waiters.wake_all(),
+            true => readable.into_iter().for_each(|bytes| self.waiters.appended(bytes)),
+        }
+        self.commits.notify_waiters();
+        applied
+    }
+
+    /// As a follower: who leads, in which epoch, and this replica's history.
+    pub(crate) fn follower(&self) -> Option<(i32, i32, History)> {
+        let mut state = self.state.lock();
+        let (leader, leader_epoch) = (state.leader, state.leader_epoch);
+        let replica = state.replica().filter(|replica| !replica.is_leader())?;
+        Some((leader, leader_epoch, replica.history()))
+    }
+
+    /// As the leader: what a follower with that history gets next. `None`: not the leader in that epoch.
+    pub(crate) fn copy_for(
+        &self,
+        node_id: i32,
+        leader_epoch: i32,
+        follower: History,
+        max_bytes: usize,
+        now_ms: i64,
+    ) -> Option<Result<Copied, ReadError>> {
+        let mut state = self.state.lock();
+        if !state.is_led_here || state.leader_epoch != leader_epoch {
+            return None;
+        }
+        let (leader, partition_epoch) = (state.leader, state.partition_epoch);
+        let replica = state.replica()?;
+        match replica.align(follower) {
+            Alignment::Aligned => {}
+            alignment => return Some(Ok(Copied::Align(alignment))),
+        }
+        let end = replica.log.log_end_offset();
+        let Role::Leader(leading) = &mut replica.role else { return None };
+        let progress = leading.core.fetched(node_id, follower.log_end_offset, end, now_ms);
+        let high_watermark = leading.core.high_watermark();
+        if progress.committed_bytes.is_some() {
+            // The others learn how far the commit has come, as they would with their next fetch.
+            leading.inboxes.iter().for_each(|inbox| inbox.push(self.topic_id, self.index));
+        }
+        let read = match follower.log_end_offset < end {
+            true => replica.log.read(follower.log_end_offset, max_bytes, true),
+            false => Ok(Vec::new()),
+        };
+        drop(state);
+        if let Some(bytes) = progress.committed_bytes {
+            self.waiters.appended(bytes);
+            self.commits.notify_waiters();
+        }
+        let expand = progress.expand_to.map(|isr| AlterPartition {
+            topic_id: self.topic_id,
+            index: self.index,
+            node_id: leader,
+            leader_epoch,
+            partition_epoch,
+            isr,
+        });
+        Some(read.map(|batches| Copied::Records { batches, high_watermark, expand }))
+    }
+
+    /// As a follower: goes on from what [`copy_for`](Self::copy_for) gave. Nothing happens if the leader has changed.
+    pub(crate) fn copied(
+        &self,
+        leader_epoch: i32,
+        batches: Vec<Bytes>,
+        high_watermark: i64,
+        now_ms: i64,
+    ) -> Result<(), ErrorCode> {
+        let mut state = self.state.lock();
+        if state.leader_epoch != leader_epoch {
+            return Ok(());
+        }
+        let Some(replica) = state.replica().filter(|replica| !replica.is_leader()) else { return Ok(()) };
+        let appended =
+            batches.into_iter().try_for_each(|batches| replica.log.append_as_follower(batches, now_ms));
+        replica.follow_high_watermark(high_watermark);
+        appended.map_err(|error| self.refusal(error).code)
+    }
+
+    /// As a follower: cuts what is not the leader's.
+    pub(crate) fn follow(&self, leader_epoch: i32, alignment: Alignment) -> std::io::Result<()> {
+        let mut state = self.state.lock();
+        if state.leader_epoch != leader_epoch {
+            return Ok(());
+        }
+        match state.replica().filter(|replica| !replica.is_leader()) {
+            Some(replica) => replica.follow(alignment),
+            None => Ok(()),
+        }
+    }
+
+    /// As the leader: the in-sync replicas without those that lag (`replica.lag.time.max.ms`).
+    pub(crate) fn shrink_isr(&self, lag_max_ms: i64, now_ms: i64) -> Option<AlterPartition> {
+        let mut state = self.state.lock();
+        let (node_id, leader_epoch, partition_epoch) =
+            (state.leader, state.leader_epoch, state.partition_epoch);
+        let replica = state.replica()?;
+        let end = replica.log.log_end_offset();
+        let Role::Leader(leading) = &mut replica.role else { return None };
+        let isr = leading.core.shrink(end, lag_max_ms, now_ms)?;
+        let (topic_id, index) = (self.topic_id, self.index);
+        Some(AlterPartition { topic_id, index, node_id, leader_epoch, partition_epoch, isr })
+    }
+
+    /// The controller refused a change of the in-sync replicas.
+    pub(crate) fn proposal_failed(&self) {
+        if let Some(Replica { role: Role::Leader(leading), .. }) = self.state.lock().replica() {
+            leading.core.proposal_failed();
+        }
+    }
+
+    /// Up to where this replica knows its records to be committed.
+    pub(crate) fn high_watermark(&self) -> Option<i64> {
+        self.state.lock().replica().map(|replica| replica.high_watermark())
+    }
+
     /// Wakes `waiter` on appends until the registration is dropped.
     pub(crate) fn register(self: &Arc<Self>, waiter: &Arc<Waiter>) -> Registration {
         self.waiters.add(waiter);
         Registration { partition: Arc::clone(self), waiter: Arc::clone(waiter) }
     }
 
-    /// Takes the log away because the topic was deleted; fetches that wait are answered.
+    /// Takes the log away because the topic was deleted; calls that wait are answered.
     pub(crate) fn delete(&self) -> Option<Box<PartitionLog>> {
-        let hosted = std::mem::replace(&mut *self.log.lock(), Hosted::Deleted);
+        self.leave(Hosted::Deleted)
+    }
+
+    /// Takes the log away because the node stops.
+    pub(crate) fn take(&self) -> Option<Box<PartitionLog>> {
+        self.leave(Hosted::Failed)
+    }
+
+    fn leave(&self, instead: Hosted) -> Option<Box<PartitionLog>> {
+        let hosted = std::mem::replace(&mut self.state.lock().hosted, instead);
         self.waiters.wake_all();
+        self.commits.notify_waiters();
         match hosted {
-            Hosted::Online(log) => Some(log),
-            Hosted::Failed | Hosted::Deleted => None,
+            Hosted::Online(replica) => Some(replica.log),
+            Hosted::Absent | Hosted::Failed | Hosted::Deleted => None,
         }
     }
 
-    /// Takes the log away because the broker stops.
-    pub(crate) fn take(&self) -> Option<Box<PartitionLog>> {
-        match std::mem::replace(&mut *self.log.lock(), Hosted::Failed) {
-            Hosted::Online(log) => Some(log),
-            Hosted::Failed | Hosted::Deleted => None,
-        }
+    /// Whether a replica of it is on this node, whatever its state.
+    pub(crate) fn is_hosted(&self) -> bool {
+        matches!(self.state.lock().hosted, Hosted::Online(_) | Hosted::Failed)
     }
 
     /// Runs work that is not a client's on the log, if there is one.
     pub(crate) fn maintain<R>(&self, work: impl FnOnce(&mut PartitionLog) -> R) -> Option<R> {
-        match &mut *self.log.lock() {
-            Hosted::Online(log) => Some(work(log)),
-            Hosted::Failed | Hosted::Deleted => None,
-        }
+        self.state.lock().replica().map(|replica| work(&mut replica.log))
     }
 
     /// `topic-index`, as Kafka names the partition in logs and folders.
     pub(crate) fn name(&self) -> String {
         format!("{}-{}", self.topic, self.index)
+    }
+}
+
+fn min_insync(config: &TopicConfig) -> usize {
+    usize::try_from(config.min_insync_replicas).unwrap_or(1)
+}
+
+impl State {
+    fn replica(&mut self) -> Option<&mut Replica> {
+        match &mut self.hosted {
+            Hosted::Online(replica) => Some(replica),
+            Hosted::Absent | Hosted::Failed | Hosted::Deleted => None,
+        }
+    }
+
+    /// Whether clients are in the right place.
+    fn leads(&self) -> Result<(), ErrorCode> {
+        match self.hosted {
+            Hosted::Deleted => Err(ErrorCode::UnknownTopicOrPartition),
+            _ if self.is_led_here => Ok(()),
+            _ => Err(ErrorCode::NotLeaderOrFollower),
+        }
     }
 }
 
@@ -209,9 +544,10 @@ impl Drop for Registration {
     }
 }
 
-/// A partition's log, locked, with answers in the wire's terms.
+/// The log of a partition that this node leads, locked, with answers in the wire's terms.
 pub(crate) struct Log<'a> {
-    log: MappedMutexGuard<'a, PartitionLog>,
+    replica: MappedMutexGuard<'a, Replica>,
+    leader_epoch: i32,
 }
 
 fn unreadable(error: &ReadError) -> ErrorCode {
@@ -223,54 +559,89 @@ fn unreadable(error: &ReadError) -> ErrorCode {
 }
 
 impl Log<'_> {
+    pub(crate) fn leader_epoch(&self) -> i32 {
+        self.leader_epoch
+    }
+
     pub(crate) fn log_start_offset(&self) -> i64 {
-        self.log.log_start_offset()
+        self.replica.log.log_start_offset()
     }
 
     pub(crate) fn log_end_offset(&self) -> i64 {
-        self.log.log_end_offset()
+        self.replica.log.log_end_offset()
     }
 
     pub(crate) fn high_watermark(&self) -> i64 {
-        self.log.high_watermark()
+        self.replica.high_watermark()
+    }
+
+    /// Whether the high watermark has reached this leader's epoch: before, it may be lower than clients have seen it
+    /// (KIP-207).
+    pub(crate) fn is_high_watermark_known(&self) -> bool {
+        match &self.replica.role {
+            Role::Leader(leading) => leading.core.has_reached_epoch(),
+            Role::Sole | Role::Follower { .. } => true,
+        }
     }
 
     /// The epoch in which the record at `offset` was appended, -1 if that is not known.
     pub(crate) fn epoch_at(&self, offset: i64) -> i32 {
-        self.log.epoch_at(offset).unwrap_or(-1)
+        self.replica.log.epoch_at(offset).unwrap_or(-1)
+    }
+
+    /// The largest epoch not above `epoch`, and where it ended (OffsetForLeaderEpoch).
+    pub(crate) fn end_offset_for_epoch(&self, epoch: i32) -> Option<(i32, i64)> {
+        match epoch == self.leader_epoch {
+            // The current epoch ends where the log does, even before its first record.
+            true => Some((epoch, self.log_end_offset())),
+            false => self.replica.log.end_offset_for_epoch(epoch),
+        }
     }
 
     /// The first record with the largest timestamp.
     pub(crate) fn max_timestamp(&self) -> Result<Option<FoundOffset>, ErrorCode> {
-        self.log.offset_for_max_timestamp().map_err(|error| unreadable(&error))
+        let found = self.replica.log.offset_for_max_timestamp().map_err(|error| unreadable(&error))?;
+        Ok(self.readable(found))
     }
 
     /// The first record with `timestamp` or a later one.
     pub(crate) fn by_timestamp(&self, timestamp: i64) -> Result<Option<FoundOffset>, ErrorCode> {
-        self.log.offset_for_timestamp(timestamp).map_err(|error| unreadable(&error))
+        let found = self.replica.log.offset_for_timestamp(timestamp).map_err(|error| unreadable(&error))?;
+        Ok(self.readable(found))
+    }
+
+    /// What is not committed does not exist for clients.
+    fn readable(&self, found: Option<FoundOffset>) -> Option<FoundOffset> {
+        found.filter(|found| found.offset < self.high_watermark())
     }
 
     /// Where a reader's history parts from this log's, if it does: the last epoch that both may have, and where it
     /// ends here (KIP-595).
     pub(crate) fn diverging(&self, epoch: i32, offset: i64) -> Result<Option<(i32, i64)>, ErrorCode> {
-        let (known, end) = self.log.end_offset_for_epoch(epoch).ok_or(ErrorCode::OffsetOutOfRange)?;
+        let (known, end) = self.replica.log.end_offset_for_epoch(epoch).ok_or(ErrorCode::OffsetOutOfRange)?;
         Ok((known < epoch || end < offset).then_some((known, end)))
     }
 
-    /// Whole batches from the one that holds `offset` on, up to `max_bytes`; with `at_least_one`, the first one even
-    /// if it is larger.
+    /// Whole batches from the one that holds `offset` on, up to `max_bytes`, none that is not committed; with
+    /// `at_least_one`, the first one even if it is larger.
     pub(crate) fn read_records(
         &self,
         offset: i64,
         max_bytes: usize,
         at_least_one: bool,
     ) -> Result<Records, ErrorCode> {
-        let batches = self.log.read(offset, max_bytes, at_least_one).map_err(|error| unreadable(&error))?;
+        let log = &self.replica.log;
+        let mut batches = log.read(offset, max_bytes, at_least_one).map_err(|error| unreadable(&error))?;
+        let high_watermark = self.high_watermark();
+        if high_watermark < log.log_end_offset() {
+            keep_below(&mut batches, high_watermark);
+        }
         Ok(Records::new(batches))
     }
 
-    /// The same in one piece, for readers inside the broker.
+    /// The same in one piece, for readers inside the broker, which see everything.
     pub(crate) fn read(&self, offset: i64, max_bytes: usize, at_least_one: bool) -> Result<Bytes, ErrorCode> {
-        self.read_records(offset, max_bytes, at_least_one).map(Records::into_bytes)
+        let batches = self.replica.log.read(offset, max_bytes, at_least_one);
+        batches.map(|batches| Records::new(batches).into_bytes()).map_err(|error| unreadable(&error))
     }
 }

@@ -13,7 +13,7 @@ use bytes::{Buf, Bytes};
 use kafka_wire::frame::{FrameDecoder, FrameError};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream};
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::dispatch::{Answer, Hangup, dispatch};
@@ -47,13 +47,20 @@ impl From<FrameError> for Closed {
     }
 }
 
-/// Accepts connections until it is told to stop; when it returns then, no request is being served any more. Dropping it
+/// What a listener is told while it serves.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// All connections end; new ones are accepted.
+    CutConnections,
+}
+
+/// Accepts connections until `commands` ends; when it returns then, no request is being served any more. Dropping it
 /// ends all connections too, without waiting for those that are in the middle of a request.
 pub(crate) async fn run(
     state: Arc<BrokerState>,
     listener: TcpListener,
     mut in_memory: mpsc::Receiver<DuplexStream>,
-    mut stop: oneshot::Receiver<()>,
+    mut commands: mpsc::UnboundedReceiver<Command>,
 ) {
     let max_connections = state.config.max_connections();
     let mut connections = JoinSet::new();
@@ -61,11 +68,14 @@ pub(crate) async fn run(
         tokio::select! {
             // In this order, so that a run on a paused clock and one thread is always the same.
             biased;
-            _ = &mut stop => {
-                drop(listener);
-                connections.shutdown().await;
-                return;
-            }
+            command = commands.recv() => match command {
+                Some(Command::CutConnections) => connections.abort_all(),
+                None => {
+                    drop(listener);
+                    connections.shutdown().await;
+                    return;
+                }
+            },
             Some(ended) = connections.join_next() => {
                 if let Err(error) = ended && error.is_panic() {
                     tracing::error!(%error, "a connection's task panicked");

@@ -1,4 +1,4 @@
-//! What all connections share: the metadata, the hosted partitions, and the changes that touch both.
+//! One node: what its connections share. The metadata is the cluster's; partitions, logs and groups are the node's own.
 
 use std::sync::Arc;
 
@@ -8,21 +8,24 @@ use parking_lot::Mutex;
 use uuid::Uuid;
 
 use crate::clock::Clock;
+use crate::cluster::image::Image;
 use crate::cluster::record::{ConfigResource, MetadataRecord, PartitionState};
 use crate::cluster::topics::{self as decisions, CreatedTopic, Limits, NewTopic, Refusal, refuse};
 use crate::cluster::{Cluster, Controller};
 use crate::config::broker::BrokerConfig;
 use crate::config::topic::TopicConfig;
+use crate::faults::Faults;
 use crate::folder::Logs;
-use crate::groups::service::Groups;
+use crate::groups::service::{Groups, OFFSETS_TOPIC};
 use crate::ids;
-use crate::partition::{Hosted, Partition};
+use crate::partition::Partition;
+use crate::replica::Place;
 use crate::topics::{HostedTopic, Topics};
 
 /// How many producer ids the controller hands out at once (`ProducerIdsBlock.PRODUCER_ID_BLOCK_SIZE`).
 const PRODUCER_ID_BLOCK: i64 = 1000;
 
-/// The state of a broker.
+/// The state of a node.
 pub(crate) struct BrokerState {
     pub(crate) node_id: i32,
     pub(crate) cluster_id: StrBytes,
@@ -34,11 +37,12 @@ pub(crate) struct BrokerState {
     /// `fetch.max.bytes`, looked up once because every fetch needs it.
     pub(crate) fetch_max_bytes: i32,
     pub(crate) clock: Clock,
-    pub(crate) cluster: Cluster,
+    pub(crate) cluster: Arc<Cluster>,
     pub(crate) topics: Topics,
     pub(crate) logs: Logs,
     pub(crate) producer_ids: Mutex<ProducerIds>,
     pub(crate) groups: Groups,
+    pub(crate) faults: Faults,
 }
 
 /// The block of producer ids in use.
@@ -49,43 +53,92 @@ pub(crate) struct ProducerIds {
 }
 
 impl BrokerState {
-    /// Hosts every partition that the image knows. Called once, at start.
-    pub(crate) fn host_all(&self) {
-        self.cluster.read(|image, _| {
+    /// Hosts every partition that the image knows, and joins the cluster. Called once, at start, with the right to
+    /// change the metadata, so that no change is missed.
+    pub(crate) fn host_all(self: &Arc<Self>, controller: &Controller<'_>) {
+        controller.read(|image| {
             if let Err(error) = self.logs.remove_strays(|id| image.topic_by_id(id).is_some()) {
                 tracing::warn!(%error, "files of deleted partitions remain");
             }
             for (name, topic) in image.topics() {
                 let hosted = HostedTopic::new(name.as_str().into(), topic.id);
-                let own = image.configs(&ConfigResource::Topic(name.clone()));
-                let config = TopicConfig::new(&own.cloned().unwrap_or_default(), &self.config);
-                self.open_partitions(
-                    &hosted,
-                    topic.partitions.iter().map(|(&index, state)| (index, state)),
-                    &config,
-                );
+                for (&index, partition) in &topic.partitions {
+                    self.apply_partition(&hosted, index, partition, image);
+                }
                 self.topics.insert(Arc::new(hosted));
             }
         });
+        self.cluster.join(self);
     }
 
-    /// Opens the logs of new partitions. One that cannot be opened exists but answers with a storage error.
-    fn open_partitions<'a>(
-        &self,
-        topic: &HostedTopic,
-        partitions: impl Iterator<Item = (i32, &'a PartitionState)>,
-        config: &TopicConfig,
-    ) {
-        for (index, state) in partitions {
-            let log = match self.logs.open_partition(topic.name(), topic.id(), index, config) {
-                Ok(log) => Hosted::Online(Box::new(log)),
+    /// Acts on changes that were committed; `image` has them already.
+    pub(crate) fn apply(&self, records: &[MetadataRecord], image: &Image) {
+        // Topics become visible with their partitions.
+        let mut new: Vec<HostedTopic> = Vec::new();
+        for record in records {
+            match record {
+                MetadataRecord::Topic { name, id } => new.push(HostedTopic::new(name.as_str().into(), *id)),
+                MetadataRecord::Partition { topic_id, index, state } => {
+                    if let Some(topic) = new.iter().find(|topic| topic.id() == *topic_id) {
+                        self.apply_partition(topic, *index, state, image);
+                    } else if let Some(topic) = self.topics.by_id(*topic_id) {
+                        self.apply_partition(&topic, *index, state, image);
+                    }
+                }
+                MetadataRecord::RemoveTopic { id } => self.remove_topic(*id),
+                _ => {}
+            }
+        }
+        new.into_iter().for_each(|topic| self.topics.insert(Arc::new(topic)));
+    }
+
+    fn apply_partition(&self, topic: &HostedTopic, index: i32, change: &PartitionState, image: &Image) {
+        let own = image.configs(&ConfigResource::Topic(topic.name().to_string()));
+        let config = || TopicConfig::new(&own.cloned().unwrap_or_default(), &self.config);
+        let partition = match topic.partition(index) {
+            Some(partition) => partition,
+            None => {
+                let name = Arc::clone(topic.name());
+                let partition = Arc::new(Partition::new(name, topic.id(), index, &config()));
+                topic.push(Arc::clone(&partition));
+                partition
+            }
+        };
+        let place = Place {
+            node_id: self.node_id,
+            now_ms: self.clock.now_ms(),
+            inbox: &|node_id| self.cluster.inbox(node_id),
+        };
+        let applied = partition.apply(change, &place, || {
+            match self.logs.open_partition(topic.name(), topic.id(), index, &config()) {
+                Ok(log) => Some((log, self.logs.high_watermark(topic.name(), index))),
                 Err(error) => {
                     tracing::error!(topic = &**topic.name(), partition = index, %error, "log cannot be opened");
-                    Hosted::Failed
+                    None
                 }
+            }
+        });
+        if let Some(Err(error)) = applied.removed.map(|log| log.delete()) {
+            tracing::warn!(partition = partition.name(), %error, "files of a replica that moved away remain");
+        }
+        if &**topic.name() == OFFSETS_TOPIC && (applied.elected || applied.resigned) {
+            self.groups.leader_changed(index, applied.elected);
+        }
+    }
+
+    fn remove_topic(&self, id: Uuid) {
+        let Some(topic) = self.topics.remove(id) else { return };
+        for partition in topic.partitions() {
+            let is_hosted = partition.is_hosted();
+            let removed = match partition.delete() {
+                Some(log) => log.delete(),
+                None if is_hosted => self.logs.remove(topic.name(), partition.index()),
+                None => Ok(()),
             };
-            let name = Arc::clone(topic.name());
-            topic.push(Partition::new(name, index, state.leader_epoch, config, log));
+            if let Err(error) = removed {
+                // The folder is recognised by its topic id at the next start and removed then.
+                tracing::warn!(partition = partition.name(), %error, "deleted partition's files remain");
+            }
         }
     }
 
@@ -123,14 +176,6 @@ impl BrokerState {
         let id = ids::random();
         let (records, created) = controller.read(|image| decisions::create(image, topic, limits, id))?;
         controller.commit(&records, self.clock.now_ms())?;
-        let hosted = HostedTopic::new(topic.name.as_str().into(), created.id);
-        let config = TopicConfig::new(&created.configs, &self.config);
-        self.open_partitions(
-            &hosted,
-            created.image.partitions.iter().map(|(&index, state)| (index, state)),
-            &config,
-        );
-        self.topics.insert(Arc::new(hosted));
         Ok(created)
     }
 
@@ -144,6 +189,8 @@ impl BrokerState {
             "__consumer_offsets" => self.config.offsets_topic_partitions(),
             _ => return refuse(ErrorCode::InvalidTopicException, format!("{name} is not served yet")),
         };
+        let nodes = self.cluster.read(|image, _| image.live_brokers().count());
+        let nodes = i16::try_from(nodes).unwrap_or(i16::MAX).max(1);
         let segment_bytes = self.config.offsets_topic_segment_bytes().max(1024 * 1024).to_string();
         let configs = [
             ("cleanup.policy", "compact"),
@@ -153,8 +200,8 @@ impl BrokerState {
         let topic = NewTopic {
             name: name.to_owned(),
             partitions,
-            // One node holds one replica, whatever offsets.topic.replication.factor would like.
-            replication_factor: 1,
+            // As many as there are nodes, up to what is asked for: a small cluster has coordinators too.
+            replication_factor: self.config.offsets_topic_replication_factor().min(nodes),
             assignments: Vec::new(),
             configs: configs.map(|(key, value)| (key.to_owned(), Some(value.to_owned()))).to_vec(),
         };
@@ -177,21 +224,7 @@ impl BrokerState {
         if validate_only {
             return Ok(());
         }
-        controller.commit(&records, self.clock.now_ms())?;
-        let added = records.iter().filter_map(|record| match record {
-            MetadataRecord::Partition { index, state, .. } => Some((*index, state)),
-            _ => None,
-        });
-        if let Some(topic) = self.topics.by_name(name) {
-            self.open_partitions(&topic, added, &self.topic_config(&controller, name));
-        }
-        Ok(())
-    }
-
-    fn topic_config(&self, controller: &Controller<'_>, name: &str) -> TopicConfig {
-        let resource = ConfigResource::Topic(name.to_owned());
-        let own = controller.read(|image| image.configs(&resource).cloned().unwrap_or_default());
-        TopicConfig::new(&own, &self.config)
+        controller.commit(&records, self.clock.now_ms())
     }
 
     pub(crate) fn delete_topic(&self, name: &str, id: Uuid) -> Result<(), Refusal> {
@@ -206,19 +239,10 @@ impl BrokerState {
             );
         }
         controller.commit(&[MetadataRecord::RemoveTopic { id }], self.clock.now_ms())?;
-        let Some(topic) = self.topics.remove(id) else { return Ok(()) };
-        for (partition, index) in topic.partitions().iter().zip(0..) {
-            let removed = match partition.delete() {
-                Some(log) => log.delete(),
-                None => self.logs.remove(name, index),
-            };
-            if let Err(error) = removed {
-                // The folder is recognised by its topic id at the next start and removed then.
-                tracing::warn!(topic = name, partition = index, %error, "deleted partition's files remain");
-            }
-        }
         drop(controller);
-        self.groups.topics_deleted(self, &[name.to_owned()]);
+        for node in self.cluster.nodes() {
+            node.groups.topics_deleted(&node, &[name.to_owned()]);
+        }
         Ok(())
     }
 

@@ -1,4 +1,4 @@
-//! The topics that this node hosts, by name and by id.
+//! The topics of the cluster as this node sees them, by name and by id.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -44,8 +44,8 @@ impl HostedTopic {
     }
 
     /// Adds the partition with the next index.
-    pub(crate) fn push(&self, partition: Partition) {
-        self.partitions.write().push(Arc::new(partition));
+    pub(crate) fn push(&self, partition: Arc<Partition>) {
+        self.partitions.write().push(partition);
     }
 }
 

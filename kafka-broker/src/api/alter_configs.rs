@@ -151,9 +151,11 @@ fn alter(
         .collect();
     controller.commit(&records, state.clock.now_ms())?;
     // The controller is kept until the change holds, so that two changes take effect in their order.
-    match resource {
-        ConfigResource::Topic(name) => state.reconfigure_topic(name),
-        _ => state.reconfigure_broker(),
+    for node in state.cluster.nodes() {
+        match resource {
+            ConfigResource::Topic(name) => node.reconfigure_topic(name),
+            _ => node.reconfigure_broker(),
+        }
     }
     Ok(())
 }

@@ -43,8 +43,11 @@ pub(crate) async fn describe_cluster(
         image
             .brokers()
             .iter()
+            .filter(|(_, broker)| !broker.fenced || request.include_fenced_brokers)
             .map(|(&node_id, broker)| {
-                DescribeClusterBroker::default()
+                let answer = DescribeClusterBroker::default();
+                // Fenced brokers are told from the others since version 2 (KIP-1073).
+                if version >= 2 { answer.with_is_fenced(broker.fenced) } else { answer }
                     .with_broker_id(BrokerId(node_id))
                     .with_host(text(&broker.host))
                     .with_port(i32::from(broker.port))
@@ -115,7 +118,7 @@ impl Page {
                 .partitions
                 .range(from..)
                 .take(left)
-                .map(|(&index, state)| partition(index, state))
+                .map(|(&index, state)| partition(image, index, state))
                 .collect();
             left -= partitions.len();
             let next = partitions.last().map_or(from, |partition| partition.partition_index + 1);
@@ -158,9 +161,13 @@ fn known(
 }
 
 /// The lists of eligible leaders are empty, not null: Java's Admin iterates them.
-fn partition(index: i32, state: &PartitionState) -> DescribeTopicPartitionsResponsePartition {
+fn partition(image: &Image, index: i32, state: &PartitionState) -> DescribeTopicPartitionsResponsePartition {
     let ids = |nodes: &[i32]| nodes.iter().copied().map(BrokerId).collect();
+    let offline = state.replicas.iter().copied().filter(|&node| !image.is_live(node));
+    let code = if image.is_live(state.leader) { ErrorCode::None } else { ErrorCode::LeaderNotAvailable };
     DescribeTopicPartitionsResponsePartition::default()
+        .with_error_code(code.code())
+        .with_offline_replicas(offline.map(BrokerId).collect())
         .with_partition_index(index)
         .with_leader_id(BrokerId(state.leader))
         .with_leader_epoch(state.leader_epoch)
@@ -170,14 +177,17 @@ fn partition(index: i32, state: &PartitionState) -> DescribeTopicPartitionsRespo
         .with_last_known_elr(Some(Vec::new()))
 }
 
-/// The metadata quorum: this node is its one voter and always leads it.
+/// The metadata quorum: the first node is its one voter and always leads it.
 pub(crate) async fn describe_quorum(
     state: &Arc<BrokerState>,
     _context: &RequestContext,
     request: DescribeQuorumRequest,
     version: i16,
 ) -> DescribeQuorumResponse {
-    let end_offset = state.cluster.read(|_, offset| offset) + 1;
+    let voter = state.cluster.voter();
+    let (end_offset, registered) =
+        state.cluster.read(|image, offset| (offset + 1, image.brokers().get(&voter).cloned()));
+    let directory_id = state.cluster.node(voter).map_or(state.directory_id, |node| node.directory_id);
     let now_ms = state.clock.now_ms();
     let topics = request
         .topics
@@ -189,20 +199,21 @@ pub(crate) async fn describe_quorum(
                 if topic.topic_name.as_str() != METADATA_TOPIC || index != 0 {
                     return answer.with_error_code(ErrorCode::UnknownTopicOrPartition.code());
                 }
-                let mut voter = ReplicaState::default()
-                    .with_replica_id(BrokerId(state.node_id))
-                    .with_log_end_offset(end_offset);
+                let mut state_of_voter =
+                    ReplicaState::default().with_replica_id(BrokerId(voter)).with_log_end_offset(end_offset);
                 if version >= 1 {
-                    voter = voter.with_last_fetch_timestamp(now_ms).with_last_caught_up_timestamp(now_ms);
+                    state_of_voter = state_of_voter
+                        .with_last_fetch_timestamp(now_ms)
+                        .with_last_caught_up_timestamp(now_ms);
                 }
                 if version >= 2 {
-                    voter = voter.with_replica_directory_id(state.directory_id);
+                    state_of_voter = state_of_voter.with_replica_directory_id(directory_id);
                 }
                 answer
-                    .with_leader_id(BrokerId(state.node_id))
+                    .with_leader_id(BrokerId(voter))
                     .with_leader_epoch(crate::cluster::LEADER_EPOCH)
                     .with_high_watermark(end_offset)
-                    .with_current_voters(vec![voter])
+                    .with_current_voters(vec![state_of_voter])
             });
             TopicData::default()
                 .with_topic_name(topic.topic_name.clone())
@@ -210,13 +221,12 @@ pub(crate) async fn describe_quorum(
         })
         .collect();
     let mut answer = DescribeQuorumResponse::default().with_topics(topics);
-    if version >= 2 {
+    if let (2.., Some(registered)) = (version, registered) {
         let listener = Listener::default()
             .with_name(text("PLAINTEXT"))
-            .with_host(state.host.clone())
-            .with_port(state.port);
-        answer.nodes =
-            vec![Node::default().with_node_id(BrokerId(state.node_id)).with_listeners(vec![listener])];
+            .with_host(text(&registered.host))
+            .with_port(registered.port);
+        answer.nodes = vec![Node::default().with_node_id(BrokerId(voter)).with_listeners(vec![listener])];
     }
     answer
 }

@@ -9,6 +9,7 @@ use kafka_wire::messages::{BrokerId, FindCoordinatorRequest, FindCoordinatorResp
 
 use super::text;
 use crate::dispatch::RequestContext;
+use crate::groups::partition_for;
 use crate::state::BrokerState;
 
 pub(crate) async fn find_coordinator(
@@ -46,12 +47,17 @@ fn find(state: &Arc<BrokerState>, key: StrBytes, kind: i8, version: i16) -> Coor
             (ErrorCode::CoordinatorNotAvailable, "the coordinator's topic cannot be created")
         })
     });
+    let coordinator = hosted.and_then(|()| match topic {
+        Ok(Some(topic)) => coordinator_of(state, topic, &key)
+            .ok_or((ErrorCode::CoordinatorNotAvailable, "the coordinator's partition has no leader")),
+        _ => Ok((state.node_id, state.host.clone(), state.port)),
+    });
     let answer = Coordinator::default().with_key(key);
-    match hosted {
-        Ok(()) => answer
-            .with_node_id(BrokerId(state.node_id))
-            .with_host(state.host.clone())
-            .with_port(i32::from(state.port))
+    match coordinator {
+        Ok((node_id, host, port)) => answer
+            .with_node_id(BrokerId(node_id))
+            .with_host(host)
+            .with_port(i32::from(port))
             .with_error_message(Some(text("NONE"))),
         Err((code, message)) => answer
             .with_node_id(BrokerId(-1))
@@ -59,4 +65,15 @@ fn find(state: &Arc<BrokerState>, key: StrBytes, kind: i8, version: i16) -> Coor
             .with_error_code(code.code())
             .with_error_message(Some(text(message))),
     }
+}
+
+/// The leader of the partition that the key belongs to.
+fn coordinator_of(state: &BrokerState, topic: &str, key: &str) -> Option<(i32, StrBytes, u16)> {
+    state.cluster.read(|image, _| {
+        let partitions = &image.topic(topic)?.partitions;
+        let count = i32::try_from(partitions.len()).ok()?;
+        let leader = partitions.get(&partition_for(key, count))?.leader;
+        let broker = image.brokers().get(&leader).filter(|broker| !broker.fenced)?;
+        Some((leader, text(&broker.host), broker.port))
+    })
 }

@@ -3,6 +3,7 @@
 //! Fetch sessions (KIP-227) are answered with session id 0, as Kafka does when its session cache is full: the client
 //! then names all its partitions in each request.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,11 +12,12 @@ use kafka_wire::error_code::ErrorCode;
 use kafka_wire::frame::{self, FrameError};
 use kafka_wire::messages::fetch_request::{FetchPartition, FetchTopic};
 use kafka_wire::messages::fetch_response::{
-    EpochEndOffset, FetchableTopicResponse, LeaderIdAndEpoch, PartitionData,
+    EpochEndOffset, FetchableTopicResponse, LeaderIdAndEpoch, NodeEndpoint, PartitionData,
 };
 use kafka_wire::messages::{BrokerId, FetchRequest, FetchResponse};
 use tokio::time::Instant;
 
+use super::{endpoints, text};
 use crate::dispatch::Answer;
 use crate::partition::Partition;
 use crate::scatter::{Records, fill_in};
@@ -53,7 +55,6 @@ pub(crate) async fn handle(state: &Arc<BrokerState>, request: FetchRequest, vers
         max_bytes: usize::try_from(request.max_bytes.min(state.fetch_max_bytes)).unwrap_or(0),
         min_bytes: usize::try_from(request.min_bytes).unwrap_or(0),
         version,
-        node_id: state.node_id,
     };
     let mut round = fetch.read();
     if !round.is_enough(&fetch) && !wait.is_zero() {
@@ -74,7 +75,23 @@ pub(crate) async fn handle(state: &Arc<BrokerState>, request: FetchRequest, vers
             }
         }
     }
-    Fetched { response: FetchResponse::default().with_responses(round.responses), records: round.records }
+    let mut response = FetchResponse::default().with_responses(round.responses);
+    if version >= 16 && !round.leaders.is_empty() {
+        response.node_endpoints = node_endpoints(state, &round.leaders);
+    }
+    Fetched { response, records: round.records }
+}
+
+/// Where the leaders are that the answer names (KIP-951).
+fn node_endpoints(state: &BrokerState, leaders: &BTreeSet<i32>) -> Vec<NodeEndpoint> {
+    let endpoints = endpoints(state, leaders).into_iter().map(|(node_id, broker)| {
+        let endpoint = NodeEndpoint::default()
+            .with_node_id(BrokerId(node_id))
+            .with_host(text(&broker.host))
+            .with_port(i32::from(broker.port));
+        endpoint.with_rack(broker.rack.as_deref().map(text))
+    });
+    endpoints.collect()
 }
 
 /// A client that continues a session does not list its partitions, so it must be sent back to a full fetch. As this
@@ -94,7 +111,6 @@ struct Fetch<'a> {
     max_bytes: usize,
     min_bytes: usize,
     version: i16,
-    node_id: i32,
 }
 
 struct ResolvedTopic<'a> {
@@ -129,6 +145,8 @@ struct Round {
     records: Vec<Records>,
     size_bytes: usize,
     failed: bool,
+    /// Who leads the partitions that were asked for in the wrong place.
+    leaders: BTreeSet<i32>,
 }
 
 impl Round {
@@ -149,6 +167,7 @@ impl Fetch<'_> {
             records: Vec::new(),
             size_bytes: 0,
             failed: false,
+            leaders: BTreeSet::new(),
         };
         for topic in &self.topics {
             let mut answer = FetchableTopicResponse::default();
@@ -167,7 +186,7 @@ impl Fetch<'_> {
                     };
                     read.unwrap_or_else(|code| {
                         round.failed = true;
-                        self.failed(asked.partition, found.as_ref().ok(), code)
+                        self.failed(asked.partition, found.as_ref().ok(), code, &mut round)
                     })
                 })
                 .collect();
@@ -182,8 +201,7 @@ impl Fetch<'_> {
         asked: &FetchPartition,
         round: &mut Round,
     ) -> Result<PartitionData, ErrorCode> {
-        partition.check_leader_epoch(asked.current_leader_epoch)?;
-        let log = partition.lock()?;
+        let log = partition.lock_in_epoch(asked.current_leader_epoch)?;
         let mut answer = PartitionData::default()
             .with_partition_index(asked.partition)
             .with_high_watermark(log.high_watermark())
@@ -220,7 +238,13 @@ impl Fetch<'_> {
         Ok(answer)
     }
 
-    fn failed(&self, index: i32, partition: Option<&Arc<Partition>>, code: ErrorCode) -> PartitionData {
+    fn failed(
+        &self,
+        index: i32,
+        partition: Option<&Arc<Partition>>,
+        code: ErrorCode,
+        round: &mut Round,
+    ) -> PartitionData {
         let mut answer = PartitionData::default()
             .with_partition_index(index)
             .with_error_code(code.code())
@@ -228,9 +252,10 @@ impl Fetch<'_> {
             .with_last_stable_offset(-1)
             .with_records(Some(Bytes::new()));
         if let (true, Some(partition)) = (is_leader_question(code) && self.version >= 12, partition) {
-            answer.current_leader = LeaderIdAndEpoch::default()
-                .with_leader_id(BrokerId(self.node_id))
-                .with_leader_epoch(partition.leader_epoch());
+            let (leader, leader_epoch) = partition.leader();
+            answer.current_leader =
+                LeaderIdAndEpoch::default().with_leader_id(BrokerId(leader)).with_leader_epoch(leader_epoch);
+            round.leaders.insert(leader);
         }
         answer
     }

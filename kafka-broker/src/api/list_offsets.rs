@@ -58,13 +58,17 @@ pub(crate) async fn handle(
 }
 
 fn find(partition: &Partition, asked: &ListOffsetsPartition, version: i16) -> Result<FoundOffset, ErrorCode> {
-    partition.check_leader_epoch(asked.current_leader_epoch)?;
-    let log = partition.lock()?;
+    let log = partition.lock_in_epoch(asked.current_leader_epoch)?;
+    let needs_end = asked.timestamp >= special::LATEST || asked.timestamp == special::MAX_TIMESTAMP;
+    if needs_end && !log.is_high_watermark_known() {
+        // KIP-207: a new leader does not tell an end that lies before what clients have seen.
+        return Err(if version >= 5 { ErrorCode::OffsetNotAvailable } else { ErrorCode::LeaderNotAvailable });
+    }
     let at = |offset: i64| FoundOffset { offset, timestamp: -1, leader_epoch: log.epoch_at(offset) };
     let none = FoundOffset { offset: -1, timestamp: -1, leader_epoch: -1 };
     Ok(match asked.timestamp {
-        // With one replica and no transactions, high watermark and last stable offset are the log's end.
-        special::LATEST => FoundOffset { leader_epoch: partition.leader_epoch(), ..at(log.high_watermark()) },
+        // Without transactions, the last stable offset is the high watermark.
+        special::LATEST => FoundOffset { leader_epoch: log.leader_epoch(), ..at(log.high_watermark()) },
         special::EARLIEST | special::EARLIEST_LOCAL => at(log.log_start_offset()),
         special::MAX_TIMESTAMP if version >= 7 => log.max_timestamp()?.unwrap_or(none),
         special::LATEST_TIERED if version >= 9 => none,

@@ -41,7 +41,7 @@ pub(crate) async fn handle(
         false => OPERATIONS_NOT_ASKED,
     };
     let topics = state.cluster.read(|image, _| match &asked {
-        None => image.topics().iter().map(|(name, topic)| describe(name, topic, operations)).collect(),
+        None => image.topics().iter().map(|(name, topic)| describe(image, name, topic, operations)).collect(),
         Some(asked) => asked.iter().map(|topic| look_up(image, topic, operations)).collect(),
     });
     let mut response = MetadataResponse::default()
@@ -61,9 +61,8 @@ pub(crate) async fn handle(
 fn brokers(state: &BrokerState) -> Vec<MetadataResponseBroker> {
     state.cluster.read(|image, _| {
         image
-            .brokers()
-            .iter()
-            .map(|(&node_id, broker)| {
+            .live_brokers()
+            .map(|(node_id, broker)| {
                 MetadataResponseBroker::default()
                     .with_node_id(BrokerId(node_id))
                     .with_host(text(&broker.host))
@@ -106,7 +105,7 @@ fn create_missing(state: &BrokerState, missing: &[String]) {
 fn look_up(image: &Image, asked: &MetadataRequestTopic, operations: i32) -> MetadataResponseTopic {
     if !asked.topic_id.is_nil() {
         return match image.topic_by_id(asked.topic_id) {
-            Some((name, topic)) => describe(name, topic, operations),
+            Some((name, topic)) => describe(image, name, topic, operations),
             None => failed(None, asked.topic_id, ErrorCode::UnknownTopicId, operations),
         };
     }
@@ -114,7 +113,7 @@ fn look_up(image: &Image, asked: &MetadataRequestTopic, operations: i32) -> Meta
         return failed(None, Uuid::nil(), ErrorCode::InvalidTopicException, operations);
     };
     match image.topic(name) {
-        Some(topic) => describe(name, topic, operations),
+        Some(topic) => describe(image, name, topic, operations),
         None if topic_name::check(name).is_err() => {
             failed(Some(name.clone()), Uuid::nil(), ErrorCode::InvalidTopicException, operations)
         }
@@ -132,13 +131,21 @@ fn failed(name: Option<TopicName>, id: Uuid, code: ErrorCode, operations: i32) -
         .with_topic_authorized_operations(operations)
 }
 
-fn describe(name: &str, topic: &TopicImage, operations: i32) -> MetadataResponseTopic {
+fn describe(image: &Image, name: &str, topic: &TopicImage, operations: i32) -> MetadataResponseTopic {
     let ids = |nodes: &[i32]| nodes.iter().copied().map(BrokerId).collect();
     let partitions = topic
         .partitions
         .iter()
         .map(|(&index, partition)| {
+            // A leader that is not there cannot be asked, and one that does not exist is waited for.
+            let code = match image.is_live(partition.leader) {
+                true => ErrorCode::None,
+                false => ErrorCode::LeaderNotAvailable,
+            };
+            let offline = partition.replicas.iter().copied().filter(|&node| !image.is_live(node));
             MetadataResponsePartition::default()
+                .with_error_code(code.code())
+                .with_offline_replicas(offline.map(BrokerId).collect())
                 .with_partition_index(index)
                 .with_leader_id(BrokerId(partition.leader))
                 .with_leader_epoch(partition.leader_epoch)

@@ -6,6 +6,8 @@ pub(crate) mod api_versions;
 pub(crate) mod cluster;
 pub(crate) mod configs;
 pub(crate) mod coordinators;
+pub(crate) mod elections;
+pub(crate) mod epochs;
 pub(crate) mod fetch;
 pub(crate) mod groups;
 pub(crate) mod list_offsets;
@@ -16,15 +18,26 @@ pub(crate) mod producer_ids;
 pub(crate) mod records;
 pub(crate) mod topics;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use kafka_wire::StrBytes;
 
+use crate::cluster::image::{BrokerImage, Image};
 use crate::state::BrokerState;
 
 /// An owned string for an answer. Strings of a request are slices of its frame: fine to echo, wrong to keep.
 pub(crate) fn text(value: &str) -> StrBytes {
     StrBytes::from_string(value.to_owned())
+}
+
+/// The nodes among `ids` that clients can connect to.
+pub(crate) fn endpoints(state: &BrokerState, ids: &BTreeSet<i32>) -> Vec<(i32, BrokerImage)> {
+    let live = |image: &Image| {
+        let live = image.live_brokers().filter(|(node_id, _)| ids.contains(node_id));
+        live.map(|(node_id, broker)| (node_id, broker.clone())).collect()
+    };
+    state.cluster.read(|image, _| live(image))
 }
 
 /// Runs work that creates or deletes files on a thread that serves no connections. In memory it is done at once.

@@ -1,25 +1,32 @@
 //! Produce: appends batches to partitions, in the connection's own task, under each partition's lock.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use kafka_wire::error_code::ErrorCode;
 use kafka_wire::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use kafka_wire::messages::produce_response::{
-    BatchIndexAndErrorMessage, LeaderIdAndEpoch, PartitionProduceResponse, TopicProduceResponse,
+    BatchIndexAndErrorMessage, LeaderIdAndEpoch, NodeEndpoint, PartitionProduceResponse, TopicProduceResponse,
 };
 use kafka_wire::messages::{BrokerId, ProduceRequest, ProduceResponse};
+use tokio::time::Instant;
 
-use super::text;
+use super::{endpoints, text};
 use crate::dispatch::Hangup;
-use crate::partition::{ProduceError, Written};
+use crate::partition::{Partition, ProduceError, Uncommitted, Written};
 use crate::state::BrokerState;
 use crate::topics::HostedTopic;
 
 /// Topics are named by id from this version on (KIP-516).
 const TOPIC_ID_VERSION: i16 = 13;
+/// Answers name the leader from this version on (KIP-951).
+const HINT_VERSION: i16 = 10;
 
 /// `None`: the producer wants no answer (`acks=0`).
-pub(crate) fn handle(
+///
+/// Dropping the future takes nothing back.
+pub(crate) async fn handle(
     state: &Arc<BrokerState>,
     request: ProduceRequest,
     version: i16,
@@ -27,7 +34,9 @@ pub(crate) fn handle(
     let refused = refusal_of_all(&request);
     let acks = request.acks;
     let now_ms = state.clock.now_ms();
+    let timeout = Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0));
     let mut responses = Vec::with_capacity(request.topic_data.len());
+    let mut waiting = Vec::new();
     for topic in request.topic_data {
         let hosted = look_up(state, &topic, version);
         let mut partitions = Vec::with_capacity(topic.partition_data.len());
@@ -38,11 +47,17 @@ pub(crate) fn handle(
                 (None, Err(code)) => Err(ProduceError::from(*code)),
                 (None, Ok(hosted)) => append(hosted, data, acks, now_ms),
             };
+            let outcome = outcome.map(|(written, partition)| {
+                if let (Some(append), Some(partition)) = (written.uncommitted, partition) {
+                    waiting.push(Waiting { at: (responses.len(), partitions.len()), partition, append });
+                }
+                written
+            });
             if let (0, Err(error)) = (acks, &outcome) {
                 let topic = topic.name.to_string();
                 return Err(Hangup::UnansweredProduce { topic, partition: index, code: error.code });
             }
-            partitions.push(partition_response(state, hosted.as_ref().ok(), index, outcome, version));
+            partitions.push(partition_response(hosted.as_ref().ok(), index, outcome, version));
         }
         let mut answer = TopicProduceResponse::default().with_partition_responses(partitions);
         if version >= TOPIC_ID_VERSION {
@@ -52,7 +67,60 @@ pub(crate) fn handle(
         }
         responses.push(answer);
     }
-    Ok((acks != 0).then(|| ProduceResponse::default().with_responses(responses)))
+    if !waiting.is_empty() {
+        await_replicas(waiting, &mut responses, Instant::now() + timeout, version).await;
+    }
+    Ok((acks != 0).then(|| {
+        let mut response = ProduceResponse::default().with_responses(responses);
+        if version >= HINT_VERSION {
+            response.node_endpoints = node_endpoints(state, &response.responses);
+        }
+        response
+    }))
+}
+
+/// An append that `acks=all` waits for, and where its answer is.
+struct Waiting {
+    at: (usize, usize),
+    partition: Arc<Partition>,
+    append: Uncommitted,
+}
+
+/// Waits until the in-sync replicas have everything (`DelayedProduce`). What is late or lost its leader becomes an error:
+/// it may or may not survive.
+async fn await_replicas(
+    waiting: Vec<Waiting>,
+    responses: &mut [TopicProduceResponse],
+    deadline: Instant,
+    version: i16,
+) {
+    for Waiting { at, partition, append } in waiting {
+        let Err(code) = partition.committed(append, deadline).await else { continue };
+        let topic = responses.get_mut(at.0);
+        if let Some(answer) = topic.and_then(|topic| topic.partition_responses.get_mut(at.1)) {
+            let log_start_offset = answer.log_start_offset;
+            *answer = refused(Some(&partition), answer.index, &code.into(), version);
+            answer.log_start_offset = log_start_offset;
+        }
+    }
+}
+
+/// Where the leaders are that the answer names (KIP-951).
+fn node_endpoints(state: &BrokerState, responses: &[TopicProduceResponse]) -> Vec<NodeEndpoint> {
+    let partitions = responses.iter().flat_map(|topic| &topic.partition_responses);
+    let leaders: BTreeSet<i32> =
+        partitions.map(|it| it.current_leader.leader_id.0).filter(|&leader| leader >= 0).collect();
+    if leaders.is_empty() {
+        return Vec::new();
+    }
+    let endpoints = endpoints(state, &leaders).into_iter().map(|(node_id, broker)| {
+        NodeEndpoint::default()
+            .with_node_id(BrokerId(node_id))
+            .with_host(text(&broker.host))
+            .with_port(i32::from(broker.port))
+            .with_rack(broker.rack.as_deref().map(text))
+    });
+    endpoints.collect()
 }
 
 /// Why nothing of the request can be appended.
@@ -85,20 +153,18 @@ fn append(
     data: PartitionProduceData,
     acks: i16,
     now_ms: i64,
-) -> Result<Written, ProduceError> {
+) -> Result<(Written, Option<Arc<Partition>>), ProduceError> {
     // Clients may not write to the coordinators' topics (`ReplicaManager.appendRecordsToLeader`).
     if topic.is_internal() {
         return Err(ErrorCode::InvalidTopicException.into());
     }
     let partition = topic.partition(data.index).ok_or(ErrorCode::UnknownTopicOrPartition)?;
-    if acks == -1 && partition.min_insync_replicas() > 1 {
-        return Err(ErrorCode::NotEnoughReplicas.into());
-    }
-    partition.produce(data.records.unwrap_or_default(), now_ms)
+    let written = partition.produce(data.records.unwrap_or_default(), acks, now_ms)?;
+    let partition = written.uncommitted.is_some().then_some(partition);
+    Ok((written, partition))
 }
 
 fn partition_response(
-    state: &BrokerState,
     topic: Option<&Arc<HostedTopic>>,
     index: i32,
     outcome: Result<Written, ProduceError>,
@@ -113,28 +179,46 @@ fn partition_response(
             if version >= 5 { answer.with_log_start_offset(written.log_start_offset) } else { answer }
         }
         Err(error) => {
-            let mut answer =
-                answer.with_error_code(error.code.code()).with_base_offset(-1).with_log_append_time_ms(-1);
-            if version >= 8 {
-                answer.error_message = error.message.as_deref().map(text);
-                answer.record_errors = error
-                    .record_errors
-                    .iter()
-                    .map(|(index, message)| {
-                        BatchIndexAndErrorMessage::default()
-                            .with_batch_index(*index)
-                            .with_batch_index_error_message(Some(text(message)))
-                    })
-                    .collect();
-            }
-            // KIP-951: a producer that came to the wrong place learns the right one at once.
-            if version >= 10 && error.code == ErrorCode::NotLeaderOrFollower {
-                let epoch = topic.and_then(|topic| topic.partition(index)).map_or(-1, |it| it.leader_epoch());
-                answer.current_leader = LeaderIdAndEpoch::default()
-                    .with_leader_id(BrokerId(state.node_id))
-                    .with_leader_epoch(epoch);
-            }
-            answer
+            let partition = match error.code {
+                ErrorCode::NotLeaderOrFollower => topic.and_then(|topic| topic.partition(index)),
+                _ => None,
+            };
+            refused(partition.as_ref(), index, &error, version)
         }
     }
+}
+
+fn refused(
+    partition: Option<&Arc<Partition>>,
+    index: i32,
+    error: &ProduceError,
+    version: i16,
+) -> PartitionProduceResponse {
+    let mut answer = PartitionProduceResponse::default()
+        .with_index(index)
+        .with_error_code(error.code.code())
+        .with_base_offset(-1)
+        .with_log_append_time_ms(-1);
+    if version >= 8 {
+        answer.error_message = error.message.as_deref().map(text);
+        answer.record_errors = error
+            .record_errors
+            .iter()
+            .map(|(index, message)| {
+                BatchIndexAndErrorMessage::default()
+                    .with_batch_index(*index)
+                    .with_batch_index_error_message(Some(text(message)))
+            })
+            .collect();
+    }
+    // KIP-951: a producer that came to the wrong place learns the right one at once.
+    if version >= HINT_VERSION
+        && error.code == ErrorCode::NotLeaderOrFollower
+        && let Some(partition) = partition
+    {
+        let (leader, leader_epoch) = partition.leader();
+        answer.current_leader =
+            LeaderIdAndEpoch::default().with_leader_id(BrokerId(leader)).with_leader_epoch(leader_epoch);
+    }
+    answer
 }

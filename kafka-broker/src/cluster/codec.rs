@@ -4,8 +4,8 @@ use bytes::Bytes;
 use kafka_wire::StrBytes;
 use kafka_wire::records::register_broker_record::{BrokerEndpoint, BrokerFeature};
 use kafka_wire::records::{
-    self, ConfigRecord, FeatureLevelRecord, MetadataRecord as Stored, PartitionRecord, ProducerIdsRecord,
-    RecordError, RegisterBrokerRecord, RemoveTopicRecord, TopicRecord,
+    self, BrokerRegistrationChangeRecord, ConfigRecord, FeatureLevelRecord, MetadataRecord as Stored,
+    PartitionRecord, ProducerIdsRecord, RecordError, RegisterBrokerRecord, RemoveTopicRecord, TopicRecord,
 };
 use uuid::Uuid;
 
@@ -14,6 +14,9 @@ use super::{METADATA_VERSION, MIN_METADATA_VERSION};
 
 /// `DirectoryId.UNASSIGNED`-style placeholder: which folder of a node holds a replica is not tracked.
 const UNASSIGNED: Uuid = Uuid::nil();
+/// `BrokerRegistrationFencingChange`; 0 would change nothing.
+const FENCE: i8 = 1;
+const UNFENCE: i8 = -1;
 /// `SecurityProtocol.PLAINTEXT`.
 const PLAINTEXT: i16 = 0;
 
@@ -79,6 +82,13 @@ pub(super) fn encode(record: &MetadataRecord, node_id: i32) -> Result<Bytes, Rec
                 .with_fenced(false);
             (Stored::RegisterBroker(broker), 1)
         }
+        MetadataRecord::BrokerRegistrationChange { node_id, epoch, fenced } => {
+            let change = BrokerRegistrationChangeRecord::default()
+                .with_broker_id(*node_id)
+                .with_broker_epoch(*epoch)
+                .with_fenced(if *fenced { FENCE } else { UNFENCE });
+            (Stored::BrokerRegistrationChange(change), 0)
+        }
     };
     records::encode_metadata(&stored, version)
 }
@@ -120,6 +130,14 @@ pub(super) fn decode(value: Bytes) -> Result<Option<MetadataRecord>, RecordError
                 rack: broker.rack.map(|rack| rack.to_string()),
             }
         }
+        Stored::BrokerRegistrationChange(change) => match change.fenced {
+            FENCE | UNFENCE => MetadataRecord::BrokerRegistrationChange {
+                node_id: change.broker_id,
+                epoch: change.broker_epoch,
+                fenced: change.fenced == FENCE,
+            },
+            _ => return Ok(None),
+        },
         _ => return Ok(None),
     }))
 }

@@ -40,6 +40,8 @@ pub(crate) struct BrokerImage {
     pub(crate) host: String,
     pub(crate) port: u16,
     pub(crate) rack: Option<String>,
+    /// It is registered, but not there.
+    pub(crate) fenced: bool,
 }
 
 impl Image {
@@ -86,9 +88,16 @@ impl Image {
             }
             MetadataRecord::ProducerIds { next } => self.next_producer_id = *next,
             MetadataRecord::RegisterBroker { node_id, incarnation: _, epoch, host, port, rack } => {
-                let broker =
-                    BrokerImage { epoch: *epoch, host: host.clone(), port: *port, rack: rack.clone() };
+                let (host, rack) = (host.clone(), rack.clone());
+                let broker = BrokerImage { epoch: *epoch, host, port: *port, rack, fenced: false };
                 self.brokers.insert(*node_id, broker);
+            }
+            MetadataRecord::BrokerRegistrationChange { node_id, epoch, fenced } => {
+                if let Some(broker) = self.brokers.get_mut(node_id)
+                    && broker.epoch == *epoch
+                {
+                    broker.fenced = *fenced;
+                }
             }
         }
     }
@@ -109,6 +118,19 @@ impl Image {
 
     pub(crate) fn brokers(&self) -> &BTreeMap<i32, BrokerImage> {
         &self.brokers
+    }
+
+    /// The brokers that are there, by id.
+    pub(crate) fn live_brokers(&self) -> impl Iterator<Item = (i32, &BrokerImage)> {
+        self.brokers.iter().filter(|(_, broker)| !broker.fenced).map(|(&node_id, broker)| (node_id, broker))
+    }
+
+    pub(crate) fn is_live(&self, node_id: i32) -> bool {
+        self.brokers.get(&node_id).is_some_and(|broker| !broker.fenced)
+    }
+
+    pub(crate) fn partition(&self, topic: &str, index: i32) -> Option<&PartitionState> {
+        self.topics.get(topic)?.partitions.get(&index)
     }
 
     pub(crate) fn features(&self) -> &BTreeMap<String, i16> {

@@ -5,20 +5,27 @@
 //! same image (`QuorumController`).
 
 mod codec;
+pub(crate) mod elections;
 pub(crate) mod image;
 pub(crate) mod record;
 pub(crate) mod topic_name;
 pub(crate) mod topics;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use kafka_wire::error_code::ErrorCode;
 use kafka_wire::record_batch::{BatchBuilder, RecordBatch, Seal};
 use parking_lot::{Mutex, MutexGuard, RwLock};
 
+use self::elections::AlterPartition;
 use self::image::Image;
 use self::record::MetadataRecord;
 use self::topics::{Refusal, refuse};
 use crate::log::{Append, Origin, PartitionLog};
+use crate::replicator::Inbox;
+use crate::state::BrokerState;
 
 /// The topic whose only partition holds the metadata.
 pub(crate) const METADATA_TOPIC: &str = "__cluster_metadata";
@@ -56,11 +63,14 @@ pub enum ReplayError {
     },
 }
 
-/// The metadata and its log.
+/// What all nodes share: the metadata, its log, and who is there.
 pub(crate) struct Cluster {
     node_id: i32,
     log: Mutex<PartitionLog>,
     view: RwLock<View>,
+    /// The nodes that run. Weak, because each of them holds the cluster.
+    nodes: RwLock<BTreeMap<i32, Weak<BrokerState>>>,
+    inboxes: RwLock<BTreeMap<i32, Arc<Inbox>>>,
 }
 
 struct View {
@@ -88,7 +98,13 @@ impl Cluster {
                 });
             }
         }
-        Ok(Self { node_id, log: Mutex::new(log), view: RwLock::new(view) })
+        Ok(Self {
+            node_id,
+            log: Mutex::new(log),
+            view: RwLock::new(view),
+            nodes: RwLock::default(),
+            inboxes: RwLock::default(),
+        })
     }
 
     /// Looks at the image, and at the offset of its last record.
@@ -100,6 +116,56 @@ impl Cluster {
     /// Locks out other changes, so that a decision and its effects are one step.
     pub(crate) fn controller(&self) -> Controller<'_> {
         Controller { cluster: self, log: self.log.lock() }
+    }
+
+    /// The node whose folder holds the metadata: the quorum's one voter.
+    pub(crate) fn voter(&self) -> i32 {
+        self.node_id
+    }
+
+    /// Decides, and commits what was decided, as one step.
+    pub(crate) fn change(
+        &self,
+        now_ms: i64,
+        decide: impl FnOnce(&Image) -> Result<Vec<MetadataRecord>, Refusal>,
+    ) -> Result<(), Refusal> {
+        let mut controller = self.controller();
+        let records = controller.read(decide)?;
+        controller.commit(&records, now_ms)
+    }
+
+    /// A leader asks for other in-sync replicas.
+    pub(crate) fn alter_partition(&self, asked: &AlterPartition, now_ms: i64) -> Result<(), Refusal> {
+        self.change(now_ms, |image| Ok(vec![elections::alter_partition(image, asked)?]))
+    }
+
+    /// A node that runs.
+    pub(crate) fn node(&self, node_id: i32) -> Option<Arc<BrokerState>> {
+        self.nodes.read().get(&node_id)?.upgrade()
+    }
+
+    /// All nodes that run, by id.
+    pub(crate) fn nodes(&self) -> Vec<Arc<BrokerState>> {
+        self.nodes.read().values().filter_map(Weak::upgrade).collect()
+    }
+
+    /// From now on the node is told of every change.
+    pub(crate) fn join(&self, node: &Arc<BrokerState>) {
+        self.nodes.write().insert(node.node_id, Arc::downgrade(node));
+    }
+
+    /// The node is gone.
+    pub(crate) fn leave(&self, node_id: i32) {
+        self.nodes.write().remove(&node_id);
+        self.inbox(node_id).clear();
+    }
+
+    /// Where a node is told that there is more to copy.
+    pub(crate) fn inbox(&self, node_id: i32) -> Arc<Inbox> {
+        if let Some(inbox) = self.inboxes.read().get(&node_id) {
+            return Arc::clone(inbox);
+        }
+        Arc::clone(self.inboxes.write().entry(node_id).or_default())
     }
 }
 
@@ -143,7 +209,8 @@ impl Controller<'_> {
         look(&self.cluster.view.read().image)
     }
 
-    /// Appends the records as one batch, so that a crash keeps all or none of them, and replays them.
+    /// Appends the records as one batch, so that a crash keeps all or none of them, replays them, and lets every node
+    /// act on them.
     pub(crate) fn commit(&mut self, records: &[MetadataRecord], now_ms: i64) -> Result<(), Refusal> {
         if records.is_empty() {
             return Ok(());
@@ -171,6 +238,10 @@ impl Controller<'_> {
         let mut view = self.cluster.view.write();
         records.iter().for_each(|record| view.image.replay(record));
         view.offset = appended.last_offset;
+        drop(view);
+        for node in self.cluster.nodes() {
+            self.cluster.read(|image, _| node.apply(records, image));
+        }
         Ok(())
     }
 

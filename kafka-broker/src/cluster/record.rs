@@ -42,22 +42,34 @@ pub(crate) enum MetadataRecord {
         port: u16,
         rack: Option<String>,
     },
+    /// A registered broker went away, or came back.
+    BrokerRegistrationChange {
+        node_id: i32,
+        epoch: i64,
+        fenced: bool,
+    },
 }
+
+/// The leader of a partition that has none.
+pub(crate) const NO_LEADER: i32 = -1;
 
 /// Who leads and holds a partition.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct PartitionState {
     pub(crate) replicas: Vec<i32>,
     pub(crate) isr: Vec<i32>,
+    /// [`NO_LEADER`] while no replica may lead.
     pub(crate) leader: i32,
+    /// One more with each election: what readers and replicas fence by (KIP-320).
     pub(crate) leader_epoch: i32,
+    /// One more with each change of any kind (KIP-497).
     pub(crate) partition_epoch: i32,
 }
 
 impl PartitionState {
     /// A new partition: its first replica leads, all are in sync.
     pub(crate) fn new(replicas: Vec<i32>) -> Self {
-        let leader = replicas.first().copied().unwrap_or(-1);
+        let leader = replicas.first().copied().unwrap_or(NO_LEADER);
         Self { isr: replicas.clone(), replicas, leader, leader_epoch: 0, partition_epoch: 0 }
     }
 }

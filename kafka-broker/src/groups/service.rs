@@ -4,7 +4,7 @@
 //! takes microseconds, its append is synchronous and nothing is awaited while the lock is held, so a task would only
 //! add a queue and two wake-ups to every heartbeat and commit. Calls that have to wait leave a oneshot behind.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -30,6 +30,8 @@ pub(crate) const OFFSETS_TOPIC: &str = "__consumer_offsets";
 const LOAD_BYTES: usize = 5 * 1024 * 1024;
 /// No batch of the coordinator's own is larger; one of Kafka's could be compressed.
 const MAX_DECOMPRESSED_BYTES: usize = 64 * 1024 * 1024;
+/// How long an answer waits until the in-sync replicas have what it rests on (`offsets.commit.timeout.ms`).
+const COMMIT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the timer sleeps when no coordinator has anything to wait for.
 const IDLE: Duration = Duration::from_secs(600);
 
@@ -37,6 +39,8 @@ const IDLE: Duration = Duration::from_secs(600);
 pub(crate) struct Groups {
     config: GroupConfig,
     shards: Mutex<BTreeMap<i32, Arc<Mutex<Shard>>>>,
+    /// Partitions that this node came to lead and whose coordinators are to be loaded.
+    elected: Mutex<BTreeSet<i32>>,
     next_call: AtomicU64,
     timer: Notify,
     /// When the timer wakes by itself.
@@ -46,6 +50,8 @@ pub(crate) struct Groups {
 /// A coordinator with the log it was loaded from and the calls it has yet to answer.
 struct Shard {
     partition: Arc<Partition>,
+    /// The leader epoch that it was loaded in.
+    epoch: i32,
     coordinator: Coordinator,
     waiting: FxHashMap<CallId, oneshot::Sender<Response>>,
 }
@@ -74,6 +80,7 @@ impl Groups {
         Self {
             config,
             shards: Mutex::default(),
+            elected: Mutex::default(),
             next_call: AtomicU64::new(0),
             timer: Notify::new(),
             timer_at: Mutex::new(Instant::now() + IDLE),
@@ -83,9 +90,25 @@ impl Groups {
     /// Loads every coordinator whose partition exists, so that sessions and offsets expire without being asked for.
     pub(crate) fn load_all(&self, state: &BrokerState) {
         for index in 0..partition_count(state) {
-            if let Err(error) = self.with_partition(state, index, |_| ()) {
-                tracing::error!(partition = index, %error, "group coordinator not loaded");
-            }
+            self.load(state, index);
+        }
+    }
+
+    fn load(&self, state: &BrokerState, index: i32) {
+        match self.with_partition(state, index, |_| ()) {
+            // Another node's.
+            Ok(()) | Err(ErrorCode::NotCoordinator) => {}
+            Err(error) => tracing::error!(partition = index, %error, "group coordinator not loaded"),
+        }
+    }
+
+    /// This node leads a coordinator's partition from now on, or does not any more: who waits is sent away, and what was
+    /// loaded is forgotten. A new coordinator is loaded by its first call or by the timer, whichever comes first.
+    pub(crate) fn leader_changed(&self, index: i32, is_elected: bool) {
+        drop(self.shards.lock().remove(&index));
+        if is_elected {
+            self.elected.lock().insert(index);
+            self.timer.notify_one();
         }
     }
 
@@ -100,14 +123,26 @@ impl Groups {
     ) -> Result<Response, ErrorCode> {
         let call = CallId(self.next_call.fetch_add(1, Ordering::Relaxed));
         let (sender, receiver) = oneshot::channel();
-        self.with_group(state, group_id, |shard| {
+        let (partition, epoch) = self.with_group(state, group_id, |shard| {
             shard.waiting.insert(call, sender);
             let now = now(state);
             let decision = step(&mut shard.coordinator, call, now);
             shard.settle(decision, now);
+            (Arc::clone(&shard.partition), shard.epoch)
         })?;
-        // The coordinator is gone when its topic is.
-        receiver.await.map_err(|_| ErrorCode::CoordinatorNotAvailable)
+        // The coordinator is gone when its topic is, or when another node leads its partition.
+        let response = receiver.await.map_err(|_| ErrorCode::NotCoordinator)?;
+        // What the answer says must not be lost with this node (`offsets.commit.timeout.ms`).
+        let committed = match partition.uncommitted(epoch) {
+            Ok(Some(append)) => partition.committed(append, Instant::now() + COMMIT_TIMEOUT).await,
+            Ok(None) => Ok(()),
+            Err(code) => Err(code),
+        };
+        committed.map_err(|code| match code {
+            ErrorCode::NotLeaderOrFollower => ErrorCode::NotCoordinator,
+            _ => ErrorCode::CoordinatorNotAvailable,
+        })?;
+        Ok(response)
     }
 
     /// Looks at the coordinator of a group.
@@ -127,7 +162,11 @@ impl Groups {
         mut look: impl FnMut(&Coordinator) -> R,
     ) -> Result<Vec<R>, ErrorCode> {
         let partitions = 0..partition_count(state);
-        partitions.map(|index| self.with_partition(state, index, |shard| look(&shard.coordinator))).collect()
+        partitions
+            .map(|index| self.with_partition(state, index, |shard| look(&shard.coordinator)))
+            // What other nodes coordinate is theirs to tell.
+            .filter(|looked| !matches!(looked, Err(ErrorCode::NotCoordinator)))
+            .collect()
     }
 
     /// Forgets the offsets of topics that were deleted.
@@ -137,7 +176,9 @@ impl Groups {
                 let decision = shard.coordinator.topics_deleted(topics);
                 shard.settle(decision, now(state));
             });
-            if let Err(error) = done {
+            if let Err(error) = done
+                && error != ErrorCode::NotCoordinator
+            {
                 tracing::warn!(partition = index, %error, "offsets of deleted topics remain");
             }
         }
@@ -161,19 +202,20 @@ impl Groups {
         // The topic is made by the first FindCoordinator.
         let partition =
             state.topics.partition(OFFSETS_TOPIC, index).ok_or(ErrorCode::CoordinatorNotAvailable)?;
+        let epoch = partition.led_epoch().ok_or(ErrorCode::NotCoordinator)?;
         let known = self.shards.lock().get(&index).cloned();
         let shard = match known {
             Some(shard) => shard,
             None => {
-                let loaded = Shard::load(partition.clone(), &self.config, now(state))?;
+                let loaded = Shard::load(partition.clone(), epoch, &self.config, now(state))?;
                 // If another call loaded it as well, the first one in the map counts.
                 Arc::clone(self.shards.lock().entry(index).or_insert_with(|| Arc::new(Mutex::new(loaded))))
             }
         };
         let mut shard = shard.lock();
-        if !Arc::ptr_eq(&shard.partition, &partition) {
-            // The topic was deleted and made anew.
-            *shard = Shard::load(partition, &self.config, now(state))?;
+        if !Arc::ptr_eq(&shard.partition, &partition) || shard.epoch != epoch {
+            // The topic was deleted and made anew, or another node led it in between.
+            *shard = Shard::load(partition, epoch, &self.config, now(state))?;
         }
         let result = run(&mut shard);
         let wake_up = Instant::from_std(shard.coordinator.next_wake_up());
@@ -185,6 +227,8 @@ impl Groups {
 
     /// Does all that is due and returns when the next thing is.
     fn expire(&self, state: &BrokerState) -> Instant {
+        let elected = std::mem::take(&mut *self.elected.lock());
+        elected.into_iter().for_each(|index| self.load(state, index));
         let shards: Vec<_> = self.shards.lock().values().cloned().collect();
         let mut next = Instant::now() + IDLE;
         for shard in shards {
@@ -218,11 +262,16 @@ fn partition_count(state: &BrokerState) -> i32 {
 }
 
 impl Shard {
-    fn load(partition: Arc<Partition>, config: &GroupConfig, now: Now) -> Result<Self, ErrorCode> {
+    fn load(
+        partition: Arc<Partition>,
+        epoch: i32,
+        config: &GroupConfig,
+        now: Now,
+    ) -> Result<Self, ErrorCode> {
         let mut coordinator = Coordinator::new(config.clone(), now);
         replay(&partition, &mut coordinator, now)?;
         let decision = coordinator.loaded(now);
-        let mut shard = Self { partition, coordinator, waiting: FxHashMap::default() };
+        let mut shard = Self { partition, epoch, coordinator, waiting: FxHashMap::default() };
         shard.settle(decision, now);
         Ok(shard)
     }
@@ -252,7 +301,11 @@ impl Shard {
             tracing::error!(partition = self.partition.name(), reason, "group records cannot be encoded");
             ErrorCode::UnknownServerError
         })?;
-        self.partition.append(batch, Origin::Coordinator, now.ms).map_err(|refused| refused.code)?;
+        self.partition.append(batch, Origin::Coordinator, now.ms).map_err(|refused| match refused.code {
+            ErrorCode::NotLeaderOrFollower => ErrorCode::NotCoordinator,
+            ErrorCode::NotEnoughReplicas => ErrorCode::CoordinatorNotAvailable,
+            code => code,
+        })?;
         Ok(())
     }
 }

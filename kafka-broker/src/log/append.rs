@@ -119,7 +119,7 @@ impl PartitionLog {
         (bytes, placed)
     }
 
-    fn write(&mut self, bytes: Bytes, batches: &[RecordBatch]) -> Result<(), AppendError> {
+    pub(super) fn write(&mut self, bytes: Bytes, batches: &[RecordBatch]) -> Result<(), AppendError> {
         let Some(active) = self.segments.last_mut() else { return Err(AppendError::Offline) };
         let before = active.size_bytes();
         let Err(error) = active.append(bytes, batches, self.config.index_interval_bytes) else {
@@ -136,7 +136,13 @@ impl PartitionLog {
     ///
     /// By the records' own time, as `LogSegment.timeWaitedForRoll` has it: by the clock, records of last year would each
     /// get a segment of their own.
-    fn roll_if_due(&mut self, size: usize, last_offset: i64, newest: i64, now_ms: i64) -> io::Result<()> {
+    pub(super) fn roll_if_due(
+        &mut self,
+        size: usize,
+        last_offset: i64,
+        newest: i64,
+        now_ms: i64,
+    ) -> io::Result<()> {
         let seed = self.seed();
         let Some(active) = self.segments.last_mut() else { return Ok(()) };
         let full = active.size_bytes() + size as u64 > self.config.segment_bytes.min(i32::MAX as u64)

@@ -7,6 +7,7 @@ mod append;
 mod config;
 mod error;
 mod flush;
+mod follower;
 mod index;
 mod leader_epoch;
 mod load;
@@ -234,7 +235,7 @@ impl PartitionLog {
         self.producers.len()
     }
 
-    #[cfg(test)]
+    /// The epoch of the last record.
     pub(crate) fn latest_epoch(&self) -> Option<i32> {
         self.epochs.latest()
     }

@@ -117,6 +117,19 @@ impl Segment {
         self.file.truncate(size_bytes)
     }
 
+    /// Cuts the batch that holds `offset` and all after it. The indexes have to be rebuilt.
+    pub(super) fn truncate_to(&mut self, offset: i64) -> io::Result<()> {
+        let mut keep = self.file.len();
+        for located in self.walk(0) {
+            let located = located.map_err(io::Error::other)?;
+            if located.last_offset >= offset {
+                keep = located.position;
+                break;
+            }
+        }
+        self.file.truncate(keep)
+    }
+
     /// When the segment was first seen, which is `now_ms` if it was not before.
     pub(super) fn seen(&mut self, now_ms: i64) -> i64 {
         *self.seen_ms.get_or_insert(now_ms)

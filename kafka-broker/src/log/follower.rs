@@ -1,0 +1,85 @@
+//! What only followers do to a log: take a leader's batches as they are, and cut what is not the leader's.
+
+use std::io;
+
+use bytes::{Bytes, BytesMut};
+use kafka_wire::record_batch::{NO_TIMESTAMP, RecordBatch};
+
+use super::leader_epoch::LeaderEpochs;
+use super::producer_state::ProducerState;
+use super::segment::Segment;
+use super::{AppendError, PartitionLog, Shutdown};
+
+impl PartitionLog {
+    /// Appends batches that the leader has, with their offsets and epochs. The bytes are kept, not copied.
+    pub(crate) fn append_as_follower(&mut self, bytes: Bytes, now_ms: i64) -> Result<(), AppendError> {
+        if self.offline {
+            return Err(AppendError::Offline);
+        }
+        let batches = RecordBatch::iter(bytes.clone()).collect::<Result<Vec<_>, _>>()?;
+        let size: usize = batches.iter().map(RecordBatch::size_bytes).sum();
+        let mut expected = self.log_end_offset;
+        for batch in &batches {
+            // A compacted leader has gaps, which stay gaps; nothing may go backwards.
+            if batch.base_offset() < expected || batch.last_offset() < batch.base_offset() {
+                return Err(out_of_order());
+            }
+            expected = batch.next_offset();
+        }
+        let Some(last) = batches.last().filter(|_| size == bytes.len()) else { return Err(out_of_order()) };
+        let newest = batches.iter().map(RecordBatch::max_timestamp).max().unwrap_or(NO_TIMESTAMP);
+        self.roll_if_due(bytes.len(), last.last_offset(), newest, now_ms)?;
+        self.write(bytes, &batches)?;
+        self.log_end_offset = expected;
+        for batch in &batches {
+            self.producers.appended(batch, now_ms);
+            self.epochs.assign(batch.leader_epoch(), batch.base_offset());
+        }
+        Ok(())
+    }
+
+    /// Cuts everything from `offset` on, whole batches at a time.
+    pub(crate) fn truncate_to(&mut self, offset: i64) -> io::Result<()> {
+        if offset >= self.log_end_offset {
+            return Ok(());
+        }
+        let log_start_offset = self.log_start_offset.min(offset);
+        while self.segments.len() > 1
+            && let Some(last) = self.segments.last()
+            && last.base_offset >= offset
+        {
+            last.remove(&*self.storage, &self.folder)?;
+            self.segments.pop();
+        }
+        if let Some(active) = self.segments.last_mut() {
+            active.truncate_to(offset)?;
+        }
+        // Truncation is rare: reading everything again finds the epochs, the producers and the indexes of what is left.
+        self.load_again()?;
+        self.log_start_offset = self.log_start_offset.max(log_start_offset);
+        Ok(())
+    }
+
+    /// Drops everything; the next batch begins at `offset` or later.
+    pub(crate) fn restart_at(&mut self, offset: i64) -> io::Result<()> {
+        for segment in std::mem::take(&mut self.segments) {
+            segment.remove(&*self.storage, &self.folder)?;
+        }
+        self.segments.push(Segment::open(&*self.storage, &self.folder, offset)?);
+        self.load_again()
+    }
+
+    fn load_again(&mut self) -> io::Result<()> {
+        self.segments.clear();
+        self.producers = ProducerState::default();
+        self.epochs = LeaderEpochs::default();
+        self.chunk = BytesMut::new();
+        self.load(Shutdown::Unclean)?;
+        self.flushed_offset = self.flushed_offset.min(self.log_end_offset);
+        Ok(())
+    }
+}
+
+fn out_of_order() -> AppendError {
+    AppendError::Invalid { reason: "the leader's batches are out of order", records: Vec::new() }
+}

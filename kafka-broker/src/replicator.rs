@@ -1,0 +1,174 @@
+//! The followers' side of replication: copies from leaders what they have appended, in this process.
+//!
+//! A leader that appends puts the partition into the inboxes of the nodes that follow it; each node has one task that
+//! empties its inbox, so nobody polls. Copying is a step on two partitions, one lock at a time ([`copy_step`]), and a
+//! batch in memory is the same memory on every node. What a fetch would tell the leader (how far the follower is) and
+//! the follower (the high watermark) travels with the step.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
+use uuid::Uuid;
+
+use crate::api::off_thread;
+use crate::cluster::elections::AlterPartition;
+use crate::partition::Copied;
+use crate::state::BrokerState;
+
+/// How much one step copies (`replica.fetch.max.bytes`).
+const STEP_BYTES: usize = 1024 * 1024;
+/// After so many steps the task lets others run.
+const STEPS_PER_TURN: usize = 16;
+
+/// Partitions in which a node's replica may have something to copy. Outlives the node's restarts.
+#[derive(Debug, Default)]
+pub(crate) struct Inbox {
+    due: Mutex<BTreeSet<(Uuid, i32)>>,
+    arrived: Notify,
+    held: AtomicBool,
+}
+
+impl Inbox {
+    pub(crate) fn push(&self, topic_id: Uuid, index: i32) {
+        if self.due.lock().insert((topic_id, index)) {
+            self.arrived.notify_one();
+        }
+    }
+
+    /// Nothing is copied until [`release`](Self::release).
+    pub(crate) fn hold(&self) {
+        self.held.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn release(&self) {
+        self.held.store(false, Ordering::SeqCst);
+        self.arrived.notify_one();
+    }
+
+    pub(crate) fn is_held(&self) -> bool {
+        self.held.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn next(&self) -> Option<(Uuid, i32)> {
+        match self.is_held() {
+            true => None,
+            false => self.due.lock().pop_first(),
+        }
+    }
+
+    /// The node stops: what it has to copy is found out anew when it starts.
+    pub(crate) fn clear(&self) {
+        self.due.lock().clear();
+    }
+}
+
+/// Copies for one node until it is dropped, and lets leaders on this node notice who lags.
+pub(crate) async fn run(state: Arc<BrokerState>) {
+    let inbox = state.cluster.inbox(state.node_id);
+    let lag_max_ms = state.config.replica_lag_time_max_ms();
+    let period = Duration::from_millis(u64::try_from(lag_max_ms / 2).unwrap_or(0).max(1));
+    let mut ticks = interval_at(Instant::now() + period, period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            biased;
+            () = inbox.arrived.notified() => {
+                let mut steps = 0;
+                while let Some((topic_id, index)) = inbox.next() {
+                    while let Step::More(proposal) = copy_step(&state, topic_id, index) {
+                        if let Some(proposal) = proposal {
+                            off_thread(&state, move |state| alter_partition(state, &proposal)).await;
+                        }
+                        steps += 1;
+                        if steps % STEPS_PER_TURN == 0 {
+                            tokio::task::yield_now().await;
+                        }
+                        if inbox.is_held() {
+                            inbox.push(topic_id, index);
+                            break;
+                        }
+                    }
+                }
+            }
+            _ = ticks.tick() => shrink_isrs(&state).await,
+        }
+    }
+}
+
+/// Whether there may be more to copy.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Step {
+    Done,
+    /// And what the leader wants to become of its in-sync replicas.
+    More(Option<AlterPartition>),
+}
+
+/// Copies once from the leader to this node's replica, if it follows one.
+pub(crate) fn copy_step(state: &BrokerState, topic_id: Uuid, index: i32) -> Step {
+    let Some(own) = state.topics.by_id(topic_id).and_then(|topic| topic.partition(index)) else {
+        return Step::Done;
+    };
+    let Some((leader, leader_epoch, history)) = own.follower() else { return Step::Done };
+    // Its leader is not there, or does not lead yet: it calls when it does.
+    let Some(leader) = state.cluster.node(leader) else { return Step::Done };
+    let now_ms = state.clock.now_ms();
+    let copied = leader
+        .topics
+        .by_id(topic_id)
+        .and_then(|topic| topic.partition(index))
+        .and_then(|leader| leader.copy_for(state.node_id, leader_epoch, history, STEP_BYTES, now_ms));
+    match copied {
+        None => Step::Done,
+        Some(Err(error)) => {
+            tracing::error!(partition = own.name(), %error, "the leader's log cannot be copied");
+            Step::Done
+        }
+        Some(Ok(Copied::Align(alignment))) => match own.follow(leader_epoch, alignment) {
+            Ok(()) => Step::More(None),
+            Err(error) => {
+                tracing::error!(partition = own.name(), %error, "the replica cannot be truncated");
+                Step::Done
+            }
+        },
+        Some(Ok(Copied::Records { batches, high_watermark, expand })) => {
+            let copied_any = !batches.is_empty();
+            match own.copied(leader_epoch, batches, high_watermark, now_ms) {
+                // One more step tells the leader how far this replica has come.
+                Ok(()) if copied_any || expand.is_some() => Step::More(expand),
+                Ok(()) => Step::Done,
+                Err(code) => {
+                    tracing::error!(partition = own.name(), %code, "the leader's records cannot be appended");
+                    Step::Done
+                }
+            }
+        }
+    }
+}
+
+/// Asks the controller for a change of in-sync replicas, and tells the leader when it is refused.
+pub(crate) fn alter_partition(state: &BrokerState, proposal: &AlterPartition) {
+    if let Err(refusal) = state.cluster.alter_partition(proposal, state.clock.now_ms()) {
+        tracing::info!(node_id = proposal.node_id, reason = refusal.message, "in-sync replicas not changed");
+        let leader = state.cluster.node(proposal.node_id);
+        let topic = leader.and_then(|leader| leader.topics.by_id(proposal.topic_id));
+        if let Some(partition) = topic.and_then(|topic| topic.partition(proposal.index)) {
+            partition.proposal_failed();
+        }
+    }
+}
+
+/// Takes who lags out of the in-sync replicas of what this node leads.
+pub(crate) async fn shrink_isrs(state: &Arc<BrokerState>) {
+    let (lag_max_ms, now_ms) = (state.config.replica_lag_time_max_ms(), state.clock.now_ms());
+    for partition in state.topics.all_partitions() {
+        if let Some(proposal) = partition.shrink_isr(lag_max_ms, now_ms) {
+            tracing::info!(partition = partition.name(), isr = ?proposal.isr, "in-sync replicas shrink");
+            off_thread(state, move |state| alter_partition(state, &proposal)).await;
+        }
+    }
+}
