@@ -79,6 +79,9 @@ pub(crate) fn acks(text: &str) -> Result<Acks, String> {
 /// Deliveries that are waited for at most; then the oldest must settle before the next line is read.
 const MAX_OPEN: usize = 100_000;
 
+/// The producer's default; a time-out shorter than that shortens it.
+const LINGER: Duration = Duration::from_millis(5);
+
 pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     let mut interrupts =
         Interrupts::new().map_err(|error| Failure::failed(format!("cannot listen for signals: {error}")))?;
@@ -88,6 +91,8 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         .producer()
         .acks(args.acks)
         .compression(args.compression)
+        .linger(LINGER.min(args.timeout / 2))
+        .request_timeout(args.timeout / 2)
         .delivery_timeout(args.timeout)
         .max_block(args.timeout)
         .build()?;

@@ -152,11 +152,14 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What the sending tasks tell of a record.
+/// What the sending tasks tell of records.
 enum Sent {
-    /// To be awaited, and when the record was sent if its latency counts.
-    Open(Delivery, Option<Instant>),
-    /// Several records that were sent together, at this time.
+    /// To be awaited one by one; of some, by their place among these, it counts since when.
+    Each {
+        deliveries: Vec<Delivery>,
+        sampled: Vec<(usize, Instant)>,
+    },
+    /// Sent together, at this time.
     Together(Deliveries, Instant),
     Acknowledged(Duration),
 }
@@ -168,10 +171,10 @@ struct Sending {
     letters: Arc<[u8]>,
     sample_every: u64,
     bar: ProgressBar,
-    sent: mpsc::Sender<Vec<Sent>>,
+    sent: mpsc::Sender<Sent>,
 }
 
-async fn send(args: &Args, producer: &Producer, sent: mpsc::Sender<Vec<Sent>>) -> Result<(), Failure> {
+async fn send(args: &Args, producer: &Producer, sent: mpsc::Sender<Sent>) -> Result<(), Failure> {
     // Each record begins elsewhere, so that a codec does not see the same bytes again and again.
     let letters: Arc<[u8]> = payload(args.record_size as usize + STARTS).into();
     let sample_every = if args.one_by_one { 1 } else { (args.records / SAMPLES).max(1) };
@@ -220,7 +223,7 @@ impl Sending {
             let started = Instant::now();
             let deliveries = self.topic.producer().send_all(together).await;
             let deliveries = deliveries.map_err(|error| Failure::failed(with_causes(&error)))?;
-            if self.sent.send(vec![Sent::Together(deliveries, started)]).await.is_err() {
+            if self.sent.send(Sent::Together(deliveries, started)).await.is_err() {
                 // A delivery failed; the rest would only wait for the same.
                 return Ok(());
             }
@@ -240,7 +243,8 @@ impl Sending {
 
     async fn run_each(self, records: Range<u64>) -> Result<(), Failure> {
         let group_size = if self.args.await_each { GROUP } else { SAMPLED_GROUP };
-        let mut group = Vec::with_capacity(group_size);
+        let mut deliveries = Vec::with_capacity(group_size);
+        let mut sampled = Vec::new();
         for n in records {
             let key = self.key(n);
             let record = Record::to(&self.topic).value(self.value(n));
@@ -251,28 +255,35 @@ impl Sending {
             let sampled_at = n.is_multiple_of(self.sample_every).then(Instant::now);
             let failed = |error: SendError| Failure::failed(with_causes(&error));
             let delivery = self.topic.send(record).await.map_err(failed)?;
+            let mut told = None;
             match sampled_at {
                 Some(sampled_at) if self.args.one_by_one => {
                     delivery.await.map_err(failed)?;
-                    group.push(Sent::Acknowledged(sampled_at.elapsed()));
+                    told = Some(Sent::Acknowledged(sampled_at.elapsed()));
                 }
-                Some(_) => group.push(Sent::Open(delivery, sampled_at)),
-                None if self.args.await_each => group.push(Sent::Open(delivery, None)),
+                Some(sampled_at) => {
+                    sampled.push((deliveries.len(), sampled_at));
+                    deliveries.push(delivery);
+                }
+                None if self.args.await_each => deliveries.push(delivery),
                 None => drop(delivery),
             }
-            if group.len() == group_size {
-                let full = std::mem::replace(&mut group, Vec::with_capacity(group_size));
-                if self.sent.send(full).await.is_err() {
-                    // A delivery failed; the rest would only wait for the same.
-                    return Ok(());
-                }
+            if deliveries.len() == group_size {
+                let deliveries = std::mem::replace(&mut deliveries, Vec::with_capacity(group_size));
+                told = Some(Sent::Each { deliveries, sampled: std::mem::take(&mut sampled) });
+            }
+            if let Some(told) = told
+                && self.sent.send(told).await.is_err()
+            {
+                // A delivery failed; the rest would only wait for the same.
+                return Ok(());
             }
             if n.is_multiple_of(BAR_STEP) {
                 self.bar.inc(BAR_STEP);
             }
         }
         // Nobody listens after a failure.
-        let _ = self.sent.send(group).await;
+        let _ = self.sent.send(Sent::Each { deliveries, sampled }).await;
         Ok(())
     }
 }
@@ -283,29 +294,35 @@ struct Awaited {
 }
 
 /// Ends with the first failure, which the sender notices by its closed channel.
-async fn await_deliveries(mut deliveries: mpsc::Receiver<Vec<Sent>>) -> Result<Awaited, Failure> {
+async fn await_deliveries(mut sent: mpsc::Receiver<Sent>) -> Result<Awaited, Failure> {
     let mut awaited = Awaited { latencies: Latencies::new()?, first_error: None };
-    while let Some(group) = deliveries.recv().await {
-        for sent in group {
-            match sent {
-                Sent::Acknowledged(latency) => awaited.latencies.record(latency),
-                Sent::Together(deliveries, sent_at) => match deliveries.all().await {
-                    Ok(()) => awaited.latencies.record(sent_at.elapsed()),
-                    Err(error) => {
-                        awaited.first_error = Some(error);
-                        return Ok(awaited);
-                    }
-                },
-                Sent::Open(delivery, sent_at) => match (delivery.await, sent_at) {
-                    (Ok(_), Some(sent_at)) => awaited.latencies.record(sent_at.elapsed()),
-                    (Ok(_), None) => {}
-                    (Err(error), _) => {
-                        awaited.first_error = Some(error);
-                        return Ok(awaited);
-                    }
-                },
-            }
+    while let Some(sent) = sent.recv().await {
+        if let Err(error) = awaited.take(sent).await {
+            awaited.first_error = Some(error);
+            break;
         }
     }
     Ok(awaited)
+}
+
+impl Awaited {
+    async fn take(&mut self, sent: Sent) -> Result<(), SendError> {
+        match sent {
+            Sent::Acknowledged(latency) => self.latencies.record(latency),
+            Sent::Together(deliveries, sent_at) => {
+                deliveries.all().await?;
+                self.latencies.record(sent_at.elapsed());
+            }
+            Sent::Each { deliveries, sampled } => {
+                let mut sampled = sampled.into_iter().peekable();
+                for (at, delivery) in deliveries.into_iter().enumerate() {
+                    delivery.await?;
+                    if let Some((_, sent_at)) = sampled.next_if(|(place, _)| *place == at) {
+                        self.latencies.record(sent_at.elapsed());
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
 }
