@@ -78,7 +78,7 @@ pub(crate) fn kafka_4_3_versions() -> ApiVersionsResponse {
     ApiVersionsResponse::default().with_api_keys(kafka_4_3_keys().map(api).collect())
 }
 
-/// A broker with one topic, `t`, in as many copies of itself as there are connections.
+/// A broker that knows topics by their first letter, `t`, and keeps all their records together, in as many copies of itself as there are connections.
 #[derive(Clone)]
 pub(crate) struct FakeBroker(Arc<Fake>);
 
@@ -100,6 +100,7 @@ struct State {
     throttle_ms: i32,
     /// Connections end when the next produce request comes.
     hang_up: bool,
+    metadata_error: Option<ErrorCode>,
 }
 
 impl FakeBroker {
@@ -139,6 +140,11 @@ impl FakeBroker {
 
     pub(crate) fn set_throttle(&self, millis: i32) {
         self.0.state.lock().throttle_ms = millis;
+    }
+
+    /// What Metadata says of every topic instead of its partitions.
+    pub(crate) fn set_metadata_error(&self, error: Option<ErrorCode>) {
+        self.0.state.lock().metadata_error = error;
     }
 
     /// Ends the connection on which the next produce request comes.
@@ -194,13 +200,16 @@ impl FakeBroker {
             .with_node_id(BrokerId(1))
             .with_host(StrBytes::from_static_str("fake"))
             .with_port(9092);
-        let (count, topic_id) = {
+        let (count, topic_id, error) = {
             let state = self.0.state.lock();
-            (state.partitions, state.topic_id)
+            (state.partitions, state.topic_id, state.metadata_error)
         };
         let topic = |name: Option<kafka_wire::messages::TopicName>| {
             let topic = MetadataResponseTopic::default().with_name(name.clone());
-            if name.is_none_or(|name| name.as_str() != "t") {
+            if let Some(error) = error {
+                return topic.with_error_code(error.code());
+            }
+            if name.is_none_or(|name| !name.starts_with('t')) {
                 return topic.with_error_code(ErrorCode::UnknownTopicOrPartition.code());
             }
             let partition = |at| {

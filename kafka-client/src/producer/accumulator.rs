@@ -221,7 +221,7 @@ impl Accumulator {
         partitions: &'a [Arc<PartitionBuffer>],
         record: &Record<'_>,
     ) -> Result<&'a Arc<PartitionBuffer>, NotNow> {
-        let at = match record.partition {
+        let at = match record.wanted_partition() {
             Some(partition) => usize::try_from(partition).unwrap_or(usize::MAX),
             None => {
                 let key = record.key.as_ref().map(Data::as_bytes);
@@ -232,7 +232,7 @@ impl Accumulator {
         partitions.get(at).ok_or_else(|| {
             NotNow::Failed(SendError::UnknownPartition {
                 topic: topic.name.to_string(),
-                partition: record.partition.or(i32::try_from(at).ok()).unwrap_or(-1),
+                partition: record.wanted_partition().or(i32::try_from(at).ok()).unwrap_or(-1),
                 count: partitions.len(),
             })
         })
@@ -250,7 +250,7 @@ impl Accumulator {
     ) -> Result<T, NotNow> {
         let key = record.key.as_ref().map(Data::as_bytes);
         let value = record.value.as_ref().map(Data::as_bytes);
-        let size = record_size_upper_bound(key, value, &record.headers);
+        let size = record_size_upper_bound(key, value, record.headers());
         if let Some(batch) = &mut open.batch {
             if batch.builder.size_bytes() + size <= batch.limit {
                 let clock = if batch.builder.count() % CLOCK_EVERY == 0 || batch.builder.count() < 4 {
@@ -259,8 +259,8 @@ impl Accumulator {
                 } else {
                     batch.clock
                 };
-                let timestamp = record.timestamp.unwrap_or(clock);
-                let index = batch.builder.append(timestamp, key, value, &record.headers);
+                let timestamp = record.wanted_timestamp().unwrap_or(clock);
+                let index = batch.builder.append(timestamp, key, value, record.headers());
                 let taken = take(Taken { completion: &batch.completion, index: index as u32, timestamp });
                 // A batch that the next record of this size would not fit is full.
                 if batch.builder.size_bytes() + size > batch.limit {
@@ -309,22 +309,24 @@ impl Accumulator {
         let partitions = topic.partitions.get().ok_or(NotNow::NeedsTopic)?;
         // An application's partitioner is not called under a lock of ours.
         let one_by_one = matches!(self.config.partitioning.kind, Partitioning::Custom(_));
+        let mut next_place = None;
         while let Some(record) = records.peek().filter(|record| record.is_for(&topic.name)) {
-            let buffer = self.place(topic, &partitions, record)?;
+            let buffer = match next_place.take() {
+                Some(buffer) => buffer,
+                None => self.place(topic, &partitions, record)?,
+            };
             let mut open = buffer.open.lock();
             while let Some(record) = records.peek() {
                 self.append_locked(buffer, &mut open, record, &mut None, |taken| {
                     deliveries.push(taken.completion, taken.index, taken.timestamp);
                 })?;
                 records.next();
-                let same = !one_by_one
-                    && records.peek().is_some_and(|next| {
-                        next.is_for(&topic.name)
-                            && self
-                                .place(topic, &partitions, next)
-                                .is_ok_and(|place| Arc::ptr_eq(place, buffer))
-                    });
-                if !same {
+                let Some(next) = records.peek().filter(|next| !one_by_one && next.is_for(&topic.name)) else {
+                    break;
+                };
+                let place = self.place(topic, &partitions, next)?;
+                if !Arc::ptr_eq(place, buffer) {
+                    next_place = Some(place);
                     break;
                 }
             }
@@ -374,10 +376,10 @@ impl Accumulator {
             _ => self.memory.try_take(needed).ok_or(NotNow::NeedsRoom(needed))?,
         };
         let clock = now_millis();
-        let timestamp = record.timestamp.unwrap_or(clock);
+        let timestamp = record.wanted_timestamp().unwrap_or(clock);
         let completion = Completion::new(buffer.lane.name.clone());
         let mut builder = BatchBuilder::new(limit);
-        let index = builder.append(timestamp, key, value, &record.headers);
+        let index = builder.append(timestamp, key, value, record.headers());
         let taken = take(Taken { completion: &completion, index: index as u32, timestamp });
         let created_at = Instant::now();
         let full = builder.size_bytes() + size > limit;

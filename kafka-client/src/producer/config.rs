@@ -24,7 +24,9 @@ pub struct ProducerBuilder {
     max_request_size: usize,
     max_in_flight: usize,
     max_block: Duration,
-    delivery_timeout: Duration,
+    /// Not said: 120 s, or as long as linger and a request take.
+    delivery_timeout: Option<Duration>,
+    request_timeout: Option<Duration>,
     compression: Compression,
     retries: u32,
     partitioning: Partitioning,
@@ -36,6 +38,8 @@ pub struct ProducerBuilder {
 
 /// Kafka keeps this many batches of a producer to recognise duplicates (`ProducerStateEntry.NUM_BATCHES_TO_RETAIN`).
 const MAX_IN_FLIGHT: usize = 5;
+
+const DELIVERY_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// A batch's length is a signed 32-bit number.
 const MAX_BATCH_SIZE: usize = 1 << 30;
@@ -53,7 +57,8 @@ impl ProducerBuilder {
             max_request_size: 1024 * 1024,
             max_in_flight: MAX_IN_FLIGHT,
             max_block: Duration::from_secs(60),
-            delivery_timeout: Duration::from_secs(120),
+            delivery_timeout: None,
+            request_timeout: None,
             compression: Compression::None,
             retries: u32::MAX,
             partitioning: Partitioning::default(),
@@ -68,11 +73,7 @@ impl ProducerBuilder {
     }
 
     fn apply(&mut self, properties: &Properties) -> Result<(), ConfigError> {
-        for (key, place) in [
-            ("linger.ms", &mut self.linger),
-            ("max.block.ms", &mut self.max_block),
-            ("delivery.timeout.ms", &mut self.delivery_timeout),
-        ] {
+        for (key, place) in [("linger.ms", &mut self.linger), ("max.block.ms", &mut self.max_block)] {
             if let Some(span) = properties.millis(key)? {
                 *place = span;
             }
@@ -87,6 +88,7 @@ impl ProducerBuilder {
                 *place = size;
             }
         }
+        self.delivery_timeout = properties.millis("delivery.timeout.ms")?;
         self.idempotence = properties.flag("enable.idempotence")?;
         if let Some(acks) = properties.get("acks") {
             self.acks = match acks {
@@ -167,9 +169,15 @@ impl ProducerBuilder {
     }
 
     /// How long a record may take from `send` to its acknowledgement, all retries included (`delivery.timeout.ms`).
-    /// Default 120 s.
+    /// Default 120 s. No less than `linger` and `request.timeout` together, which a first attempt may take.
     pub fn delivery_timeout(mut self, timeout: Duration) -> Self {
-        self.delivery_timeout = timeout;
+        self.delivery_timeout = Some(timeout);
+        self
+    }
+
+    /// How long a produce request may wait for its answer (`request.timeout.ms`). Default the client's, 30 s.
+    pub fn request_timeout(mut self, timeout: Duration) -> Self {
+        self.request_timeout = Some(timeout);
         self
     }
 
@@ -223,11 +231,16 @@ impl ProducerBuilder {
             let expected = "1 to 5 (more only without idempotence)";
             return Err(invalid("max.in.flight.requests.per.connection", self.max_in_flight, expected));
         }
-        let request_timeout = self.client.request_timeout();
-        if self.delivery_timeout < self.linger {
-            let value = self.delivery_timeout.as_millis();
-            return Err(invalid("delivery.timeout.ms", value, "at least linger.ms"));
-        }
+        let request_timeout = self.request_timeout.unwrap_or_else(|| self.client.request_timeout());
+        let shortest = self.linger.saturating_add(request_timeout);
+        let delivery_timeout = match self.delivery_timeout {
+            Some(timeout) if timeout < shortest => {
+                let expected = "at least linger.ms plus request.timeout.ms";
+                return Err(invalid("delivery.timeout.ms", timeout.as_millis(), expected));
+            }
+            Some(timeout) => timeout,
+            None => DELIVERY_TIMEOUT.max(shortest),
+        };
         for (key, bytes) in
             [("buffer.memory", self.buffer_memory), ("max.request.size", self.max_request_size)]
         {
@@ -256,7 +269,7 @@ impl ProducerBuilder {
             idempotent,
             max_in_flight: self.max_in_flight,
             max_request_bytes: self.max_request_size,
-            delivery_timeout: self.delivery_timeout,
+            delivery_timeout,
             retry_backoff: self.client.retry_backoff(),
             compression: self.compression,
             batch_size: self.batch_size,

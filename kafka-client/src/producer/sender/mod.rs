@@ -246,8 +246,8 @@ impl Sender {
     }
 
     /// Takes what happened since the last time.
-    pub(super) fn take_news(&mut self) -> Vec<News> {
-        std::mem::take(&mut self.news.news)
+    pub(super) fn take_news(&mut self) -> impl Iterator<Item = News> + '_ {
+        self.news.news.drain(..)
     }
 
     /// Everything that can be done now. Call it after every event and when [`next_wake`](Self::next_wake) says.

@@ -264,7 +264,7 @@ impl World {
             News::Event(event) => Some(event),
             News::Settled(_) => None,
         };
-        self.sender.take_news().into_iter().filter_map(event).collect()
+        self.sender.take_news().filter_map(event).collect()
     }
 
     /// Numbers of the partition go on at `next`, for the producer and for the leader.

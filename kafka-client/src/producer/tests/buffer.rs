@@ -39,9 +39,16 @@ async fn max_block_is_shared_by_the_waits_for_metadata_and_for_room() {
     broker.set_silent(true);
     let large = "x".repeat(800);
     drop(producer.send(record(&large)).await.unwrap());
-    // The topic's metadata is asked for first, four times with back-off; what is left is for the room.
+    broker.set_metadata_error(Some(ErrorCode::LeaderNotAvailable));
     let started = Instant::now();
-    let error = producer.send(record(&large)).await.unwrap_err();
+    let sending = producer.send(Record::to("t2").value(&large));
+    let later = async {
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        broker.set_metadata_error(None);
+    };
+    // Three seconds for the metadata, and what is left for the room.
+    let (error, ()) = futures::join!(sending, later);
+    let error = error.unwrap_err();
     assert!(matches!(error, SendError::BufferFull { .. }), "{error}");
     assert_eq!(started.elapsed().as_secs(), 5);
 }

@@ -174,7 +174,10 @@ async fn a_refused_batch_fails_with_the_brokers_code() {
 #[tokio::test(start_paused = true)]
 async fn a_broker_that_never_answers_costs_delivery_timeout() {
     let broker = FakeBroker::new(1);
-    let producer = client(&broker).producer().delivery_timeout(Duration::from_secs(20)).build().unwrap();
+    let client =
+        Client::builder("fake:9092").connector(broker.connector()).request_timeout(Duration::from_secs(10));
+    let client = client.build().unwrap();
+    let producer = client.producer().delivery_timeout(Duration::from_secs(20)).build().unwrap();
     producer.send(record("warm")).await.unwrap().await.unwrap();
     broker.set_silent(true);
     let started = Instant::now();
@@ -242,7 +245,10 @@ fn options_that_contradict_each_other_are_refused() {
     assert!(build(|p| p.acks(Acks::Leader)).is_ok());
     assert!(build(|p| p.max_in_flight(6)).is_err());
     assert!(build(|p| p.idempotence(false).max_in_flight(6)).is_ok());
-    assert!(build(|p| p.delivery_timeout(Duration::ZERO)).is_err());
+    // Linger and a request of 30 s may take longer.
+    assert!(build(|p| p.delivery_timeout(Duration::from_secs(30))).is_err());
+    assert!(build(|p| p.delivery_timeout(Duration::from_secs(30)).linger(Duration::ZERO)).is_ok());
+    assert!(build(|p| p.linger(Duration::from_secs(600))).is_ok());
     assert!(build(|p| p.batch_size(usize::MAX)).is_err());
 }
 

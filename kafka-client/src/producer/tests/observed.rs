@@ -188,3 +188,55 @@ async fn records_batches_retries_and_errors_are_counted() {
     }
     assert!(sums.get("byte_total") > 100.0);
 }
+
+/// Remembers the fields of spans.
+#[derive(Debug, Default, Clone)]
+struct Fields(Arc<Mutex<BTreeMap<String, String>>>);
+
+impl tracing::field::Visit for Fields {
+    fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
+        self.0.lock().insert(field.name().to_owned(), format!("{value:?}").replace('"', ""));
+    }
+}
+
+impl tracing::Subscriber for Fields {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        metadata.is_span() && metadata.target() == "kafka_client::producer"
+    }
+
+    fn new_span(&self, span: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        span.record(&mut self.clone());
+        tracing::span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &tracing::span::Id, values: &tracing::span::Record<'_>) {
+        values.record(&mut self.clone());
+    }
+
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+    fn event(&self, _: &tracing::Event<'_>) {}
+    fn enter(&self, _: &tracing::span::Id) {}
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_span_for_each_batch_has_opentelemetrys_names() {
+    let fields = Fields::default();
+    let _subscribed = tracing::subscriber::set_default(fields.clone());
+    let broker = FakeBroker::new(1);
+    let producer = client(&broker).producer().build().unwrap();
+    producer.send_all([record("a"), record("b")]).await.unwrap().all().await.unwrap();
+    let fields = fields.0.lock();
+    for (name, expected) in [
+        ("otel.name", "send t"),
+        ("otel.kind", "producer"),
+        ("messaging.system", "kafka"),
+        ("messaging.operation.type", "send"),
+        ("messaging.destination.name", "t"),
+        ("messaging.destination.partition.id", "0"),
+        ("messaging.batch.message_count", "2"),
+        ("messaging.kafka.offset", "0"),
+    ] {
+        assert_eq!(fields.get(name).map(String::as_str), Some(expected), "{name}");
+    }
+}

@@ -76,6 +76,9 @@ async fn round_robin_visits_every_partition() {
         client.producer().linger(Duration::ZERO).partitioner(Partitioning::RoundRobin).build().unwrap();
     let partitions = partitions_of(&producer, (0..6).map(|_| Record::to("t").key("same").value("v"))).await;
     assert_eq!(partitions, [0, 1, 2, 0, 1, 2]);
+    let sent = producer.send_all((0..6).map(|_| Record::to("t").value("v"))).await.unwrap();
+    let partitions: Vec<_> = sent.into_each().map(|delivery| delivery.partition().partition).collect();
+    assert_eq!(partitions, [0, 1, 2, 0, 1, 2]);
 }
 
 /// Records for the south go to the last partition, all others where keys send them.
