@@ -12,7 +12,9 @@ use kafka_wire::messages::api_versions_response::ApiVersion;
 use kafka_wire::messages::metadata_response::{
     MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
 };
-use kafka_wire::messages::produce_response::{PartitionProduceResponse, TopicProduceResponse};
+use kafka_wire::messages::produce_response::{
+    LeaderIdAndEpoch, NodeEndpoint, PartitionProduceResponse, TopicProduceResponse,
+};
 use kafka_wire::messages::{
     ApiVersionsRequest, ApiVersionsResponse, BrokerId, InitProducerIdRequest, InitProducerIdResponse,
     MetadataRequest, MetadataResponse, ProduceRequest, ProduceResponse, ProducerId, RequestHeader,
@@ -101,6 +103,7 @@ struct State {
     /// Connections end when the next produce request comes.
     hang_up: bool,
     metadata_error: Option<ErrorCode>,
+    moved: bool,
 }
 
 impl FakeBroker {
@@ -111,9 +114,9 @@ impl FakeBroker {
 
     pub(crate) fn connector(&self) -> impl Connector {
         let broker = self.clone();
-        move |_host: String, _port: u16| {
+        move |_host: String, port: u16| {
             let (near, peer) = Peer::pair();
-            tokio::spawn(broker.clone().serve(peer));
+            tokio::spawn(broker.clone().serve(peer, port));
             async move { Ok::<_, io::Error>(near) }
         }
     }
@@ -142,6 +145,11 @@ impl FakeBroker {
         self.0.state.lock().throttle_ms = millis;
     }
 
+    /// All partitions are led by broker 2 from now on, at port 9093. Metadata does not know yet.
+    pub(crate) fn move_leaders(&self) {
+        self.0.state.lock().moved = true;
+    }
+
     /// What Metadata says of every topic instead of its partitions.
     pub(crate) fn set_metadata_error(&self, error: Option<ErrorCode>) {
         self.0.state.lock().metadata_error = error;
@@ -164,7 +172,7 @@ impl FakeBroker {
         self.0.state.lock().logs.values().flatten().cloned().collect()
     }
 
-    async fn serve(self, mut peer: Peer) {
+    async fn serve(self, mut peer: Peer, port: u16) {
         while let Some((header, body)) = peer.next().await {
             let version = header.request_api_version;
             match header.request_api_key {
@@ -185,7 +193,7 @@ impl FakeBroker {
                     if std::mem::take(&mut self.0.state.lock().hang_up) {
                         return;
                     }
-                    let response = self.produce(request, version).await;
+                    let response = self.produce(request, version, port).await;
                     if answered {
                         peer.answer::<ProduceRequest>(&header, &response).await;
                     }
@@ -224,7 +232,7 @@ impl FakeBroker {
             .with_topics(asked.into_iter().map(|asked| topic(asked.name)).collect())
     }
 
-    async fn produce(&self, request: ProduceRequest, version: i16) -> ProduceResponse {
+    async fn produce(&self, request: ProduceRequest, version: i16, port: u16) -> ProduceResponse {
         self.0.state.lock().produce_requests += 1;
         loop {
             let changed = self.0.changed.notified();
@@ -241,6 +249,12 @@ impl FakeBroker {
                 let log = state.logs.entry(part.index).or_default();
                 let base_offset = log.len() as i64;
                 let answer = PartitionProduceResponse::default().with_index(part.index);
+                if state.moved && port == 9092 {
+                    let leader = LeaderIdAndEpoch::default().with_leader_id(BrokerId(2)).with_leader_epoch(1);
+                    let code = ErrorCode::NotLeaderOrFollower.code();
+                    parts.push(answer.with_error_code(code).with_current_leader(leader));
+                    continue;
+                }
                 // The name is not on the wire any more from version 13 on.
                 let unknown = version >= 13 && topic.topic_id != state.topic_id;
                 if let Some(code) = state.error.or(unknown.then_some(ErrorCode::UnknownTopicId)) {
@@ -260,6 +274,13 @@ impl FakeBroker {
             );
         }
         let throttle = std::mem::take(&mut state.throttle_ms);
-        ProduceResponse::default().with_responses(topics).with_throttle_time_ms(throttle)
+        let endpoint = NodeEndpoint::default()
+            .with_node_id(BrokerId(2))
+            .with_host(StrBytes::from_static_str("fake"))
+            .with_port(9093);
+        ProduceResponse::default()
+            .with_node_endpoints(if state.moved { vec![endpoint] } else { Vec::new() })
+            .with_responses(topics)
+            .with_throttle_time_ms(throttle)
     }
 }

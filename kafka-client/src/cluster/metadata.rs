@@ -12,8 +12,8 @@ use rustc_hash::FxBuildHasher;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use super::Cluster;
 use super::snapshot::Asked;
+use super::{Broker, Cluster};
 use crate::backoff::Backoff;
 use crate::net::RequestError;
 
@@ -118,6 +118,12 @@ impl Metadata {
             }
         });
         news
+    }
+
+    /// Takes the address of a broker from a produce or fetch answer that names it as a new leader (KIP-951).
+    pub(crate) fn take_broker(&self, broker: &Broker) {
+        self.snapshot
+            .rcu(|cluster| cluster.with_broker(broker.clone()).map_or_else(|| cluster.clone(), Arc::new));
     }
 
     fn ask<'a>(&self, topics: impl IntoIterator<Item = &'a Arc<str>>, all: bool) -> u64 {

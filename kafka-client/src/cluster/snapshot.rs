@@ -227,6 +227,16 @@ impl Cluster {
         Some(next)
     }
 
+    /// The snapshot with a broker that an answer named as the place of a new leader (KIP-951); `None` where it is known.
+    pub(crate) fn with_broker(&self, broker: Broker) -> Option<Self> {
+        if self.brokers.contains_key(&broker.id) {
+            return None;
+        }
+        let mut next = self.clone();
+        next.brokers.insert(broker.id, Arc::new(broker));
+        Some(next)
+    }
+
     /// The snapshot without topics that nobody uses any more.
     pub(crate) fn without_topics(&self, unused: &[Arc<str>]) -> Self {
         let mut next = self.clone();

@@ -20,7 +20,7 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio::time::Instant;
 
 use self::report::Spans;
-use self::request::{Standing, produce_request, standing};
+use self::request::{Standing, new_broker, produce_request, standing};
 use super::Shared;
 use super::accumulator::{Lingering, PartitionBuffer};
 use super::batch::{Batch, Identity, Lane, Uncompressed};
@@ -421,6 +421,12 @@ impl Task {
             self.sender.throttled(now, broker, now + Duration::from_millis(throttle));
         }
         let metadata = self.shared.client.metadata();
+        // Given only where a leader moved to a broker that the client may not know yet.
+        for node in &response.node_endpoints {
+            if let Some(broker) = new_broker(node) {
+                metadata.take_broker(&broker);
+            }
+        }
         let answer_for = |lane: &Lane| {
             let topic = response.responses.iter().find(|topic| {
                 topic.name.as_str() == &*lane.name.topic || lane.topic_id == Some(topic.topic_id)

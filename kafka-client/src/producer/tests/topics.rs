@@ -57,3 +57,16 @@ async fn a_topic_id_that_the_broker_does_not_know_yet_is_asked_for_again() {
     broker.set_error(None);
     assert_eq!(delivery.await.unwrap().offset, 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_named_by_an_answer_gets_the_batch_at_once_though_metadata_knows_neither() {
+    let broker = FakeBroker::new(1);
+    let producer = client(&broker).producer().linger(Duration::ZERO).build().unwrap();
+    producer.send(record("a")).await.unwrap().await.unwrap();
+    let mut events = producer.events();
+    broker.move_leaders();
+    let started = Instant::now();
+    assert_eq!(producer.send(record("b")).await.unwrap().await.unwrap().offset, 1);
+    assert!(started.elapsed() < Duration::from_millis(50), "{:?}", started.elapsed());
+    assert!(matches!(events.try_recv(), Ok(ProducerEvent::LeaderMoved { from: 1, to: 2, .. })));
+}
