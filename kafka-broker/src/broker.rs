@@ -378,9 +378,10 @@ impl Broker {
     /// [`connect`](Self::connect) to the node that is advertised at a port; closed from the start if it does not run. What
     /// a client's connector needs, which is told where to connect by host and port.
     pub async fn connect_to_port(&self, port: u16) -> DuplexStream {
-        let nodes = self.nodes.lock();
-        let node_id = nodes.values().find(|slot| slot.node.port == port).map(|slot| slot.node.node_id);
-        drop(nodes);
+        let node_id = {
+            let nodes = self.nodes.lock();
+            nodes.values().find(|slot| slot.node.port == port).map(|slot| slot.node.node_id)
+        };
         self.connect_where(|id| Some(id) == node_id).await
     }
 

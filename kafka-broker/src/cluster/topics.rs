@@ -123,12 +123,13 @@ fn place(image: &Image, topic: &NewTopic, limits: Limits) -> Result<BTreeMap<i32
             );
         }
     };
-    Ok((0..count).zip(spread(image, 0, count, replicas)?).collect())
+    Ok((0..count).zip(spread(image, image.topics().len(), count, replicas)?).collect())
 }
 
-/// Places `count` partitions from index `first` on, leaders taking turns over the brokers.
-fn spread(image: &Image, first: i32, count: i32, replicas: i16) -> Result<Vec<PartitionState>, Refusal> {
-    let brokers: Vec<i32> = image.brokers().keys().copied().collect();
+/// Places `count` partitions on the brokers that are there, leaders taking turns from the `first` one on. Each topic
+/// begins with another broker, so that topics with few partitions are spread too.
+fn spread(image: &Image, first: usize, count: i32, replicas: i16) -> Result<Vec<PartitionState>, Refusal> {
+    let brokers: Vec<i32> = image.live_brokers().map(|(node_id, _)| node_id).collect();
     let wanted = usize::try_from(replicas).unwrap_or(0);
     if wanted > brokers.len() {
         return refuse(
@@ -140,8 +141,7 @@ fn spread(image: &Image, first: i32, count: i32, replicas: i16) -> Result<Vec<Pa
             ),
         );
     }
-    let start = usize::try_from(first).unwrap_or(0);
-    Ok((start..)
+    Ok((first..)
         .take(usize::try_from(count).unwrap_or(0))
         .map(|index| {
             PartitionState::new(
@@ -182,7 +182,7 @@ fn place_as_told(
     let width = topic.assignments.first().map(|(_, replicas)| replicas.len());
     for (index, replicas) in &topic.assignments {
         check_assignment(image, replicas, width)?;
-        if partitions.insert(*index, PartitionState::new(replicas.clone())).is_some() {
+        if partitions.insert(*index, placed(image, replicas)?).is_some() {
             return refuse(
                 ErrorCode::InvalidReplicaAssignment,
                 format!("Found multiple manual partition assignments for partition {index}"),
@@ -196,6 +196,18 @@ fn place_as_told(
         );
     }
     Ok(partitions)
+}
+
+/// A new partition on the brokers that were named; those that are not there now are not in sync.
+fn placed(image: &Image, replicas: &[i32]) -> Result<PartitionState, Refusal> {
+    let isr: Vec<i32> = replicas.iter().copied().filter(|&node| image.is_live(node)).collect();
+    match isr.first().copied() {
+        Some(leader) => Ok(PartitionState { leader, isr, ..PartitionState::new(replicas.to_vec()) }),
+        None => refuse(
+            ErrorCode::InvalidReplicaAssignment,
+            "All brokers specified in the manual partition assignment are fenced or in controlled shutdown.",
+        ),
+    }
 }
 
 fn check_assignment(image: &Image, replicas: &[i32], width: Option<usize>) -> Result<(), Refusal> {
@@ -272,7 +284,7 @@ pub(crate) fn grow(
         return too_large();
     }
     let states = match assignments {
-        None => spread(image, current, added, topic.replication_factor())?,
+        None => spread(image, topic.partitions.len(), added, topic.replication_factor())?,
         Some(assignments) => {
             if i32::try_from(assignments.len()) != Ok(added) {
                 return refuse(
@@ -287,7 +299,7 @@ pub(crate) fn grow(
             for replicas in assignments {
                 check_assignment(image, replicas, width)?;
             }
-            assignments.iter().map(|replicas| PartitionState::new(replicas.clone())).collect()
+            assignments.iter().map(|replicas| placed(image, replicas)).collect::<Result<_, _>>()?
         }
     };
     let topic_id = topic.id;

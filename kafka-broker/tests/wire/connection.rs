@@ -22,11 +22,16 @@ pub(crate) struct Connection {
 
 impl Connection {
     pub(crate) async fn open(broker: &Broker) -> Self {
-        Self {
-            stream: broker.connect().await,
-            decoder: FrameDecoder::new(64 << 20),
-            next_id: AtomicI32::new(1),
-        }
+        Self::over(broker.connect().await)
+    }
+
+    /// A connection to one of several nodes.
+    pub(crate) async fn open_to(broker: &Broker, node_id: i32) -> Self {
+        Self::over(broker.connect_to(node_id).await)
+    }
+
+    fn over(stream: DuplexStream) -> Self {
+        Self { stream, decoder: FrameDecoder::new(64 << 20), next_id: AtomicI32::new(1) }
     }
 
     /// Sends a request and decodes its answer.

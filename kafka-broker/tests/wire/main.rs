@@ -12,6 +12,7 @@ mod connection;
 mod groups;
 mod hostile;
 mod long_poll;
+mod nodes;
 mod records;
 mod restart;
 mod versions;
