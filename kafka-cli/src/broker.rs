@@ -10,7 +10,7 @@ use crate::failure::{Failure, with_causes};
 use crate::output::note;
 use crate::signals::Interrupts;
 
-/// Run a broker: one node, in memory or on disk
+/// Run a broker: one node or several, in memory or on disk
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct Args {
@@ -29,6 +29,10 @@ pub(crate) struct Args {
     /// The node's number in the cluster (node.id)
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(i32).range(0..))]
     node_id: i32,
+
+    /// How many nodes to run in this process; their numbers and ports count up
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
+    nodes: u8,
 }
 
 const AFTER_HELP: &str = "\
@@ -36,6 +40,7 @@ Examples:
   kafka broker                                   in memory, gone when it ends
   kafka broker --data ./kafka-data               survives restarts and crashes
   kafka broker --listen 0.0.0.0:9092 --config advertised.listeners=PLAINTEXT://myhost:9092
+  kafka broker --nodes 3 --config default.replication.factor=3
   kafka broker --config num.partitions=8 --config auto.create.topics.enable=false
 
 It prints one line when clients can connect. Ctrl-C or SIGTERM closes the logs and ends it with
@@ -51,7 +56,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         Some(dir) => dir.display().to_string(),
         None => "in memory".to_owned(),
     };
-    let mut builder = Broker::builder().listen(&args.listen).node_id(args.node_id);
+    let mut builder = Broker::builder().listen(&args.listen).node_id(args.node_id).nodes(args.nodes.into());
     if let Some(dir) = &args.data {
         builder = builder.data_dir(dir);
     }
