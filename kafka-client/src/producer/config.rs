@@ -3,6 +3,7 @@ use std::time::Duration;
 use kafka_wire::compression::Compression;
 
 use super::accumulator::AccumulatorConfig;
+use super::events::DataLoss;
 use super::interceptor::Interceptors;
 use super::partitioner::{Partitioning, PartitioningOptions};
 use super::sender::{Acks, SenderConfig};
@@ -29,6 +30,7 @@ pub struct ProducerBuilder {
     request_timeout: Option<Duration>,
     compression: Compression,
     retries: u32,
+    on_data_loss: DataLoss,
     partitioning: Partitioning,
     ignore_keys: bool,
     adaptive: bool,
@@ -61,6 +63,7 @@ impl ProducerBuilder {
             request_timeout: None,
             compression: Compression::None,
             retries: u32::MAX,
+            on_data_loss: DataLoss::default(),
             partitioning: Partitioning::default(),
             ignore_keys: false,
             adaptive: true,
@@ -193,6 +196,12 @@ impl ProducerBuilder {
         self
     }
 
+    /// What to do when a leader lost records that it had acknowledged. Default [`DataLoss::Continue`].
+    pub fn on_data_loss(mut self, policy: DataLoss) -> Self {
+        self.on_data_loss = policy;
+        self
+    }
+
     /// How a partition is chosen for records that name none (`partitioner.class`). Default as Java's producer: murmur2 of
     /// the key, sticky without one.
     pub fn partitioner(mut self, partitioning: Partitioning) -> Self {
@@ -274,6 +283,7 @@ impl ProducerBuilder {
             compression: self.compression,
             batch_size: self.batch_size,
             retries: self.retries,
+            on_data_loss: self.on_data_loss,
             availability_timeout: Some(self.availability_timeout)
                 .filter(|limit| !limit.is_zero() && self.adaptive),
         };

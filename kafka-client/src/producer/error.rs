@@ -107,6 +107,15 @@ pub enum SendError {
         /// Whether a request that got no answer may have written it, to the old topic.
         possibly_written: bool,
     },
+    /// The leader lost records of this partition that it had acknowledged, and the producer was told to stop there
+    /// ([`DataLoss::Stop`](super::DataLoss::Stop)).
+    #[error("the leader of {partition} lost acknowledged records")]
+    DataLoss {
+        /// The partition.
+        partition: TopicPartition,
+        /// Whether a request that got no answer may have written it.
+        possibly_written: bool,
+    },
     /// The batch could not be compressed.
     #[error("cannot encode a batch: {reason}")]
     Encode {
@@ -140,6 +149,7 @@ impl SendError {
             | Self::UnknownTopic { .. }
             | Self::UnknownPartition { .. }
             | Self::RecordTooLarge { .. }
+            | Self::DataLoss { .. }
             | Self::Encode { .. }
             | Self::Closed => false,
         }
@@ -157,6 +167,7 @@ impl SendError {
             Self::Unanswered { .. }
                 | Self::Refused { possibly_written: true, .. }
                 | Self::TopicRecreated { possibly_written: true, .. }
+                | Self::DataLoss { possibly_written: true, .. }
         )
     }
 }

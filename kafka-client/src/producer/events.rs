@@ -7,6 +7,18 @@ use kafka_wire::ErrorCode;
 use super::SendError;
 use crate::TopicPartition;
 
+/// What a producer does when a leader lost records that it had acknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum DataLoss {
+    /// Goes on after the gap, under a new epoch, as Java's producer does; the event
+    /// [`PossibleDataLoss`](ProducerEvent::PossibleDataLoss) tells of it.
+    #[default]
+    Continue,
+    /// Fails whatever is sent to the partition from then on, so that nothing follows the gap.
+    Stop,
+}
+
 /// Something rare that happened to a producer; see [`Producer::events`](super::Producer::events).
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -46,7 +58,7 @@ pub enum ProducerEvent {
         cause: ErrorCode,
     },
     /// The leader does not know records that were acknowledged, and no retention explains it: an unclean leader
-    /// election or a lost disk took them. The producer goes on.
+    /// election or a lost disk took them. Whether the producer goes on is [`DataLoss`](super::DataLoss)'s to say.
     PossibleDataLoss {
         /// The partition.
         partition: TopicPartition,

@@ -47,7 +47,7 @@ use tokio::time::Instant;
 pub use config::ProducerBuilder;
 pub use delivery::{Acknowledgement, Deliveries, Delivery};
 pub use error::{SendAllError, SendError, TrySendError};
-pub use events::ProducerEvent;
+pub use events::{DataLoss, ProducerEvent};
 pub use interceptor::{AcknowledgedBatch, ProducerInterceptor};
 pub use kafka_wire::compression::Compression;
 pub use partitioner::{Partitioner, Partitioning};

@@ -7,8 +7,8 @@ use tokio::time::Instant;
 
 use super::super::batch::{Batch, Lane};
 use super::super::error::SendError;
-use super::super::events::ProducerEvent;
-use super::queue::Returned;
+use super::super::events::{DataLoss, ProducerEvent};
+use super::queue::{End, Returned};
 use super::{Action, OpenRequest, PartAnswer, RequestId, Sender};
 
 impl Sender {
@@ -103,13 +103,21 @@ impl Sender {
                 if batch.sequence.is_some() =>
             {
                 batch.possibly_written = false;
-                if let Some(last_acknowledged_offset) = queue.lost(batch, answer) {
+                if let Some(last_acknowledged_offset) = queue.lost(batch, answer)
+                    && queue.ended().is_none()
+                {
                     self.news.event(ProducerEvent::PossibleDataLoss {
                         partition: batch.lane.name.clone(),
                         last_acknowledged_offset,
                         log_start_offset: answer.log_start_offset,
                         cause: answer.code,
                     });
+                    if self.config.on_data_loss == DataLoss::Stop {
+                        queue.end(End::DataLost);
+                        for batch in queue.drain_waiting() {
+                            self.news.failed(&batch, End::DataLost.error(&batch));
+                        }
+                    }
                 }
                 queue.request_restart();
                 let identity = batch.sequence.map(|s| s.identity);
@@ -144,8 +152,8 @@ impl Sender {
         }
         let backoff = delay.unwrap_or_else(|| self.delay(returned.batch.attempts));
         let Some(Some(queue)) = self.partitions.get_mut(slot) else { return };
-        if queue.is_retired() {
-            self.news.failed(&returned.batch, recreated(&returned.batch));
+        if let Some(end) = queue.ended() {
+            self.news.failed(&returned.batch, end.error(&returned.batch));
             return;
         }
         if returned.batch.attempts > self.config.retries {
@@ -228,20 +236,17 @@ impl Sender {
     /// known not to be written: the records were meant for the old topic, and so were their numbers.
     pub(in super::super) fn retire(&mut self, slot: usize) {
         let Some(Some(queue)) = self.partitions.get_mut(slot) else { return };
-        if queue.is_retired() {
+        if queue.ended().is_some() {
             return;
         }
-        queue.retire();
+        let end = End::TopicRecreated;
+        queue.end(end);
         self.news.event(ProducerEvent::TopicRecreated { partition: queue.lane.name.clone() });
         for batch in queue.drain_waiting() {
-            self.news.failed(&batch, recreated(&batch));
+            self.news.failed(&batch, end.error(&batch));
         }
         self.forget_idle();
     }
-}
-
-pub(super) fn recreated(batch: &Batch) -> SendError {
-    SendError::TopicRecreated { partition: batch.lane.name.clone(), possibly_written: batch.possibly_written }
 }
 
 fn refused(batch: &Batch, code: ErrorCode) -> SendError {

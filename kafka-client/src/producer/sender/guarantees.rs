@@ -151,6 +151,25 @@ fn a_leader_that_forgot_records_which_it_should_still_have_is_told_as_possible_l
 }
 
 #[test]
+fn nothing_follows_lost_records_where_that_was_asked_for() {
+    let mut world = World::new(SenderConfig { on_data_loss: DataLoss::Stop, ..config() }, 2);
+    world.send(0, 1);
+    world.settle();
+    (0..7).for_each(|_| world.send(0, 1));
+    world.send(1, 1);
+    (0..5).for_each(|_| assert!(world.process(0, Mood::Refuses(ErrorCode::OutOfOrderSequenceNumber))));
+    world.settle();
+    world.send(0, 1);
+    assert_eq!(world.logs[0].records, [0]);
+    let fates = world.fates();
+    let stopped =
+        |at: usize| matches!(fates[at], Some(Err(SendError::DataLoss { possibly_written: false, .. })));
+    assert!((1..=7).all(stopped) && stopped(9));
+    assert!(matches!(fates[8], Some(Ok(_))));
+    assert_eq!(world.events().iter().filter(|event| lost(event)).count(), 1);
+}
+
+#[test]
 fn numbers_go_on_at_zero_after_the_largest() {
     let mut world = World::acquainted(1);
     world.skip_to_sequence(0, i32::MAX - 1);

@@ -41,15 +41,14 @@ use tokio::time::Instant;
 pub(super) use self::news::{News, Settled};
 pub(super) use self::plan::CompressionId;
 
-use self::answers::recreated;
 use self::identity::IdentityState;
 use self::news::Newsroom;
 use self::plan::{BrokerState, Link};
-use self::queue::PartitionQueue;
+use self::queue::{End, PartitionQueue};
 use super::batch::{Batch, Lane, Uncompressed};
 use super::delivery::Completion;
 use super::error::SendError;
-use super::events::ProducerEvent;
+use super::events::{DataLoss, ProducerEvent};
 use super::snapshot::{BrokerSnapshot, ProducerSnapshot};
 use crate::backoff::Backoff;
 
@@ -92,6 +91,7 @@ pub(super) struct SenderConfig {
     pub(super) batch_size: usize,
     /// How often a batch may be sent again.
     pub(super) retries: u32,
+    pub(super) on_data_loss: DataLoss,
     /// The partitioner avoids brokers that take nothing for this long.
     pub(super) availability_timeout: Option<Duration>,
 }
@@ -208,8 +208,8 @@ impl Sender {
         }
         let Some(place) = self.partitions.get_mut(slot) else { return };
         let queue = place.get_or_insert_with(|| PartitionQueue::new(lane.clone()));
-        if queue.is_retired() {
-            self.news.failed(&batch, recreated(&batch));
+        if let Some(end) = queue.ended() {
+            self.news.failed(&batch, end.error(&batch));
             return;
         }
         if queue.is_idle() {
@@ -325,7 +325,7 @@ impl Sender {
         self.active.retain(|&slot| match partitions.get_mut(slot) {
             Some(place) => {
                 let idle = place.as_ref().is_none_or(PartitionQueue::is_idle);
-                if idle && place.as_ref().is_some_and(PartitionQueue::is_retired) {
+                if idle && place.as_ref().is_some_and(|queue| queue.ended() == Some(End::TopicRecreated)) {
                     *place = None;
                 }
                 !idle

@@ -15,8 +15,8 @@ use super::super::batch::{Batch, Identity, Lane};
 use super::super::delivery::{Completion, Delivery};
 use super::super::ratio::Ratio;
 use super::{
-    Acks, Action, CompressionId, Leader, News, Part, PartAnswer, ProducePlan, ProducerEvent, Sender,
-    SenderConfig, Uncompressed,
+    Acks, Action, CompressionId, DataLoss, Leader, News, Part, PartAnswer, ProducePlan, ProducerEvent,
+    Sender, SenderConfig, Uncompressed,
 };
 use crate::TopicPartition;
 use crate::backoff::Backoff;
@@ -144,6 +144,7 @@ pub(super) fn config() -> SenderConfig {
         compression: Compression::None,
         batch_size: 16 * 1024,
         retries: u32::MAX,
+        on_data_loss: DataLoss::Continue,
         availability_timeout: None,
     }
 }

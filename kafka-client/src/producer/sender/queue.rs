@@ -9,6 +9,7 @@ use kafka_wire::record_batch::add_to_sequence;
 use tokio::time::Instant;
 
 use super::super::batch::{Batch, Identity, Lane, Place, Sequence};
+use super::super::error::SendError;
 use super::super::snapshot::PartitionSnapshot;
 use super::{Leader, PartAnswer, RequestId};
 
@@ -32,12 +33,32 @@ pub(super) struct PartitionQueue {
     resequence: bool,
     /// The last batch that the leader wrote: who wrote it, the number after it, and its base offset.
     acknowledged: Option<Acknowledged>,
-    /// Its topic was made anew: nothing is sent any more.
-    retired: bool,
+    /// Why nothing is sent any more, if so.
+    ended: Option<End>,
     /// Batches, from the front, that were given to be compressed.
     compressing: usize,
     /// When to say again that the leader is unknown.
     pub(super) ask_leader_at: Option<Instant>,
+}
+
+/// Why a partition takes no more batches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// Its topic was made anew.
+    TopicRecreated,
+    /// Acknowledged records are gone, and nothing may follow the gap.
+    DataLost,
+}
+
+impl End {
+    /// What a batch fails with.
+    pub(super) fn error(self, batch: &Batch) -> SendError {
+        let (partition, possibly_written) = (batch.lane.name.clone(), batch.possibly_written);
+        match self {
+            Self::TopicRecreated => SendError::TopicRecreated { partition, possibly_written },
+            Self::DataLost => SendError::DataLoss { partition, possibly_written },
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -80,7 +101,7 @@ impl PartitionQueue {
             known_as: None,
             resequence: false,
             acknowledged: None,
-            retired: false,
+            ended: None,
             compressing: 0,
             ask_leader_at: None,
         }
@@ -148,12 +169,13 @@ impl PartitionQueue {
         }
     }
 
-    pub(super) fn retire(&mut self) {
-        self.retired = true;
+    /// Nothing is sent from now on.
+    pub(super) fn end(&mut self, end: End) {
+        self.ended = Some(end);
     }
 
-    pub(super) fn is_retired(&self) -> bool {
-        self.retired
+    pub(super) fn ended(&self) -> Option<End> {
+        self.ended
     }
 
     /// Whether the head may go to `broker` now, as far as order is concerned.
