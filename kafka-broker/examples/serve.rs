@@ -1,4 +1,5 @@
-//! A broker on an address, in memory or in a folder: `cargo run --example serve -- 127.0.0.1:9092 [DIR] [key=value ...]`.
+//! A broker on an address, in memory or in a folder: `cargo run --example serve -- 127.0.0.1:9092 [DIR] [nodes=3]
+//! [key=value ...]`.
 //! `RUST_LOG=kafka_broker=debug` shows what it does. Ctrl-C stops it in an orderly way.
 
 use std::error::Error;
@@ -16,6 +17,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let mut builder = Broker::builder().listen(args.next().unwrap_or_else(|| "127.0.0.1:9092".to_owned()));
     for arg in args {
         builder = match arg.split_once('=') {
+            Some(("nodes", nodes)) => builder.nodes(nodes.parse()?),
             Some((key, value)) => builder.config(key, value),
             None => builder.data_dir(arg),
         };

@@ -35,6 +35,8 @@ mod node;
 mod partition;
 mod replica;
 mod replication;
+#[cfg(test)]
+mod replication_tests;
 mod replicator;
 mod scatter;
 mod server;

@@ -141,7 +141,8 @@ impl Drop for Running {
     }
 }
 
-fn open_state(
+/// Opens a node's logs and joins it to the cluster; nothing is served yet.
+pub(crate) fn open_state(
     config: BrokerConfig,
     logs: Logs,
     node_id: i32,

@@ -273,7 +273,7 @@ impl Partition {
     }
 
     /// `checkEnoughReplicasReachOffset`; `None`: not yet.
-    fn is_committed(&self, append: Uncommitted) -> Option<Result<(), ErrorCode>> {
+    pub(crate) fn is_committed(&self, append: Uncommitted) -> Option<Result<(), ErrorCode>> {
         let mut state = self.state.lock();
         if !state.is_led_here || state.leader_epoch != append.leader_epoch {
             return Some(Err(ErrorCode::NotLeaderOrFollower));
