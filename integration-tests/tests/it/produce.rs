@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::try_join_all;
-use integration_tests::{Cluster, PATIENCE, TestResult, unique};
-use kafka_client::producer::{Record, SendError};
+use integration_tests::{Cluster, PATIENCE, TestResult, eventually, unique};
+use kafka_admin::{Admin, NewTopic};
+use kafka_client::producer::{ProducerEvent, Record, SendError};
 use kafka_client::wire::compression::Compression;
 use kafka_client::wire::murmur2::partition_for_key;
 
@@ -239,5 +240,80 @@ async fn sends_from_many_tasks_keep_each_tasks_order() -> TestResult {
         let expected: Vec<_> = (0..200).map(|i| Bytes::from(i.to_string())).collect();
         assert_eq!(values, expected, "task {task}");
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn records_sent_together_share_batches_and_one_handle() -> TestResult {
+    let cluster = Cluster::start().await?;
+    let client = cluster.client().await?;
+    let topic = cluster.topic("together", 4).await?;
+    let producer = client.producer().compression(Compression::Lz4).build()?;
+    let values: Vec<_> = (0..20_000).map(|i| format!("value-{i}")).collect();
+    let handle = producer.topic(&topic);
+    let sent = producer.send_all(values.iter().map(|value| handle.record().key(value).value(value))).await?;
+    assert_eq!(sent.len(), values.len());
+    sent.all().await?;
+    let deliveries = try_join_all(sent.into_each()).await?;
+    let mut read = read_all(&client, &topic, 4).await?;
+    read.sort_by_key(|record| (record.partition, record.offset));
+    assert_eq!(read.len(), values.len());
+    for (value, written) in values.iter().zip(deliveries) {
+        let at = read.binary_search_by_key(&(written.partition, written.offset), |r| (r.partition, r.offset));
+        let found = at.ok().and_then(|at| read.get(at)).ok_or("an acknowledged record is not there")?;
+        assert_eq!(found.value.as_deref(), Some(value.as_bytes()));
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_topic_made_anew_under_its_old_name_starts_at_offset_0_and_gets_no_old_record() -> TestResult {
+    let cluster = Cluster::start().await?;
+    let client = cluster.client().await?;
+    let topic = cluster.topic("phoenix", 1).await?;
+    let admin = Admin::new(client.clone());
+    let producer = client.producer().build()?;
+    for i in 0..10 {
+        producer.send(Record::to(&topic).value(format!("old {i}"))).await?.await?;
+    }
+    admin.delete_topics([&topic]).await?.all()?;
+    eventually("the topic is made anew", async || {
+        Ok(admin.create_topics([NewTopic::new(&topic, 1, 1)]).await?.all().is_ok())
+    })
+    .await?;
+    // What was addressed to the old topic fails, and may be sent again.
+    let mut written = None;
+    eventually("the new topic is found", async || {
+        let sent = producer.send(Record::to(&topic).value("new")).await?.await;
+        match sent {
+            Ok(acknowledgement) => written = Some(acknowledgement.offset),
+            Err(error) => assert!(error.is_retriable() && !error.possibly_written(), "{error}"),
+        }
+        Ok(written.is_some())
+    })
+    .await?;
+    assert_eq!(written, Some(0));
+    let read = read_all(&client, &topic, 1).await?;
+    assert_eq!(read.len(), 1);
+    assert_eq!(read[0].value.as_deref(), Some(&b"new"[..]));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_compressed_batch_above_the_topics_limit_is_split_until_it_fits() -> TestResult {
+    let cluster = Cluster::start().await?;
+    let client = cluster.client().await?;
+    let topic = cluster.topic_with("tight", 1, &[("max.message.bytes", "4000")]).await?;
+    let producer = client.producer().compression(Compression::ZSTD).batch_size(64 * 1024).build()?;
+    let mut events = producer.events();
+    // Random text, which does not shrink to the limit.
+    let values: Vec<_> =
+        (0..500u64).map(|i| format!("{:x}", i.wrapping_mul(0x9e37_79b9_7f4a_7c15))).collect();
+    let sent = producer.send_all(values.iter().map(|value| Record::to(&topic).value(value))).await?;
+    sent.all().await?;
+    let read = read_all(&client, &topic, 1).await?;
+    let found: Vec<_> = read.iter().filter_map(|record| record.value.clone()).collect();
+    assert_eq!(found, values);
+    assert!(matches!(events.try_recv(), Ok(ProducerEvent::BatchSplit { .. })));
     Ok(())
 }
