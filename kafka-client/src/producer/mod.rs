@@ -436,12 +436,12 @@ impl TopicHandle {
     /// [`Producer::send`], to this topic whatever the record says.
     #[inline]
     pub fn send<'a>(&'a self, record: Record<'a>) -> Sending<'a> {
-        self.producer.send(Record { topic: TopicRef::Handle(self), ..record })
+        self.producer.send(record.retarget(TopicRef::Handle(self)))
     }
 
     /// [`Producer::try_send`], to this topic whatever the record says.
     pub fn try_send<'a>(&'a self, record: Record<'a>) -> Result<Delivery, TrySendError<'a>> {
-        self.producer.try_send(Record { topic: TopicRef::Handle(self), ..record })
+        self.producer.try_send(record.retarget(TopicRef::Handle(self)))
     }
 
     /// The producer it belongs to.

@@ -15,13 +15,24 @@ use super::TopicHandle;
 #[derive(Debug, Clone)]
 #[must_use = "a record goes nowhere before it is given to `send`"]
 pub struct Record<'a> {
+    // No more than 128 bytes, which the compiler moves inline: a record is moved several times on its way.
     pub(super) topic: TopicRef<'a>,
-    pub(super) partition: Option<i32>,
-    pub(super) timestamp: Option<i64>,
     pub(super) key: Option<Data<'a>>,
     pub(super) value: Option<Data<'a>>,
-    pub(super) headers: Vec<Header>,
+    headers: Option<Box<Headers>>,
+    timestamp: i64,
+    partition: i32,
 }
+
+const _: () = assert!(size_of::<Record<'_>>() <= 128);
+
+/// Nobody means these when setting a timestamp or a partition.
+const NO_TIMESTAMP: i64 = i64::MIN;
+const NO_PARTITION: i32 = i32::MIN;
+
+/// Out of line, since most records have none.
+#[derive(Debug, Clone, Default)]
+struct Headers(Vec<Header>);
 
 /// Where a record goes: a topic's name, or the handle that a producer gave for it.
 #[derive(Debug, Clone)]
@@ -46,24 +57,27 @@ enum Repr<'a> {
 
 impl<'a> Record<'a> {
     /// A record for a topic, without key and value (Kafka's null).
+    #[inline]
     pub fn to(topic: impl Into<TopicRef<'a>>) -> Self {
         Self {
             topic: topic.into(),
-            partition: None,
-            timestamp: None,
             key: None,
             value: None,
-            headers: Vec::new(),
+            headers: None,
+            timestamp: NO_TIMESTAMP,
+            partition: NO_PARTITION,
         }
     }
 
     /// The key. Records with equal keys go to the same partition, the one that Java's producer would choose.
+    #[inline]
     pub fn key(mut self, key: impl Into<Data<'a>>) -> Self {
         self.key = Some(key.into());
         self
     }
 
     /// The value. Without one the record is a tombstone on compacted topics.
+    #[inline]
     pub fn value(mut self, value: impl Into<Data<'a>>) -> Self {
         self.value = Some(value.into());
         self
@@ -71,25 +85,27 @@ impl<'a> Record<'a> {
 
     /// Adds a header; names may repeat.
     pub fn header(mut self, name: impl Into<String>, value: impl Into<Bytes>) -> Self {
-        self.headers.push(Header::new(name, value));
+        self.push_header(Header::new(name, value));
         self
     }
 
     /// Adds a header without a value (Kafka's null).
     pub fn null_header(mut self, name: impl Into<String>) -> Self {
-        self.headers.push(Header { key: StrBytes::from_string(name.into()), value: None });
+        self.push_header(Header { key: StrBytes::from_string(name.into()), value: None });
         self
     }
 
     /// The partition, instead of the partitioner's choice.
+    #[inline]
     pub fn partition(mut self, partition: i32) -> Self {
-        self.partition = Some(partition);
+        self.partition = partition;
         self
     }
 
     /// When the event happened, in milliseconds since 1970. Default: when it is sent.
+    #[inline]
     pub fn timestamp(mut self, millis: i64) -> Self {
-        self.timestamp = Some(millis);
+        self.timestamp = millis;
         self
     }
 
@@ -109,13 +125,24 @@ impl<'a> Record<'a> {
         }
     }
 
+    /// The same record for another topic.
+    #[inline]
+    pub(super) fn retarget(self, topic: TopicRef<'a>) -> Self {
+        Self { topic, ..self }
+    }
+
+    fn push_header(&mut self, header: Header) {
+        self.headers.get_or_insert_default().0.push(header);
+    }
+
     pub(super) fn is_for(&self, topic: &str) -> bool {
         self.topic() == topic
     }
 
     /// The partition that was asked for.
+    #[inline]
     pub fn wanted_partition(&self) -> Option<i32> {
-        self.partition
+        (self.partition != NO_PARTITION).then_some(self.partition)
     }
 
     /// The key's bytes; `None` is Kafka's null, which is not an empty key.
@@ -129,13 +156,15 @@ impl<'a> Record<'a> {
     }
 
     /// The headers, in the order in which they were added.
+    #[inline]
     pub fn headers(&self) -> &[Header] {
-        &self.headers
+        self.headers.as_ref().map_or(&[], |headers| &headers.0)
     }
 
     /// The timestamp that was set, in milliseconds since 1970.
+    #[inline]
     pub fn wanted_timestamp(&self) -> Option<i64> {
-        self.timestamp
+        (self.timestamp != NO_TIMESTAMP).then_some(self.timestamp)
     }
 
     /// The name of the record's topic.
@@ -149,6 +178,7 @@ impl<'a> Record<'a> {
 
 impl Data<'_> {
     /// The bytes.
+    #[inline]
     pub fn as_bytes(&self) -> &[u8] {
         match &self.0 {
             Repr::Borrowed(bytes) => bytes,
@@ -173,60 +203,70 @@ impl AsRef<[u8]> for Data<'_> {
 }
 
 impl<'a> From<&'a [u8]> for Data<'a> {
+    #[inline]
     fn from(bytes: &'a [u8]) -> Self {
         Self(Repr::Borrowed(bytes))
     }
 }
 
 impl<'a, const N: usize> From<&'a [u8; N]> for Data<'a> {
+    #[inline]
     fn from(bytes: &'a [u8; N]) -> Self {
         Self(Repr::Borrowed(bytes))
     }
 }
 
 impl<'a> From<&'a str> for Data<'a> {
+    #[inline]
     fn from(text: &'a str) -> Self {
         Self(Repr::Borrowed(text.as_bytes()))
     }
 }
 
 impl<'a> From<&'a String> for Data<'a> {
+    #[inline]
     fn from(text: &'a String) -> Self {
         Self(Repr::Borrowed(text.as_bytes()))
     }
 }
 
 impl<'a> From<&'a Vec<u8>> for Data<'a> {
+    #[inline]
     fn from(bytes: &'a Vec<u8>) -> Self {
         Self(Repr::Borrowed(bytes))
     }
 }
 
 impl<'a> From<&'a Bytes> for Data<'a> {
+    #[inline]
     fn from(bytes: &'a Bytes) -> Self {
         Self(Repr::Borrowed(bytes))
     }
 }
 
 impl From<Vec<u8>> for Data<'_> {
+    #[inline]
     fn from(bytes: Vec<u8>) -> Self {
         Self(Repr::Vec(bytes))
     }
 }
 
 impl From<String> for Data<'_> {
+    #[inline]
     fn from(text: String) -> Self {
         Self(Repr::Vec(text.into_bytes()))
     }
 }
 
 impl From<Bytes> for Data<'_> {
+    #[inline]
     fn from(bytes: Bytes) -> Self {
         Self(Repr::Bytes(bytes))
     }
 }
 
 impl<'a> From<Cow<'a, [u8]>> for Data<'a> {
+    #[inline]
     fn from(bytes: Cow<'a, [u8]>) -> Self {
         match bytes {
             Cow::Borrowed(bytes) => bytes.into(),
@@ -236,24 +276,28 @@ impl<'a> From<Cow<'a, [u8]>> for Data<'a> {
 }
 
 impl<'a> From<&'a str> for TopicRef<'a> {
+    #[inline]
     fn from(name: &'a str) -> Self {
         Self::Name(Cow::Borrowed(name))
     }
 }
 
 impl<'a> From<&'a String> for TopicRef<'a> {
+    #[inline]
     fn from(name: &'a String) -> Self {
         Self::Name(Cow::Borrowed(name))
     }
 }
 
 impl From<String> for TopicRef<'_> {
+    #[inline]
     fn from(name: String) -> Self {
         Self::Name(Cow::Owned(name))
     }
 }
 
 impl<'a> From<&'a TopicHandle> for TopicRef<'a> {
+    #[inline]
     fn from(handle: &'a TopicHandle) -> Self {
         Self::Handle(handle)
     }
