@@ -21,7 +21,11 @@ use crate::partition::Copied;
 use crate::state::BrokerState;
 
 /// How much one step copies (`replica.fetch.max.bytes`).
+#[cfg(not(test))]
 const STEP_BYTES: usize = 1024 * 1024;
+/// One batch for each step, so that tests stop everywhere.
+#[cfg(test)]
+const STEP_BYTES: usize = 1;
 /// After so many steps the task lets others run.
 const STEPS_PER_TURN: usize = 16;
 
