@@ -19,6 +19,7 @@
 mod api;
 mod broker;
 mod checkpoint;
+mod cleaner;
 mod clock;
 mod cluster;
 mod config;

@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinHandle};
 
 use crate::broker::StartError;
+use crate::cleaner;
 use crate::clock::Clock;
 use crate::cluster::elections;
 use crate::cluster::record::MetadataRecord;
@@ -84,6 +85,7 @@ impl Node {
         let server = tokio::spawn(server::run(Arc::clone(&state), listener, accept_in_memory, commanded));
         let mut tasks = vec![
             tokio::spawn(maintenance::run(Arc::clone(&state))),
+            tokio::spawn(cleaner::run(Arc::clone(&state))),
             tokio::spawn(groups::service::run(Arc::clone(&state))),
         ];
         if !is_alone {

@@ -90,6 +90,7 @@ impl BrokerState {
             }
         }
         new.into_iter().for_each(|topic| self.topics.insert(Arc::new(topic)));
+        self.follow_configs(records, image);
     }
 
     fn apply_partition(&self, topic: &HostedTopic, index: i32, change: &PartitionState, image: &Image) {

@@ -149,15 +149,7 @@ fn alter(
         .into_iter()
         .map(|(key, value)| MetadataRecord::Config { resource: resource.clone(), key, value })
         .collect();
-    controller.commit(&records, state.clock.now_ms())?;
-    // The controller is kept until the change holds, so that two changes take effect in their order.
-    for node in state.cluster.nodes() {
-        match resource {
-            ConfigResource::Topic(name) => node.reconfigure_topic(name),
-            _ => node.reconfigure_broker(),
-        }
-    }
-    Ok(())
+    controller.commit(&records, state.clock.now_ms())
 }
 
 fn check_exists(image: &Image, resource: &ConfigResource) -> Result<(), Refusal> {
@@ -181,32 +173,44 @@ fn check_exists(image: &Image, resource: &ConfigResource) -> Result<(), Refusal>
 }
 
 impl BrokerState {
-    /// Lets a topic's partitions follow its configuration.
-    fn reconfigure_topic(&self, name: &str) {
+    /// Lets this node follow changed configurations: a topic's own, or those that topics inherit.
+    pub(crate) fn follow_configs(&self, records: &[MetadataRecord], image: &Image) {
+        let changed: BTreeSet<&ConfigResource> = records
+            .iter()
+            .filter_map(|record| match record {
+                MetadataRecord::Config { resource, .. } => Some(resource),
+                _ => None,
+            })
+            .collect();
+        if changed.iter().any(|resource| matches!(resource, ConfigResource::Broker(_))) {
+            self.take_dynamic_config(image);
+            image.topics().keys().for_each(|name| self.reconfigure_topic(name, image));
+            return;
+        }
+        for resource in changed {
+            if let ConfigResource::Topic(name) = resource {
+                self.reconfigure_topic(name, image);
+            }
+        }
+    }
+
+    fn reconfigure_topic(&self, name: &str, image: &Image) {
         let Some(hosted) = self.topics.by_name(name) else { return };
-        let resource = ConfigResource::Topic(name.to_owned());
-        let own = self.cluster.read(|image, _| image.configs(&resource).cloned().unwrap_or_default());
+        let own = image.configs(&ConfigResource::Topic(name.to_owned())).cloned().unwrap_or_default();
         let config = topic::TopicConfig::new(&own, &self.config);
         for partition in hosted.partitions() {
             partition.reconfigure(&config);
         }
     }
 
-    /// Lets this broker, and all topics that inherit from it, follow the brokers' configuration.
-    fn reconfigure_broker(&self) {
-        self.load_dynamic_config();
-        let names: Vec<String> = self.cluster.read(|image, _| image.topics().keys().cloned().collect());
-        for name in names {
-            self.reconfigure_topic(&name);
-        }
-    }
-
     /// Takes what was altered of this broker's configuration from the metadata.
     pub(crate) fn load_dynamic_config(&self) {
-        let configs = |name: String| {
-            let resource = ConfigResource::Broker(name);
-            self.cluster.read(|image, _| image.configs(&resource).cloned().unwrap_or_default())
-        };
+        self.cluster.read(|image, _| self.take_dynamic_config(image));
+    }
+
+    fn take_dynamic_config(&self, image: &Image) {
+        let configs =
+            |name: String| image.configs(&ConfigResource::Broker(name)).cloned().unwrap_or_default();
         self.config.set_dynamic(configs(self.node_id.to_string()), configs(String::new()));
     }
 }

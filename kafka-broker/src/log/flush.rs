@@ -20,6 +20,12 @@ pub(super) struct Closing {
     files: Vec<(String, Vec<u8>)>,
 }
 
+impl Closing {
+    pub(super) fn is_of(&self, base_offset: i64) -> bool {
+        self.base_offset == base_offset
+    }
+}
+
 /// What is to be synced. Run it on a thread that may block.
 #[derive(Debug)]
 pub(crate) struct FlushJob {

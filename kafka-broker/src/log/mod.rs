@@ -4,6 +4,7 @@
 //! here is synchronous and takes the time as an argument; locks, tasks and clocks are the caller's.
 
 mod append;
+mod compaction;
 mod config;
 mod error;
 mod flush;
@@ -108,6 +109,8 @@ pub(crate) struct PartitionLog {
     flushed_offset: i64,
     /// Compaction has been over everything before this offset.
     cleaned_offset: i64,
+    /// The last swap of compacted segments ended in a crash.
+    swap_interrupted: bool,
     /// Closed segments that are not on disk yet.
     closing: Vec<Arc<Closing>>,
     /// A failed write could not be undone: what the file holds is not known.
@@ -135,9 +138,12 @@ impl PartitionLog {
             chunk: BytesMut::new(),
             flushed_offset: 0,
             cleaned_offset: 0,
+            swap_interrupted: false,
             closing: Vec::new(),
             offline: false,
         };
+        log.swap_interrupted = compaction::recover_swaps(&*log.storage, folder).map_err(failed)?;
+        let shutdown = if log.swap_interrupted { Shutdown::Unclean } else { shutdown };
         log.load(shutdown).map_err(failed)?;
         log.flushed_offset = log.log_end_offset;
         Ok(log)

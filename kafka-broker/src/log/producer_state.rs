@@ -130,6 +130,12 @@ impl ProducerState {
         });
     }
 
+    /// The last offset that each producer wrote.
+    pub(super) fn last_offsets(&self) -> FxHashMap<i64, i64> {
+        let last = |(&id, producer): (&i64, &Producer)| Some((id, producer.batches.back()?.last_offset));
+        self.producers.iter().filter_map(last).collect()
+    }
+
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.producers.len()

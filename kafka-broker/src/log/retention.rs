@@ -68,11 +68,6 @@ impl PartitionLog {
         self.remove_before_start().map(drop)
     }
 
-    /// Restores up to where compaction had come before a restart.
-    pub(crate) fn restore_cleaned(&mut self, offset: i64) {
-        self.cleaned_offset = offset;
-    }
-
     fn remove_before_start(&mut self) -> io::Result<usize> {
         let mut gone = 0;
         while let [_, next, ..] = &self.segments[..] {

@@ -54,9 +54,19 @@ pub(super) fn base_offset_of(name: &str, suffix: &str) -> Option<i64> {
 impl Segment {
     /// Opens the segment's file, new or old, without any index.
     pub(super) fn open(storage: &dyn Storage, folder: &str, base_offset: i64) -> io::Result<Self> {
+        Self::open_as(storage, folder, base_offset, "log")
+    }
+
+    /// Opens the segment's file under the name that it has for now.
+    pub(super) fn open_as(
+        storage: &dyn Storage,
+        folder: &str,
+        base_offset: i64,
+        suffix: &str,
+    ) -> io::Result<Self> {
         Ok(Self {
             base_offset,
-            file: storage.open(&file_name(folder, base_offset, "log"))?,
+            file: storage.open(&file_name(folder, base_offset, suffix))?,
             offsets: OffsetIndex::default(),
             times: TimeIndex::default(),
             bytes_since_entry: 0,
@@ -142,6 +152,11 @@ impl Segment {
 
     pub(super) fn sync_handle(&self) -> Arc<dyn SyncHandle> {
         self.file.sync_handle()
+    }
+
+    /// The segment's file for a reader that outlives the segment.
+    pub(super) fn reader(&self) -> Box<dyn File> {
+        self.file.reader()
     }
 
     /// Whether an index has as many entries as `index_bytes` hold (`segment.index.bytes`).
@@ -347,13 +362,16 @@ impl Segment {
 
     /// The index files by path, with a last time entry as Kafka adds when a segment becomes inactive.
     pub(super) fn finish_indexes(&mut self, folder: &str) -> Vec<(String, Vec<u8>)> {
+        let files = self.finished_indexes().into_iter();
+        files.map(|(suffix, content)| (file_name(folder, self.base_offset, suffix), content)).collect()
+    }
+
+    /// The same by suffix.
+    pub(super) fn finished_indexes(&mut self) -> [(&'static str, Vec<u8>); 2] {
         if self.max_timestamp_offset >= 0 {
             self.times.push(self.max_timestamp, self.relative(self.max_timestamp_offset));
         }
-        vec![
-            (file_name(folder, self.base_offset, "index"), self.offsets.to_bytes()),
-            (file_name(folder, self.base_offset, "timeindex"), self.times.to_bytes()),
-        ]
+        [("index", self.offsets.to_bytes()), ("timeindex", self.times.to_bytes())]
     }
 
     pub(super) fn remove(&self, storage: &dyn Storage, folder: &str) -> io::Result<()> {

@@ -146,6 +146,11 @@ impl File for DiskFile {
         Ok(())
     }
 
+    fn reader(&self) -> Box<dyn File> {
+        let (file, len) = (Arc::clone(&self.file), self.len);
+        Box::new(DiskFile { file, tail: Pieces::starting_at(len), len })
+    }
+
     fn sync_handle(&self) -> Arc<dyn SyncHandle> {
         Arc::new(DiskSync(Arc::clone(&self.file)))
     }

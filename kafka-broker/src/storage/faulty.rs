@@ -83,22 +83,26 @@ impl Faulty {
     }
 
     /// Lets `changes` more changes of any kind happen (appends, replacements, renames, removals, cuts), then none ever.
+    #[cfg(test)]
     pub(crate) fn crash_after(&self, changes: u32) {
         self.plan.changes_left.store(i64::from(changes) + 1, Ordering::Relaxed);
     }
 
     /// Whether the crash has come.
+    #[cfg(test)]
     pub(crate) fn crashed(&self) -> bool {
         self.plan.dead.load(Ordering::Relaxed)
     }
 
     /// The machine is up again, with what was written before the crash.
+    #[cfg(test)]
     pub(crate) fn restart(&self) {
         self.plan.changes_left.store(0, Ordering::Relaxed);
         self.plan.dead.store(false, Ordering::Relaxed);
     }
 
     /// How many syncs there were.
+    #[cfg(test)]
     pub(crate) fn syncs(&self) -> u64 {
         self.plan.syncs.load(Ordering::Relaxed)
     }
@@ -215,6 +219,10 @@ impl File for FaultyFile {
     fn truncate(&mut self, len: u64) -> io::Result<()> {
         self.plan.change()?;
         self.file.truncate(len)
+    }
+
+    fn reader(&self) -> Box<dyn File> {
+        Box::new(FaultyFile { file: self.file.reader(), plan: Arc::clone(&self.plan) })
     }
 
     fn sync_handle(&self) -> Arc<dyn SyncHandle> {

@@ -122,6 +122,10 @@ impl File for MemoryFile {
         Ok(())
     }
 
+    fn reader(&self) -> Box<dyn File> {
+        Box::new(MemoryFile { pieces: Arc::clone(&self.pieces) })
+    }
+
     fn sync_handle(&self) -> Arc<dyn SyncHandle> {
         Arc::new(NothingToSync)
     }

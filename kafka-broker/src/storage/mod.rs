@@ -51,6 +51,8 @@ pub(crate) trait File: Send + Sync + fmt::Debug {
     fn len(&self) -> u64;
     /// Cuts the file to `len` bytes.
     fn truncate(&mut self, len: u64) -> io::Result<()>;
+    /// The file as it is now, to be read by whoever needs it for longer than its name lasts.
+    fn reader(&self) -> Box<dyn File>;
     /// What makes the file durable, to be used by whoever may wait, without the file.
     fn sync_handle(&self) -> Arc<dyn SyncHandle>;
     /// Lets go of what is in memory only for readers at the end, because no more is appended.

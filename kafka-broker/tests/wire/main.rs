@@ -8,6 +8,7 @@
 )]
 
 mod altered;
+mod compaction;
 mod connection;
 mod groups;
 mod hostile;
