@@ -5,6 +5,7 @@ mod consume;
 mod groups;
 mod hostile;
 mod interop;
+mod nodes;
 mod produce;
 mod restart;
 mod streams;
