@@ -3,6 +3,8 @@
 //! The path of a record takes one lock, that of its partition, and neither allocates nor touches a channel. All else
 //! happens once a batch: memory, completion, clock, and waking the sender.
 
+mod bulk;
+
 use std::collections::HashMap;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -19,12 +21,13 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::batch::{Batch, Lane};
-use super::delivery::{Completion, Deliveries, Delivery};
+use super::delivery::{Completion, Delivery};
 use super::error::SendError;
 use super::memory::{Memory, Room};
-use super::partitioner::{Partitioning, PartitioningOptions, Sticky, TopicView};
+use super::partitioner::{PartitioningOptions, Sticky, TopicView};
 use super::ratio::Ratio;
 use super::record::{Data, Record, TopicRef};
+use super::snapshot::{OpenBatchSnapshot, ProducerSnapshot};
 use crate::TopicPartition;
 
 #[derive(Debug, Clone)]
@@ -273,67 +276,6 @@ impl Accumulator {
         self.open(buffer, open, record, (key, value), size, room, take)
     }
 
-    /// Appends as many records as it can, those that follow each other in a partition under one lock.
-    ///
-    /// Ends well when there are no more records; else the next one is the one that was not appended.
-    pub(super) fn append_all<'a, I: Iterator<Item = Record<'a>>>(
-        &self,
-        records: &mut std::iter::Peekable<I>,
-        deliveries: &mut Deliveries,
-    ) -> Result<(), NotNow> {
-        while let Some(record) = records.peek() {
-            let topic = match &record.topic {
-                TopicRef::Handle(handle) if handle.belongs_to(self) => None,
-                _ => Some(self.topics.read().get(record.topic()).cloned().ok_or(NotNow::NeedsTopic)?),
-            };
-            match (&topic, &record.topic) {
-                (Some(topic), _) => self.append_of_topic(topic, records, deliveries)?,
-                (None, TopicRef::Handle(handle)) => {
-                    // The handle's topic outlives the record that names it.
-                    let topic = handle.shared_state();
-                    self.append_of_topic(&topic, records, deliveries)?;
-                }
-                (None, TopicRef::Name(_)) => return Err(NotNow::NeedsTopic),
-            }
-        }
-        Ok(())
-    }
-
-    /// [`append_all`](Self::append_all) for the next records as long as they are for one topic.
-    fn append_of_topic<'a, I: Iterator<Item = Record<'a>>>(
-        &self,
-        topic: &TopicState,
-        records: &mut std::iter::Peekable<I>,
-        deliveries: &mut Deliveries,
-    ) -> Result<(), NotNow> {
-        let partitions = topic.partitions.get().ok_or(NotNow::NeedsTopic)?;
-        // An application's partitioner is not called under a lock of ours.
-        let one_by_one = matches!(self.config.partitioning.kind, Partitioning::Custom(_));
-        let mut next_place = None;
-        while let Some(record) = records.peek().filter(|record| record.is_for(&topic.name)) {
-            let buffer = match next_place.take() {
-                Some(buffer) => buffer,
-                None => self.place(topic, &partitions, record)?,
-            };
-            let mut open = buffer.open.lock();
-            while let Some(record) = records.peek() {
-                self.append_locked(buffer, &mut open, record, &mut None, |taken| {
-                    deliveries.push(taken.completion, taken.index, taken.timestamp);
-                })?;
-                records.next();
-                let Some(next) = records.peek().filter(|next| !one_by_one && next.is_for(&topic.name)) else {
-                    break;
-                };
-                let place = self.place(topic, &partitions, next)?;
-                if !Arc::ptr_eq(place, buffer) {
-                    next_place = Some(place);
-                    break;
-                }
-            }
-        }
-        Ok(())
-    }
-
     /// Opens a batch with a record.
     #[cold]
     #[expect(clippy::too_many_arguments, reason = "the rest of `append_locked`, kept out of its way")]
@@ -507,6 +449,31 @@ impl Accumulator {
         inbox.armed = armed;
         inbox.busy = busy;
         (inbox.closed.is_empty() || busy) && (inbox.opened.is_empty() || armed)
+    }
+
+    /// Fills in what callers share.
+    pub(super) fn show(&self) -> ProducerSnapshot {
+        let mut open_batches = Vec::new();
+        for topic in self.topics() {
+            let Some(partitions) = topic.partitions.get() else { continue };
+            for buffer in partitions.iter() {
+                if let Some(batch) = &buffer.open.lock().batch {
+                    open_batches.push(OpenBatchSnapshot {
+                        partition: buffer.lane.name.clone(),
+                        records: batch.builder.count(),
+                        size_bytes: batch.builder.size_bytes(),
+                        age: batch.created_at.elapsed(),
+                    });
+                }
+            }
+        }
+        ProducerSnapshot {
+            buffer_total_bytes: self.memory.total(),
+            buffer_available_bytes: self.memory.available(),
+            waiting_senders: self.memory.waiting(),
+            open_batches,
+            ..ProducerSnapshot::default()
+        }
     }
 
     pub(super) fn memory(&self) -> &Memory {

@@ -11,6 +11,9 @@
 //! # Ok(()) }
 //! ```
 //!
+//! Watching it: [`Producer::events`], [`Producer::debug_snapshot`], [`ProducerInterceptor`], [`metrics`], and a span of
+//! target `kafka_client::producer` for each batch. Choosing partitions: [`partitioner`].
+//!
 //! - `accumulator`: the path of a record, up to its batch
 //! - `sender`: the pure core that decides which batch goes where and what an answer means
 //! - `task`: the shell that owns connections and timers
@@ -54,7 +57,7 @@ pub use partitioner::{Partitioner, Partitioning};
 pub use record::{Data, Record, TopicRef};
 pub use sender::Acks;
 pub use sending::Sending;
-pub use snapshot::{BrokerSnapshot, PartitionSnapshot, ProducerSnapshot};
+pub use snapshot::{BrokerSnapshot, OpenBatchSnapshot, PartitionSnapshot, ProducerSnapshot};
 pub use trace_context::{InvalidTraceParent, TRACEPARENT, TraceContext, TraceParent};
 
 use self::accumulator::{Accumulator, AccumulatorConfig, NotNow, TopicState};
@@ -249,13 +252,7 @@ impl Producer {
     /// Where the producer's records are right now.
     pub async fn debug_snapshot(&self) -> ProducerSnapshot {
         let shared = self.shared();
-        let memory = shared.accumulator.memory();
-        let idle = ProducerSnapshot {
-            buffer_total_bytes: memory.total(),
-            buffer_available_bytes: memory.available(),
-            waiting_senders: memory.waiting(),
-            ..ProducerSnapshot::default()
-        };
+        let idle = shared.accumulator.show();
         if shared.started.get().is_none() {
             return idle;
         }

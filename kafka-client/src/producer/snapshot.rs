@@ -16,10 +16,26 @@ pub struct ProducerSnapshot {
     pub waiting_senders: usize,
     /// Producer id and epoch, once the cluster gave them.
     pub identity: Option<(i64, i16)>,
+    /// Batches that still take records.
+    pub open_batches: Vec<OpenBatchSnapshot>,
     /// Partitions with batches closed or in flight.
     pub partitions: Vec<PartitionSnapshot>,
     /// Brokers that were needed so far.
     pub brokers: Vec<BrokerSnapshot>,
+}
+
+/// A batch that still takes records.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct OpenBatchSnapshot {
+    /// Its partition.
+    pub partition: TopicPartition,
+    /// How many records it has.
+    pub records: i32,
+    /// Its size in bytes, before compression.
+    pub size_bytes: usize,
+    /// How long ago it was opened.
+    pub age: Duration,
 }
 
 /// A partition's batches.

@@ -272,6 +272,8 @@ enum Step {
     Haunt,
     MoveLeader { partition: usize },
     LearnLeaders,
+    HoldCodec(bool),
+    BringBack(prop::sample::Index),
     Wait(Duration),
 }
 
@@ -291,6 +293,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Haunt),
         1 => (0..PARTITIONS).prop_map(|partition| Step::MoveLeader { partition }),
         2 => Just(Step::LearnLeaders),
+        1 => any::<bool>().prop_map(Step::HoldCodec),
+        2 => any::<prop::sample::Index>().prop_map(Step::BringBack),
         4 => (1..400u64).prop_map(|n| Step::Wait(millis(n))),
         1 => (1..60u64).prop_map(|n| Step::Wait(secs(n))),
     ]
@@ -304,8 +308,9 @@ proptest! {
         steps in prop::collection::vec(step(), 1..120),
         // Two records fit by the smallest limit; brokers do not change their minds about it.
         limit in prop::option::of(90..130usize),
+        compression in prop::sample::select(vec![Compression::None, Compression::Snappy]),
     ) {
-        let mut world = World::new(config(), PARTITIONS);
+        let mut world = World::new(SenderConfig { compression, ..config() }, PARTITIONS);
         world.refuse_larger_than = limit;
         for step in steps {
             match step {
@@ -323,9 +328,17 @@ proptest! {
                     world.tell_leaders();
                     world.act();
                 }
+                Step::HoldCodec(hold) => world.hold_compression = hold,
+                Step::BringBack(which) => {
+                    if world.held() > 0 {
+                        world.bring_back(which.index(world.held()));
+                        world.act();
+                    }
+                }
                 Step::Wait(span) => world.advance(span),
             }
         }
+        world.hold_compression = false;
         world.settle();
         world.haunt();
         let fates = world.fates();

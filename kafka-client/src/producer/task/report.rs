@@ -7,7 +7,6 @@ use tracing::Span;
 use tracing::field::Empty;
 
 use super::super::sender::{News, Part};
-use super::super::snapshot::ProducerSnapshot;
 use super::Task;
 use crate::net::RequestError;
 
@@ -38,13 +37,7 @@ impl Task {
         if asked.is_empty() {
             return;
         }
-        let memory = self.shared.accumulator.memory();
-        let mut snapshot = ProducerSnapshot {
-            buffer_total_bytes: memory.total(),
-            buffer_available_bytes: memory.available(),
-            waiting_senders: memory.waiting(),
-            ..ProducerSnapshot::default()
-        };
+        let mut snapshot = self.shared.accumulator.show();
         self.sender.show(Instant::now(), &mut snapshot);
         for whoever in asked {
             // They may have stopped waiting.

@@ -80,8 +80,12 @@ async fn a_snapshot_shows_where_records_are() {
         (Some(1), 1, Some(2))
     );
     assert!(shown.brokers[0].is_connected && shown.brokers[0].requests_in_flight == 1);
+    drop(producer.try_send(record("open")).unwrap());
+    let open = producer.debug_snapshot().await.open_batches;
+    assert_eq!((open.len(), open[0].records), (1, 1));
     broker.set_silent(false);
     waiting.await.unwrap();
+    producer.flush().await;
     assert!(producer.debug_snapshot().await.partitions.is_empty());
 }
 
