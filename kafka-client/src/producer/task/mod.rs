@@ -49,20 +49,29 @@ pub(super) struct Commands {
     flushes: Mutex<Vec<Flush>>,
     inspections: Mutex<Vec<oneshot::Sender<ProducerSnapshot>>>,
     aborted: AtomicBool,
+    /// The task is gone: nobody answers any more.
+    ended: AtomicBool,
 }
 
 impl Commands {
     /// Closes all open batches and answers with everything that is not settled.
     pub(super) fn flush(&self) -> oneshot::Receiver<Vec<Arc<Completion>>> {
         let (sender, receiver) = oneshot::channel();
-        self.flushes.lock().push(sender);
+        let mut flushes = self.flushes.lock();
+        // Looked at under the lock, which `end` takes afterwards.
+        if !self.ended.load(Ordering::SeqCst) {
+            flushes.push(sender);
+        }
         receiver
     }
 
     /// Answers with the state of things.
     pub(super) fn inspect(&self) -> oneshot::Receiver<ProducerSnapshot> {
         let (sender, receiver) = oneshot::channel();
-        self.inspections.lock().push(sender);
+        let mut inspections = self.inspections.lock();
+        if !self.ended.load(Ordering::SeqCst) {
+            inspections.push(sender);
+        }
         receiver
     }
 
@@ -70,9 +79,25 @@ impl Commands {
         std::mem::take(&mut *self.flushes.lock())
     }
 
+    /// Lets go of everybody who waits for the task, and of whoever comes later.
+    fn end(&self) {
+        self.ended.store(true, Ordering::SeqCst);
+        self.flushes.lock().clear();
+        self.inspections.lock().clear();
+    }
+
     /// Fails whatever is not settled and ends the task.
     pub(super) fn abort(&self) {
         self.aborted.store(true, Ordering::SeqCst);
+    }
+}
+
+/// Ends the commands with the task, however that ends.
+struct Ending(Arc<Shared>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.commands.end();
     }
 }
 
@@ -107,6 +132,7 @@ struct Task {
 }
 
 pub(super) async fn run(shared: Arc<Shared>) {
+    let _ending = Ending(shared.clone());
     let sender = Sender::new(shared.options.sender.clone(), random_u64());
     let mut rounds = shared.client.metadata().subscribe();
     let mut task = Task {

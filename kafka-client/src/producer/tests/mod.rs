@@ -144,6 +144,20 @@ async fn close_delivers_what_was_sent_and_refuses_what_comes_later() {
     assert!(matches!(error, SendError::Closed) && error.is_fatal(), "{error}");
 }
 
+/// A flush that came after the task had ended once waited for ever.
+#[tokio::test(start_paused = true)]
+async fn flush_and_close_return_at_once_when_the_producer_is_closed() {
+    let broker = FakeBroker::new(1);
+    let producer = client(&broker).producer().build().unwrap();
+    producer.send(record("a")).await.unwrap().await.unwrap();
+    producer.close(Duration::from_secs(1)).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let began = Instant::now();
+    tokio::time::timeout(Duration::from_secs(60), producer.flush()).await.unwrap();
+    producer.close(Duration::from_secs(60)).await.unwrap();
+    assert!(began.elapsed().is_zero());
+}
+
 #[tokio::test(start_paused = true)]
 async fn close_gives_up_at_its_deadline_and_says_what_may_be_written() {
     let broker = FakeBroker::new(1);
