@@ -96,7 +96,18 @@ pub(crate) struct Applied {
 /// What a leader has for a follower.
 pub(crate) enum Copied {
     Align(Alignment),
-    Records { batches: Vec<Bytes>, high_watermark: i64, expand: Option<AlterPartition> },
+    Batches(Batches),
+    /// The leader's log cannot be read.
+    Failed(ReadError),
+}
+
+/// What a follower appends, and what it learns on the way.
+pub(crate) struct Batches {
+    pub(crate) batches: Vec<Bytes>,
+    pub(crate) high_watermark: i64,
+    pub(crate) log_start_offset: i64,
+    /// What the leader wants to become of its in-sync replicas now that the follower has come so far.
+    pub(crate) expand: Option<AlterPartition>,
 }
 
 impl Partition {
@@ -373,7 +384,7 @@ impl Partition {
         follower: History,
         max_bytes: usize,
         now_ms: i64,
-    ) -> Option<Result<Copied, ReadError>> {
+    ) -> Option<Copied> {
         let mut state = self.state.lock();
         if !state.is_led_here || state.leader_epoch != leader_epoch {
             return None;
@@ -382,9 +393,9 @@ impl Partition {
         let replica = state.replica()?;
         match replica.align(follower) {
             Alignment::Aligned => {}
-            alignment => return Some(Ok(Copied::Align(alignment))),
+            alignment => return Some(Copied::Align(alignment)),
         }
-        let end = replica.log.log_end_offset();
+        let (log_start_offset, end) = (replica.log.log_start_offset(), replica.log.log_end_offset());
         let Role::Leader(leading) = &mut replica.role else { return None };
         let progress = leading.core.fetched(node_id, follower.log_end_offset, end, now_ms);
         let high_watermark = leading.core.high_watermark();
@@ -409,26 +420,36 @@ impl Partition {
             partition_epoch,
             isr,
         });
-        Some(read.map(|batches| Copied::Records { batches, high_watermark, expand }))
+        Some(match read {
+            Ok(batches) => Copied::Batches(Batches { batches, high_watermark, log_start_offset, expand }),
+            Err(error) => Copied::Failed(error),
+        })
     }
 
     /// As a follower: goes on from what [`copy_for`](Self::copy_for) gave. Nothing happens if the leader has changed.
+    /// Returns the log's start if it followed the leader's.
     pub(crate) fn copied(
         &self,
         leader_epoch: i32,
-        batches: Vec<Bytes>,
-        high_watermark: i64,
+        copied: Batches,
         now_ms: i64,
-    ) -> Result<(), ErrorCode> {
+    ) -> Result<Option<i64>, ErrorCode> {
         let mut state = self.state.lock();
         if state.leader_epoch != leader_epoch {
-            return Ok(());
+            return Ok(None);
         }
-        let Some(replica) = state.replica().filter(|replica| !replica.is_leader()) else { return Ok(()) };
-        let appended =
-            batches.into_iter().try_for_each(|batches| replica.log.append_as_follower(batches, now_ms));
-        replica.follow_high_watermark(high_watermark);
-        appended.map_err(|error| self.refusal(error).code)
+        let Some(replica) = state.replica().filter(|replica| !replica.is_leader()) else { return Ok(None) };
+        let mut batches = copied.batches.into_iter();
+        let appended = batches.try_for_each(|batches| replica.log.append_as_follower(batches, now_ms));
+        replica.follow_high_watermark(copied.high_watermark);
+        appended.map_err(|error| self.refusal(error).code)?;
+        // Records that were deleted on the leader are deleted here as soon as they are here.
+        let start = copied.log_start_offset.min(replica.log.log_end_offset());
+        if start <= replica.log.log_start_offset() {
+            return Ok(None);
+        }
+        replica.log.restore_log_start(start).map_err(|error| self.refusal(error.into()).code)?;
+        Ok(Some(start))
     }
 
     /// As a follower: cuts what is not the leader's.
@@ -461,6 +482,27 @@ impl Partition {
         if let Some(Replica { role: Role::Leader(leading), .. }) = self.state.lock().replica() {
             leading.core.proposal_failed();
         }
+    }
+
+    /// As the leader: moves the log's start to `offset`, or to the high watermark if it is -1; followers do the same.
+    /// Returns the log's start.
+    pub(crate) fn delete_records(&self, offset: i64) -> Result<i64, ErrorCode> {
+        let mut state = self.state.lock();
+        state.leads()?;
+        let replica = state.replica().ok_or(ErrorCode::KafkaStorageError)?;
+        let high_watermark = replica.high_watermark();
+        if offset > high_watermark {
+            return Err(ErrorCode::OffsetOutOfRange);
+        }
+        let offset = if offset == -1 { high_watermark } else { offset };
+        let start = replica.log.delete_records(offset).map_err(|error| {
+            tracing::debug!(topic = &*self.topic, partition = self.index, %error, "records not deleted");
+            error.error_code()
+        })?;
+        if let Role::Leader(leading) = &replica.role {
+            leading.inboxes.iter().for_each(|inbox| inbox.push(self.topic_id, self.index));
+        }
+        Ok(start)
     }
 
     /// Up to where this replica knows its records to be committed.

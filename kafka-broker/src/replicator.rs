@@ -128,23 +128,29 @@ pub(crate) fn copy_step(state: &BrokerState, topic_id: Uuid, index: i32) -> Step
         .and_then(|leader| leader.copy_for(state.node_id, leader_epoch, history, STEP_BYTES, now_ms));
     match copied {
         None => Step::Done,
-        Some(Err(error)) => {
+        Some(Copied::Failed(error)) => {
             tracing::error!(partition = own.name(), %error, "the leader's log cannot be copied");
             Step::Done
         }
-        Some(Ok(Copied::Align(alignment))) => match own.follow(leader_epoch, alignment) {
+        Some(Copied::Align(alignment)) => match own.follow(leader_epoch, alignment) {
             Ok(()) => Step::More(None),
             Err(error) => {
                 tracing::error!(partition = own.name(), %error, "the replica cannot be truncated");
                 Step::Done
             }
         },
-        Some(Ok(Copied::Records { batches, high_watermark, expand })) => {
-            let copied_any = !batches.is_empty();
-            match own.copied(leader_epoch, batches, high_watermark, now_ms) {
-                // One more step tells the leader how far this replica has come.
-                Ok(()) if copied_any || expand.is_some() => Step::More(expand),
-                Ok(()) => Step::Done,
+        Some(Copied::Batches(mut copied)) => {
+            let expand = copied.expand.take();
+            let is_last = copied.batches.is_empty() && expand.is_none();
+            match own.copied(leader_epoch, copied, now_ms) {
+                Ok(start) => {
+                    let kept = start.map(|start| state.logs.keep_log_start(own.topic(), index, start));
+                    if let Some(Err(error)) = kept {
+                        tracing::error!(partition = own.name(), %error, "the log's start is not kept");
+                    }
+                    // One more step tells the leader how far this replica has come.
+                    if is_last { Step::Done } else { Step::More(expand) }
+                }
                 Err(code) => {
                     tracing::error!(partition = own.name(), %code, "the leader's records cannot be appended");
                     Step::Done

@@ -48,12 +48,7 @@ fn delete(state: &BrokerState, topic: &str, index: i32, offset: i64) -> Result<i
         return Err(ErrorCode::InvalidTopicException);
     }
     let partition = hosted.partition(index).ok_or(ErrorCode::UnknownTopicOrPartition)?;
-    partition.led_epoch().ok_or(ErrorCode::NotLeaderOrFollower)?;
-    let deleted = partition.maintain(|log| log.delete_records(offset)).ok_or(ErrorCode::KafkaStorageError)?;
-    let low_watermark = deleted.map_err(|error| {
-        tracing::debug!(partition = partition.name(), %error, "records not deleted");
-        error.error_code()
-    })?;
+    let low_watermark = partition.delete_records(offset)?;
     state.logs.keep_log_start(topic, index, low_watermark).map_err(|error| {
         tracing::error!(partition = partition.name(), %error, "the log's start is not kept");
         ErrorCode::KafkaStorageError

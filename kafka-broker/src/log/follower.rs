@@ -7,7 +7,6 @@ use kafka_wire::record_batch::{NO_TIMESTAMP, RecordBatch};
 
 use super::leader_epoch::LeaderEpochs;
 use super::producer_state::ProducerState;
-use super::segment::Segment;
 use super::{AppendError, PartitionLog, Shutdown};
 
 impl PartitionLog {
@@ -62,11 +61,7 @@ impl PartitionLog {
 
     /// Drops everything; the next batch begins at `offset` or later.
     pub(crate) fn restart_at(&mut self, offset: i64) -> io::Result<()> {
-        for segment in std::mem::take(&mut self.segments) {
-            segment.remove(&*self.storage, &self.folder)?;
-        }
-        self.segments.push(Segment::open(&*self.storage, &self.folder, offset)?);
-        self.load_again()
+        self.begin_anew_at(offset)
     }
 
     fn load_again(&mut self) -> io::Result<()> {

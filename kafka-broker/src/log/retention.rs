@@ -91,11 +91,12 @@ impl PartitionLog {
         Ok(())
     }
 
-    fn begin_anew_at(&mut self, offset: i64) -> io::Result<()> {
-        let next = Segment::open(&*self.storage, &self.folder, offset)?;
+    pub(super) fn begin_anew_at(&mut self, offset: i64) -> io::Result<()> {
         for segment in &self.segments {
             segment.remove(&*self.storage, &self.folder)?;
         }
+        // Only now: a segment that began at the same offset had a file of the same name.
+        let next = Segment::open(&*self.storage, &self.folder, offset)?;
         self.closing.clear();
         self.producers = Default::default();
         self.epochs = Default::default();

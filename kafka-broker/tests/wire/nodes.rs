@@ -397,3 +397,39 @@ async fn nodes_keep_their_folders_and_their_part_in_the_cluster() {
     assert_eq!(read(&broker, 1).await, ["before", "while 2 was away"]);
     broker.shutdown().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn followers_delete_what_the_leader_deletes_and_nothing_uncommitted_is_deleted() {
+    let broker = three().await;
+    create(&broker, 1, 2, &[]).await;
+    for value in ["a", "b", "c"] {
+        assert_eq!(write(&broker, 0, value, -1).await, ErrorCode::None);
+    }
+    let delete = |offset: i64| {
+        let partition = delete_records_request::DeleteRecordsPartition::default().with_offset(offset);
+        let topic = delete_records_request::DeleteRecordsTopic::default()
+            .with_name(topic("t"))
+            .with_partitions(vec![partition]);
+        DeleteRecordsRequest::default().with_topics(vec![topic]).with_timeout_ms(1_000)
+    };
+    let mut connection = Connection::open_to(&broker, 1).await;
+    let answer = connection.call(&delete(2), 2).await;
+    assert_eq!(
+        (answer.topics[0].partitions[0].error_code, answer.topics[0].partitions[0].low_watermark),
+        (0, 2)
+    );
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    broker.control().hold_replication(2);
+    assert_eq!(write(&broker, 0, "d", 1).await, ErrorCode::None);
+    let answer = connection.call(&delete(4), 2).await;
+    assert_eq!(answer.topics[0].partitions[0].error_code, ErrorCode::OffsetOutOfRange.code());
+    let mut follower = Connection::open_to(&broker, 2).await;
+    let answer = follower.call(&delete(3), 2).await;
+    assert_eq!(answer.topics[0].partitions[0].error_code, ErrorCode::NotLeaderOrFollower.code());
+    broker.control().release_replication(2);
+    broker.control().stop(1).await.unwrap();
+    let (_, first) = fetch(&broker, 2, FetchPartition::default()).await;
+    assert_eq!(first.error_code, ErrorCode::OffsetOutOfRange.code());
+    let (_, third) = fetch(&broker, 2, FetchPartition::default().with_fetch_offset(2)).await;
+    assert_eq!((third.error_code, third.log_start_offset), (0, 2));
+}
