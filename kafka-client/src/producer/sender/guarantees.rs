@@ -78,6 +78,16 @@ fn while_the_fate_of_an_expired_batch_is_unknown_nothing_follows_it() {
 }
 
 #[test]
+fn without_numbers_an_expired_batch_holds_nobody_up() {
+    let config = SenderConfig { idempotent: false, acks: Acks::Leader, ..config() };
+    let mut world = World::new(config, 1);
+    world.send(0, 1);
+    world.advance(secs(120));
+    world.send(0, 1);
+    assert_eq!(world.on_the_way(0), 2);
+}
+
+#[test]
 fn a_gap_behind_a_batch_that_is_still_open_changes_no_epoch() {
     let mut world = World::acquainted(1);
     (0..2).for_each(|_| world.send(0, 1));
@@ -329,6 +339,7 @@ fn partitions_of_a_broker_that_takes_nothing_are_avoided_until_it_does() {
     let mut world = World::new(SenderConfig { availability_timeout: limit, ..config() }, 2);
     world.send(0, 1);
     world.send(0, 1);
+    assert_eq!(world.sender.next_wake(world.now), Some(world.now + millis(500)));
     world.advance(millis(499));
     assert!(!world.lanes[0].load.is_stalled());
     world.advance(millis(1));

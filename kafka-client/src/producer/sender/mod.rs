@@ -271,6 +271,9 @@ impl Sender {
         {
             at(retry_at);
         }
+        if let Some(stall) = self.next_stall() {
+            at(stall);
+        }
         for &slot in &self.active {
             let Some(Some(queue)) = self.partitions.get(slot) else { continue };
             if let Some(oldest) = queue.oldest() {

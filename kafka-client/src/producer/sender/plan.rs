@@ -218,6 +218,13 @@ impl Sender {
         }
     }
 
+    /// When the partitioner is to be told of the next broker that takes nothing.
+    pub(super) fn next_stall(&self) -> Option<Instant> {
+        let limit = self.config.availability_timeout?;
+        let blocked = self.brokers.values().filter(|state| !state.stalled);
+        blocked.filter_map(|state| state.blocked_since).map(|since| since + limit).min()
+    }
+
     /// Whether the partitioner avoids the broker.
     pub(super) fn is_stalled(&self, broker: i32) -> bool {
         self.brokers.get(&broker).is_some_and(|state| state.stalled)

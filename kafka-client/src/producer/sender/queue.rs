@@ -196,7 +196,7 @@ impl PartitionQueue {
         let in_order = self.in_flight.iter().all(|sent| {
             sent.leader.broker == broker
                 // Its fate decides whether what follows fits.
-                && !sent.expired
+                && (identity.is_none() || !sent.expired)
                 && sent.batch.attempts <= 1
                 && (head.sequence.is_none() || sent.batch.place > head.place)
         });
