@@ -28,6 +28,7 @@ mod data_dir;
 mod dispatch;
 mod faults;
 mod folder;
+mod group_commit;
 mod groups;
 mod ids;
 mod log;

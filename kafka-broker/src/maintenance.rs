@@ -6,6 +6,8 @@ use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 use crate::checkpoint::Offsets;
+use crate::log::{FlushJob, PartitionLog};
+use crate::partition::Partition;
 use crate::state::BrokerState;
 
 /// Looks at the logs now and then until it is dropped.
@@ -59,6 +61,8 @@ fn clean(state: &BrokerState) {
             }
             Some(Ok(_)) | None => {}
         }
+        // Segments that retention or a coordinator's append closed; a client's append sees to its own.
+        sync(&partition, |log| log.has_closed_segments_to_flush().then(|| log.begin_flush_of_closed()));
     }
 }
 
@@ -67,9 +71,16 @@ fn sync_due(state: &BrokerState) {
     for partition in
         state.topics.all_partitions().into_iter().filter(|partition| partition.is_synced_by_time())
     {
-        if let Some(Err(error)) = partition.maintain(|log| log.flush()) {
-            tracing::error!(partition = partition.name(), %error, "log cannot be synced");
-        }
+        sync(&partition, |log| Some(log.begin_flush()));
+    }
+}
+
+/// Runs a sync that the log asks for, without its lock.
+fn sync(partition: &Partition, begin: impl FnOnce(&mut PartitionLog) -> Option<FlushJob>) {
+    let Some(Some(job)) = partition.maintain(begin) else { return };
+    let result = job.run();
+    if let Some(Err(error)) = partition.maintain(|log| log.end_flush(&job, result)) {
+        tracing::error!(partition = partition.name(), %error, "log cannot be synced");
     }
 }
 

@@ -21,6 +21,7 @@ use uuid::Uuid;
 use crate::cluster::elections::AlterPartition;
 use crate::cluster::record::{NO_LEADER, PartitionState};
 use crate::config::topic::TopicConfig;
+use crate::group_commit::GroupCommit;
 use crate::log::{Append, AppendError, Appended, FoundOffset, Origin, PartitionLog, ReadError};
 use crate::replica::{Hosted, Place, Replica, Role, keep_below};
 use crate::replication::{Alignment, History};
@@ -34,6 +35,7 @@ pub(crate) struct Partition {
     index: i32,
     is_synced_by_time: AtomicBool,
     state: Mutex<State>,
+    group_commit: GroupCommit,
     waiters: WaitList,
     /// Told when the high watermark of a partition with several replicas moves, or its leader changes.
     commits: Notify,
@@ -58,6 +60,18 @@ pub(crate) struct Written {
     pub(crate) log_start_offset: i64,
     /// `acks=all` has to wait: other replicas do not have it yet.
     pub(crate) uncommitted: Option<Uncommitted>,
+    /// The answer has to wait for a sync.
+    pub(crate) unflushed: Option<Unflushed>,
+    /// A segment was closed that somebody has to sync.
+    pub(crate) has_closed_segment: bool,
+}
+
+/// What [`Partition::flushed`] waits for.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Unflushed {
+    end_offset: i64,
+    /// How many bytes become readable by the sync.
+    readable: Option<usize>,
 }
 
 /// What [`Partition::committed`] waits for.
@@ -126,6 +140,7 @@ impl Partition {
                 min_insync_replicas: min_insync(config),
                 hosted: Hosted::Absent,
             }),
+            group_commit: GroupCommit::default(),
             waiters: WaitList::default(),
             commits: Notify::new(),
         }
@@ -196,13 +211,7 @@ impl Partition {
 
     /// Appends what a client sent.
     pub(crate) fn produce(&self, records: Bytes, acks: i16, now_ms: i64) -> Result<Written, ProduceError> {
-        let (appended, uncommitted) = self.append_as_leader(records, Origin::Client, acks, now_ms)?;
-        Ok(Written {
-            base_offset: appended.base_offset,
-            log_append_time_ms: appended.log_append_time.unwrap_or(-1),
-            log_start_offset: appended.log_start_offset,
-            uncommitted,
-        })
+        self.append_as_leader(records, Origin::Client, acks, now_ms).map(|(_, written)| written)
     }
 
     /// Appends batches of the broker's own.
@@ -222,7 +231,7 @@ impl Partition {
         origin: Origin,
         acks: i16,
         now_ms: i64,
-    ) -> Result<(Appended, Option<Uncommitted>), ProduceError> {
+    ) -> Result<(Appended, Written), ProduceError> {
         let size_bytes = records.len();
         let mut state = self.state.lock();
         state.leads()?;
@@ -237,9 +246,12 @@ impl Partition {
         let before = replica.log.log_end_offset();
         let append = Append { leader_epoch, origin, now_ms };
         let appended = replica.log.append(records, append).map_err(|error| self.refusal(error))?;
-        if appended.flush_due {
+        // A coordinator's records are applied when this returns, so they are synced here.
+        if appended.flush_due && origin == Origin::Coordinator {
             replica.log.flush().map_err(|error| self.refusal(error.into()))?;
         }
+        let has_closed_segment = replica.log.has_closed_segments_to_flush();
+        let hidden = replica.log.high_watermark() <= appended.last_offset;
         let mut readable = (!appended.duplicate).then_some(size_bytes);
         let mut uncommitted = None;
         if let Role::Leader(leading) = &mut replica.role {
@@ -253,10 +265,33 @@ impl Partition {
             }
         }
         drop(state);
-        if let Some(size_bytes) = readable {
-            self.waiters.appended(size_bytes);
+        let mut unflushed = (appended.flush_due && origin == Origin::Client)
+            .then_some(Unflushed { end_offset: appended.last_offset + 1, readable: None });
+        match &mut unflushed {
+            Some(unflushed) if hidden => unflushed.readable = readable,
+            _ => readable.into_iter().for_each(|size_bytes| self.waiters.appended(size_bytes)),
         }
-        Ok((appended, uncommitted))
+        let written = Written {
+            base_offset: appended.base_offset,
+            log_append_time_ms: appended.log_append_time.unwrap_or(-1),
+            log_start_offset: appended.log_start_offset,
+            uncommitted,
+            unflushed,
+            has_closed_segment: has_closed_segment && self.group_commit.takes_closed(),
+        };
+        Ok((appended, written))
+    }
+
+    /// Waits until an append is durable, together with whatever else is appended meanwhile.
+    pub(crate) async fn flushed(&self, append: Unflushed, may_block: bool) -> Result<(), ErrorCode> {
+        self.group_commit.flush(self, append.end_offset, may_block).await?;
+        append.readable.into_iter().for_each(|size_bytes| self.waiters.appended(size_bytes));
+        Ok(())
+    }
+
+    /// Makes closed segments durable.
+    pub(crate) async fn flush_closed(&self, may_block: bool) {
+        self.group_commit.flush_closed(self, may_block).await;
     }
 
     fn refusal(&self, error: AppendError) -> ProduceError {

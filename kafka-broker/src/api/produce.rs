@@ -10,6 +10,7 @@ use kafka_wire::messages::produce_response::{
     BatchIndexAndErrorMessage, LeaderIdAndEpoch, NodeEndpoint, PartitionProduceResponse, TopicProduceResponse,
 };
 use kafka_wire::messages::{BrokerId, ProduceRequest, ProduceResponse};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::{endpoints, text};
@@ -45,11 +46,12 @@ pub(crate) async fn handle(
             let outcome = match (&refused, &hosted) {
                 (Some(refused), _) => Err(refused.clone()),
                 (None, Err(code)) => Err(ProduceError::from(*code)),
-                (None, Ok(hosted)) => append(hosted, data, acks, now_ms),
+                (None, Ok(hosted)) => append(state, hosted, data, acks, now_ms),
             };
-            let outcome = outcome.map(|(written, partition)| {
-                if let (Some(append), Some(partition)) = (written.uncommitted, partition) {
-                    waiting.push(Waiting { at: (responses.len(), partitions.len()), partition, append });
+            let outcome = outcome.map(|(written, partition, flushed)| {
+                if written.uncommitted.is_some() || flushed.is_some() {
+                    let (at, append) = ((responses.len(), partitions.len()), written.uncommitted);
+                    waiting.push(Waiting { at, partition, append, flushed });
                 }
                 written
             });
@@ -67,7 +69,7 @@ pub(crate) async fn handle(
         }
         responses.push(answer);
     }
-    if !waiting.is_empty() {
+    if !waiting.is_empty() && acks != 0 {
         await_replicas(waiting, &mut responses, Instant::now() + timeout, version).await;
     }
     Ok((acks != 0).then(|| {
@@ -79,11 +81,24 @@ pub(crate) async fn handle(
     }))
 }
 
-/// An append that `acks=all` waits for, and where its answer is.
+/// An append that `acks=all` or `flush.messages` waits for, and where its answer is.
 struct Waiting {
     at: (usize, usize),
     partition: Arc<Partition>,
-    append: Uncommitted,
+    append: Option<Uncommitted>,
+    flushed: Option<JoinHandle<Result<(), ErrorCode>>>,
+}
+
+impl Waiting {
+    async fn done(&mut self, deadline: Instant) -> Result<(), ErrorCode> {
+        if let Some(flushed) = self.flushed.take() {
+            flushed.await.unwrap_or(Err(ErrorCode::KafkaStorageError))?;
+        }
+        match self.append {
+            Some(append) => self.partition.committed(append, deadline).await,
+            None => Ok(()),
+        }
+    }
 }
 
 /// Waits until the in-sync replicas have everything (`DelayedProduce`). What is late or lost its leader becomes an error:
@@ -94,8 +109,9 @@ async fn await_replicas(
     deadline: Instant,
     version: i16,
 ) {
-    for Waiting { at, partition, append } in waiting {
-        let Err(code) = partition.committed(append, deadline).await else { continue };
+    for mut one in waiting {
+        let Err(code) = one.done(deadline).await else { continue };
+        let Waiting { at, partition, .. } = one;
         let topic = responses.get_mut(at.0);
         if let Some(answer) = topic.and_then(|topic| topic.partition_responses.get_mut(at.1)) {
             let log_start_offset = answer.log_start_offset;
@@ -148,20 +164,33 @@ fn look_up(
     }
 }
 
+/// What became of an append, and the sync that its answer waits for.
+type Outcome = (Written, Arc<Partition>, Option<JoinHandle<Result<(), ErrorCode>>>);
+
 fn append(
+    state: &BrokerState,
     topic: &HostedTopic,
     data: PartitionProduceData,
     acks: i16,
     now_ms: i64,
-) -> Result<(Written, Option<Arc<Partition>>), ProduceError> {
+) -> Result<Outcome, ProduceError> {
     // Clients may not write to the coordinators' topics (`ReplicaManager.appendRecordsToLeader`).
     if topic.is_internal() {
         return Err(ErrorCode::InvalidTopicException.into());
     }
     let partition = topic.partition(data.index).ok_or(ErrorCode::UnknownTopicOrPartition)?;
     let written = partition.produce(data.records.unwrap_or_default(), acks, now_ms)?;
-    let partition = written.uncommitted.is_some().then_some(partition);
-    Ok((written, partition))
+    // Tasks of their own: a client that goes away must not keep what it wrote from becoming durable and readable.
+    let may_block = state.logs.may_block();
+    if written.has_closed_segment {
+        let partition = Arc::clone(&partition);
+        tokio::spawn(async move { partition.flush_closed(may_block).await });
+    }
+    let flushed = written.unflushed.map(|append| {
+        let partition = Arc::clone(&partition);
+        tokio::spawn(async move { partition.flushed(append, may_block).await })
+    });
+    Ok((written, partition, flushed))
 }
 
 fn partition_response(

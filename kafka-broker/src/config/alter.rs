@@ -44,10 +44,13 @@ pub(crate) struct Change {
 /// Keys with their new values; `None` removes the key.
 pub(crate) type Changed = Vec<(String, Option<String>)>;
 
+/// A key's definition, and its value in normal form.
+pub(crate) type Checked = Result<(&'static ConfigDef, String), ConfigError>;
+
 /// The kind of resource whose configuration is altered.
 pub(crate) struct Rules<'a> {
     /// Checks a key and its value.
-    pub(crate) check: fn(&str, &str) -> Result<(&'static ConfigDef, String), ConfigError>,
+    pub(crate) check: fn(&str, &str) -> Checked,
     /// The definition of a key, if it may be altered at all.
     pub(crate) find: fn(&str) -> Result<&'static ConfigDef, Refusal>,
     /// What a key is without an own value.

@@ -29,7 +29,7 @@ use bytes::{Bytes, BytesMut};
 
 pub(crate) use config::LogConfig;
 pub(crate) use error::{AppendError, DeleteRecordsError, LogError, ReadError};
-pub(crate) use flush::FlushJob;
+pub(crate) use flush::{FlushError, FlushJob};
 
 use crate::storage::Storage;
 use flush::Closing;

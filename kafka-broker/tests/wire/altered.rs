@@ -1,6 +1,6 @@
 //! Configurations that change while a broker runs, and records that are deleted: both hold at once and after a restart.
 
-use kafka_broker::Broker;
+use kafka_broker::{Broker, StartError};
 use kafka_wire::messages::alter_configs_request as legacy;
 use kafka_wire::messages::delete_records_request::{DeleteRecordsPartition, DeleteRecordsTopic};
 use kafka_wire::messages::describe_configs_request::DescribeConfigsResource;
@@ -75,9 +75,26 @@ async fn delete(connection: &mut Connection, name: &str, offset: i64) -> (i16, i
     (partition.error_code, partition.low_watermark)
 }
 
+/// A dropped broker's tasks hold the folder until the runtime comes to end them.
+async fn after_a_crash(path: &std::path::Path) -> Broker {
+    loop {
+        match Broker::builder().data_dir(path).start().await {
+            Err(StartError::FolderInUse { .. }) => tokio::task::yield_now().await,
+            started => return started.unwrap(),
+        }
+    }
+}
+
 async fn earliest(connection: &mut Connection) -> i64 {
-    const EARLIEST: i64 = -2;
-    let partition = ListOffsetsPartition::default().with_timestamp(EARLIEST);
+    offset_of(connection, -2).await
+}
+
+async fn latest(connection: &mut Connection) -> i64 {
+    offset_of(connection, -1).await
+}
+
+async fn offset_of(connection: &mut Connection, time: i64) -> i64 {
+    let partition = ListOffsetsPartition::default().with_timestamp(time);
     let topic = ListOffsetsTopic::default().with_name(topic("t")).with_partitions(vec![partition]);
     connection.call(&ListOffsetsRequest::default().with_topics(vec![topic]), 7).await.topics[0].partitions[0]
         .offset
@@ -168,9 +185,34 @@ async fn deleted_records_stay_deleted_after_an_orderly_end_and_after_none() {
     assert_eq!(delete(&mut connection, "t", -1).await, (0, 4));
     drop((connection, broker));
 
-    let broker = Broker::builder().data_dir(dir.path()).start().await.unwrap();
+    let broker = after_a_crash(dir.path()).await;
     let mut connection = Connection::open(&broker).await;
     assert_eq!(earliest(&mut connection).await, 4);
     assert_eq!(alter(&mut connection, TOPIC, "t", ("cleanup.policy", SET, Some("compact"))).await, 0);
     assert_eq!(delete(&mut connection, "t", -1).await, (44, -1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_a_sync_for_every_batch_all_that_is_acknowledged_is_readable_and_outlives_the_broker() {
+    let dir = tempfile::tempdir().unwrap();
+    let builder = Broker::builder().data_dir(dir.path()).config("log.flush.interval.messages", "1");
+    let broker = builder.start().await.unwrap();
+    Connection::open(&broker).await.create_topic("t", 1).await;
+    let mut producers = Vec::new();
+    for _ in 0..8 {
+        let mut connection = Connection::open(&broker).await;
+        producers.push(tokio::spawn(async move {
+            for _ in 0..10 {
+                assert_eq!(produce(&mut connection, &["x"]).await, 0);
+            }
+        }));
+    }
+    for producer in producers {
+        producer.await.unwrap();
+    }
+    let mut connection = Connection::open(&broker).await;
+    assert_eq!(latest(&mut connection).await, 80);
+    drop((connection, broker));
+    let broker = after_a_crash(dir.path()).await;
+    assert_eq!(latest(&mut Connection::open(&broker).await).await, 80);
 }
