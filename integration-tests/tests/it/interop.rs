@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 use std::process::Stdio;
 
-use integration_tests::{Cluster, PATIENCE, TestResult};
+use integration_tests::{Cluster, PATIENCE, TestResult, eventually};
 use kafka_client::producer::Record;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
@@ -153,5 +153,35 @@ async fn kafkas_topic_tool_creates_describes_and_deletes() -> TestResult {
     let mut list = kafka_tool(CLASS)?;
     list.args(["--bootstrap-server", server, "--list"]);
     assert!(!run(&mut list, "").await?.contains(&topic));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs java and Kafka's jars"]
+async fn kafkas_tools_see_three_nodes_and_bring_the_preferred_leader_back() -> TestResult {
+    let broker = kafka_broker::Broker::builder().nodes(3).start().await?;
+    let servers = broker.bootstrap_servers();
+    let topics = |args: &[&str]| {
+        let mut command = kafka_tool("org.apache.kafka.tools.TopicCommand")?;
+        command.args(["--bootstrap-server", &servers, "--topic", "t"]).args(args);
+        TestResult::Ok(command)
+    };
+    run(&mut topics(&["--create", "--partitions", "1", "--replication-factor", "3"])?, "").await?;
+    broker.control().stop(1).await?;
+    let described = run(&mut topics(&["--describe"])?, "").await?;
+    assert!(described.contains("Leader: 2\tReplicas: 1,2,3\tIsr: 2,3"), "{described}");
+    let under_replicated = run(&mut topics(&["--describe", "--under-replicated-partitions"])?, "").await?;
+    assert!(under_replicated.contains("Partition: 0"), "{under_replicated}");
+    broker.control().start(1).await?;
+    let in_sync = async || Ok(broker.control().leader("t", 0).is_some_and(|now| now.isr.len() == 3));
+    eventually("node 1 is in sync again", in_sync).await?;
+    let mut elect = kafka_tool("org.apache.kafka.tools.LeaderElectionCommand")?;
+    elect.args(["--bootstrap-server", &servers, "--election-type", "preferred"]);
+    elect.args(["--topic", "t", "--partition", "0"]);
+    let elected = run(&mut elect, "").await?;
+    assert!(elected.contains("Successfully completed leader election"), "{elected}");
+    let described = run(&mut topics(&["--describe"])?, "").await?;
+    assert!(described.contains("Leader: 1\tReplicas: 1,2,3\tIsr: 1,2,3"), "{described}");
+    broker.shutdown().await;
     Ok(())
 }

@@ -433,3 +433,55 @@ async fn followers_delete_what_the_leader_deletes_and_nothing_uncommitted_is_del
     let (_, third) = fetch(&broker, 2, FetchPartition::default().with_fetch_offset(2)).await;
     assert_eq!((third.error_code, third.log_start_offset), (0, 2));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_new_leader_tells_no_end_before_it_knows_what_was_committed() {
+    let broker = three().await;
+    create(&broker, 1, 3, &[]).await;
+    broker.control().hold_replication(3);
+    assert_eq!(write(&broker, 0, "a", 1).await, ErrorCode::None);
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    broker.control().crash(1).await.unwrap();
+    assert_eq!(leader(&broker, 0), 2);
+    let asked = ListOffsetsPartition::default().with_current_leader_epoch(-1).with_timestamp(-1);
+    let request = ListOffsetsRequest::default()
+        .with_topics(vec![ListOffsetsTopic::default().with_name(topic("t")).with_partitions(vec![asked])]);
+    let mut connection = Connection::open_to(&broker, 2).await;
+    let answer = connection.call(&request, 9).await;
+    assert_eq!(answer.topics[0].partitions[0].error_code, ErrorCode::OffsetNotAvailable.code());
+    broker.control().release_replication(3);
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    let answer = connection.call(&request, 9).await;
+    assert_eq!((answer.topics[0].partitions[0].error_code, answer.topics[0].partitions[0].offset), (0, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stopped_node_is_offline_for_clients_and_leads_again_when_it_is_preferred() {
+    let broker = three().await;
+    create(&broker, 1, 3, &[]).await;
+    broker.control().stop(1).await.unwrap();
+    let mut connection = Connection::open_to(&broker, 3).await;
+    let request = MetadataRequest::default()
+        .with_topics(Some(vec![MetadataRequestTopic::default().with_name(Some(topic("t")))]));
+    let answer = connection.call(&request, 12).await;
+    assert_eq!(answer.brokers.iter().map(|it| it.node_id.0).collect::<Vec<_>>(), [2, 3]);
+    let partition = &answer.topics[0].partitions[0];
+    assert_eq!((partition.leader_id.0, partition.leader_epoch), (2, 1));
+    assert_eq!(partition.offline_replicas, [BrokerId(1)]);
+    assert_eq!(partition.isr_nodes, [BrokerId(2), BrokerId(3)]);
+    let request = DescribeClusterRequest::default().with_include_fenced_brokers(true);
+    let answer = connection.call(&request, 2).await;
+    let fenced: Vec<_> = answer.brokers.iter().map(|it| (it.broker_id.0, it.is_fenced)).collect();
+    assert_eq!(fenced, [(1, true), (2, false), (3, false)]);
+
+    let elect = ElectLeadersRequest::default().with_timeout_ms(1_000).with_topic_partitions(None);
+    let answer = connection.call(&elect, 2).await;
+    let code = answer.replica_election_results[0].partition_result[0].error_code;
+    assert_eq!(code, ErrorCode::PreferredLeaderNotAvailable.code());
+    broker.control().start(1).await.unwrap();
+    until(|| isr(&broker, 0).len() == 3).await;
+    let answer = connection.call(&elect, 2).await;
+    assert_eq!(answer.replica_election_results[0].partition_result[0].error_code, 0);
+    assert_eq!(leader(&broker, 0), 1);
+    assert!(connection.call(&elect, 2).await.replica_election_results.is_empty());
+}
