@@ -157,6 +157,11 @@ impl Taken<'_> {
 pub(super) enum NotNow {
     /// Nothing is known of the topic.
     NeedsTopic,
+    /// The record names a partition beyond the `count` that are known; the topic may have grown.
+    NeedsPartition {
+        partition: i32,
+        count: usize,
+    },
     /// A batch cannot be opened before this much memory is there.
     NeedsRoom(u32),
     Failed(SendError),
@@ -233,11 +238,15 @@ impl Accumulator {
             }
         };
         partitions.get(at).ok_or_else(|| {
-            NotNow::Failed(SendError::UnknownPartition {
-                topic: topic.name.to_string(),
-                partition: record.wanted_partition().or(i32::try_from(at).ok()).unwrap_or(-1),
-                count: partitions.len(),
-            })
+            let count = partitions.len();
+            match record.wanted_partition() {
+                Some(partition) if partition >= 0 => NotNow::NeedsPartition { partition, count },
+                wanted => NotNow::Failed(SendError::UnknownPartition {
+                    topic: topic.name.to_string(),
+                    partition: wanted.or(i32::try_from(at).ok()).unwrap_or(-1),
+                    count,
+                }),
+            }
         })
     }
 
@@ -534,6 +543,14 @@ impl Accumulator {
 impl TopicState {
     pub(super) fn is_known(&self) -> bool {
         self.partitions.get().is_some()
+    }
+
+    pub(super) fn partition_count(&self) -> usize {
+        self.partitions.with(|known| known.map_or(0, |known| known.len()))
+    }
+
+    pub(super) fn has_partition(&self, partition: i32) -> bool {
+        usize::try_from(partition).is_ok_and(|at| at < self.partition_count())
     }
 }
 

@@ -171,8 +171,46 @@ impl Producer {
         let record = self.intercepted(record);
         match self.shared().accumulator.append(&record, &mut None) {
             Ok(delivery) => Ok(delivery),
-            Err(NotNow::Failed(error)) => Err(TrySendError::Failed(error)),
-            Err(_) => Err(TrySendError::Full(Box::new(record))),
+            Err(why) => self.try_send_otherwise(record, why),
+        }
+    }
+
+    /// Nobody waits, but what is missing is asked for, so that a later try may succeed.
+    #[cold]
+    fn try_send_otherwise<'a>(&self, record: Record<'a>, why: NotNow) -> Result<Delivery, TrySendError<'a>> {
+        let shared = self.shared();
+        let name = record.topic();
+        match why {
+            NotNow::Failed(error) => Err(TrySendError::Failed(error)),
+            NotNow::NeedsRoom(_) => Err(TrySendError::Full(Box::new(record))),
+            _ if shared.accumulator.is_closed() => Err(TrySendError::Failed(SendError::Closed)),
+            // A thread outside of the runtime may try, but cannot ask.
+            NotNow::NeedsTopic if tokio::runtime::Handle::try_current().is_err() => {
+                Err(TrySendError::Full(Box::new(record)))
+            }
+            NotNow::NeedsPartition { partition, count } => {
+                if tokio::runtime::Handle::try_current().is_ok() {
+                    shared.client.want_refresh([&shared.accumulator.topic(name).name]);
+                }
+                let topic = name.to_owned();
+                Err(TrySendError::Failed(SendError::UnknownPartition { topic, partition, count }))
+            }
+            NotNow::NeedsTopic if !is_valid_topic(name) => {
+                Err(TrySendError::Failed(SendError::InvalidTopic { topic: name.to_owned() }))
+            }
+            NotNow::NeedsTopic => {
+                shared.ensure_started();
+                let topic = shared.accumulator.topic(name);
+                if !shared.install_from_snapshot(&topic) {
+                    shared.client.want_refresh([&topic.name]);
+                    return Err(TrySendError::Full(Box::new(record)));
+                }
+                match shared.accumulator.append(&record, &mut None) {
+                    Ok(delivery) => Ok(delivery),
+                    Err(NotNow::Failed(error)) => Err(TrySendError::Failed(error)),
+                    Err(_) => Err(TrySendError::Full(Box::new(record))),
+                }
+            }
         }
     }
 
@@ -298,6 +336,12 @@ impl Producer {
                     metrics::waited(&shared.client_id, Wait::Metadata, since);
                     learned?;
                 }
+                NotNow::NeedsPartition { partition, .. } => {
+                    let since = Instant::now();
+                    let learned = shared.learn_partition(record.topic(), partition, deadline).await;
+                    metrics::waited(&shared.client_id, Wait::Metadata, since);
+                    learned?;
+                }
                 NotNow::NeedsRoom(bytes) => {
                     // What is too small for the batch would only be in the way of others.
                     drop(room.take());
@@ -402,6 +446,27 @@ impl Shared {
                 }
             }
         }
+    }
+
+    /// Asks for a topic until it has grown to have the partition, some answers in a row say that it has not, or the
+    /// time is over.
+    async fn learn_partition(&self, name: &str, partition: i32, deadline: Instant) -> Result<(), SendError> {
+        let topic = self.accumulator.topic(name);
+        let asked = [topic.name.clone()];
+        for round in 0..UNKNOWN_TOPIC_ANSWERS {
+            let pause =
+                if round == 0 { Duration::ZERO } else { self.client.retry_backoff().random_delay(round) };
+            let refresh = async {
+                tokio::time::sleep(pause).await;
+                self.client.refresh_once(Some(&asked)).await
+            };
+            let Ok(answer) = tokio::time::timeout_at(deadline, refresh).await else { break };
+            if answer.is_ok() && self.install_from_snapshot(&topic) && topic.has_partition(partition) {
+                return Ok(());
+            }
+        }
+        let count = topic.partition_count();
+        Err(SendError::UnknownPartition { topic: name.to_owned(), partition, count })
     }
 
     /// Makes buffers for the partitions that the snapshot shows; whether it shows any.

@@ -70,3 +70,46 @@ async fn a_leader_named_by_an_answer_gets_the_batch_at_once_though_metadata_know
     assert!(started.elapsed() < Duration::from_millis(50), "{:?}", started.elapsed());
     assert!(matches!(events.try_recv(), Ok(ProducerEvent::LeaderMoved { from: 1, to: 2, .. })));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_partition_that_the_topic_just_grew_is_found_by_asking() {
+    let broker = FakeBroker::new(1);
+    let producer = client(&broker).producer().build().unwrap();
+    producer.send(record("a")).await.unwrap().await.unwrap();
+    broker.set_partitions(3);
+    let acknowledged = producer.send(record("b").partition(2)).await.unwrap().await.unwrap();
+    assert_eq!((acknowledged.partition, acknowledged.offset), (2, 0));
+    let error = producer.send(record("c").partition(3)).await.unwrap_err();
+    assert!(matches!(error, SendError::UnknownPartition { partition: 3, count: 3, .. }), "{error}");
+    let error = producer.send(record("d").partition(-7)).await.unwrap_err();
+    assert!(matches!(error, SendError::UnknownPartition { partition: -7, .. }), "{error}");
+}
+
+/// Whoever only tried never learned a topic: nobody had asked for it.
+#[tokio::test(start_paused = true)]
+async fn trying_alone_gets_to_know_the_topic_in_the_end() {
+    let broker = FakeBroker::new(1);
+    let producer = client(&broker).producer().build().unwrap();
+    let mut tries = 0;
+    let delivery = loop {
+        match producer.try_send(record("a")) {
+            Ok(delivery) => break delivery,
+            Err(TrySendError::Full(_)) => tokio::time::sleep(Duration::from_millis(10)).await,
+            Err(TrySendError::Failed(error)) => panic!("{error}"),
+        }
+        tries += 1;
+        assert!(tries < 100);
+    };
+    assert_eq!(delivery.await.unwrap().offset, 0);
+    assert!(matches!(
+        producer.try_send(Record::to("not a name")),
+        Err(TrySendError::Failed(SendError::InvalidTopic { .. }))
+    ));
+}
+
+#[test]
+fn trying_outside_of_a_runtime_gives_the_record_back() {
+    let broker = FakeBroker::new(1);
+    let producer = client(&broker).producer().build().unwrap();
+    assert!(matches!(producer.try_send(record("a")), Err(TrySendError::Full(_))));
+}
