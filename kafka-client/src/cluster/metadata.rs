@@ -9,9 +9,10 @@ use arc_swap::ArcSwap;
 use kafka_wire::messages::MetadataResponse;
 use parking_lot::Mutex;
 use rustc_hash::FxBuildHasher;
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::rounds::{Follower, Rounds};
 use super::snapshot::Asked;
 use super::{Broker, Cluster};
 use crate::backoff::Backoff;
@@ -37,7 +38,7 @@ pub(crate) struct Metadata {
     asks: Mutex<Asks>,
     wanted: Notify,
     /// Counts finished rounds of asking, with how the last one went.
-    rounds: watch::Sender<Round>,
+    rounds: Rounds,
 }
 
 /// What to ask for in the next round.
@@ -65,7 +66,7 @@ impl Metadata {
             snapshot: ArcSwap::default(),
             asks: Mutex::default(),
             wanted: Notify::new(),
-            rounds: watch::Sender::new(Round::default()),
+            rounds: Rounds::default(),
         }
     }
 
@@ -85,10 +86,10 @@ impl Metadata {
 
     /// Resolves at the end of the next round that covers `topics` (all of the cluster's if `None`), well or badly.
     pub(crate) async fn round(&self, topics: Option<&[Arc<str>]>) -> Round {
-        let mut rounds = self.rounds.subscribe();
+        let mut rounds = self.rounds.follow();
         let begun = self.ask(topics.unwrap_or_default(), topics.is_none());
         match rounds.wait_for(|round| round.begun > begun).await {
-            Ok(round) => round.clone(),
+            Ok(round) => round,
             // The sender is this struct's own; it cannot be gone.
             Err(_) => Round { begun, error: Some(RequestError::ClientClosed) },
         }
@@ -181,7 +182,7 @@ impl Metadata {
         }
         let begun = asks.rounds_begun;
         drop(asks);
-        self.rounds.send_replace(Round { begun, error });
+        self.rounds.tell(Round { begun, error });
         failed
     }
 
@@ -190,8 +191,8 @@ impl Metadata {
     }
 
     /// Changes with each finished round.
-    pub(crate) fn subscribe(&self) -> watch::Receiver<Round> {
-        self.rounds.subscribe()
+    pub(crate) fn subscribe(&self) -> Follower {
+        self.rounds.follow()
     }
 }
 

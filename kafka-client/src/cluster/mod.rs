@@ -2,6 +2,7 @@
 
 mod coordinator;
 mod metadata;
+mod rounds;
 mod snapshot;
 
 pub use snapshot::{Broker, Cluster, Partition, Topic};

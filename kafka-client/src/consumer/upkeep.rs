@@ -35,7 +35,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut closed: watch::Receiver<bool>) 
     let mut commit_due = shared.options.auto_commit.map(|interval| Instant::now() + interval);
     loop {
         upkeep.borrow_and_update();
-        rounds.borrow_and_update();
+        rounds.catch_up();
         let now = Instant::now();
 
         let leaderless = adopt_leaders(&shared);
