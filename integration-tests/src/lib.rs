@@ -5,6 +5,8 @@
 //! all tests; `cargo xtask test` starts one and sets both. Tests therefore name their topics and groups with
 //! [`unique`].
 
+pub mod simulation;
+
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 

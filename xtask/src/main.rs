@@ -5,6 +5,7 @@ mod fuzz;
 mod generate;
 mod jars;
 mod kafka;
+mod simulate;
 mod test;
 
 use std::path::{Path, PathBuf};
@@ -15,6 +16,8 @@ cargo xtask test                 formats, lints, tests on our broker, then on Ap
 cargo xtask generate [--check]   write (or compare) the Rust generated from the schemas in Apache Kafka's jars
 cargo xtask vectors              write kafka-wire/tests/vectors again, by Apache Kafka's own classes
 cargo xtask fuzz [TARGET [SECS]]  fuzz one target or all (needs cargo-fuzz and a nightly toolchain)
+cargo xtask simulate [--seeds N] [--seed S] [--profile P]  producers against a network that fails (all, calm, network,
+                                 restarts, disk, retention); --seed replays a run, --from N begins there
 cargo xtask kafka start [PORT]   start a real Apache Kafka on 127.0.0.1:PORT (19092)
 cargo xtask kafka stop [PORT]    stop it
 cargo xtask kafka run CLASS ...  run one of Kafka's tools, e.g. org.apache.kafka.tools.TopicCommand
@@ -31,6 +34,7 @@ fn main() -> ExitCode {
         ["test"] => return test::run(&root),
         ["vectors"] => kafka::write_vectors(&root),
         ["fuzz", rest @ ..] => fuzz::run(&root, rest),
+        ["simulate", rest @ ..] => simulate::run(&root, rest),
         ["kafka", rest @ ..] => kafka::run(&root, rest),
         ["generate"] => generate::run(&root, false),
         ["generate", "--check"] => generate::run(&root, true),

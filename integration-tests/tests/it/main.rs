@@ -8,5 +8,6 @@ mod interop;
 mod nodes;
 mod produce;
 mod restart;
+mod simulation;
 mod streams;
 mod topics;

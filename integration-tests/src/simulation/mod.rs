@@ -1,0 +1,50 @@
+//! A seeded simulation: producers and a broker joined in memory on a paused clock and one thread.
+//!
+//! A seed decides everything: settings, who sends what when, how long each frame takes, where connections are cut, when
+//! the broker dies. So a run takes milliseconds, and one that fails can be run again: `cargo xtask simulate` prints how.
+//! What callers were told is compared with the log afterwards ([`history`]): every send is answered, no acknowledged
+//! record is lost, none is written twice, and order within a partition holds for each sender.
+
+pub mod history;
+pub mod network;
+pub mod node;
+pub mod plan;
+pub mod random;
+mod raw;
+mod run;
+mod sender;
+mod tamper;
+pub mod trace;
+
+pub use plan::{Plan, Profile};
+pub use run::{Report, run};
+
+/// Makes a failing plan smaller as long as it fails: fewer records, then fewer faults.
+///
+/// `fails` runs a plan and says whether it fails. Returns the smallest plan found, which may be the one given.
+pub fn shrink(plan: &Plan, report: &Report, mut fails: impl FnMut(&Plan) -> bool) -> Plan {
+    let mut smallest = plan.clone();
+    (smallest.max_records, smallest.max_faults) = (report.records, report.faults);
+    if !fails(&smallest) {
+        return plan.clone();
+    }
+    // Fewer records shift nothing that happens before; a fault less may change everything after it. Both are tried from
+    // the boldest step on, until neither helps.
+    loop {
+        let (records, faults) = (smallest.max_records, smallest.max_faults);
+        for step in [2, 4, 8, 16, u32::MAX] {
+            let less = |count: u32| count - (count / step).max(1).min(count);
+            let candidate = Plan { max_records: less(smallest.max_records), ..smallest.clone() };
+            if fails(&candidate) {
+                smallest = candidate;
+            }
+            let candidate = Plan { max_faults: less(smallest.max_faults), ..smallest.clone() };
+            if fails(&candidate) {
+                smallest = candidate;
+            }
+        }
+        if (smallest.max_records, smallest.max_faults) == (records, faults) {
+            return smallest;
+        }
+    }
+}

@@ -1,0 +1,365 @@
+//! The network between clients and the broker: it carries frames, late or not at all, as the seed says.
+//!
+//! Every connection is two pipes in memory with a task for each direction between them. A task takes whole frames out
+//! of one pipe, draws what happens to each, and puts them into the other pipe when their time has come. Order within a
+//! connection holds, as it does with TCP.
+
+use std::collections::VecDeque;
+use std::io;
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes, BytesMut};
+use kafka_client::net::{BoxStream, Connecting, Connector};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::node::Node;
+use super::plan::{Plan, Sabotage};
+use super::random::Random;
+use super::tamper::Tamper;
+use super::trace::{Trace, lock};
+
+/// A network with one broker. Clones are the same network.
+#[derive(Debug, Clone)]
+pub struct Network(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    plan: Plan,
+    node: Node,
+    trace: Trace,
+    random: Mutex<Random>,
+    /// Cleared when the faults are over.
+    faulty: AtomicBool,
+    budget: FaultBudget,
+    connections: AtomicU32,
+    /// Everything that is connected hears of a broker that was killed.
+    severed: Signal,
+}
+
+/// How many faults may still happen. Clones are the same budget.
+#[derive(Debug, Clone)]
+pub struct FaultBudget(Arc<AtomicU32>, Arc<AtomicU32>);
+
+impl FaultBudget {
+    /// At most that many faults.
+    pub fn new(faults: u32) -> Self {
+        Self(Arc::new(AtomicU32::new(faults)), Arc::default())
+    }
+
+    /// Whether one more may happen; it is then counted.
+    pub fn take(&self) -> bool {
+        let left = self.0.load(Ordering::Relaxed);
+        if left == 0 {
+            return false;
+        }
+        self.0.store(left - 1, Ordering::Relaxed);
+        self.1.fetch_add(1, Ordering::Relaxed);
+        true
+    }
+
+    /// How many happened.
+    pub fn used(&self) -> u32 {
+        self.1.load(Ordering::Relaxed)
+    }
+}
+
+/// Something that happens now and then. Whoever waits for it is woken in the order of waiting: tokio's `watch` draws
+/// lots, which no seed decides.
+#[derive(Debug, Default)]
+struct Signal {
+    count: AtomicU32,
+    news: Notify,
+}
+
+impl Signal {
+    fn raise(&self) {
+        self.count.fetch_add(1, Ordering::Relaxed);
+        self.news.notify_waiters();
+    }
+
+    fn count(&self) -> u32 {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    async fn raised_after(&self, count: u32) {
+        let mut news = pin!(self.news.notified());
+        news.as_mut().enable();
+        if self.count() == count {
+            news.await;
+        }
+    }
+}
+
+/// What happens to a frame.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Fate {
+    /// It arrives after a while.
+    Arrives(Duration),
+    /// That many of its bytes arrive, then the connection is cut.
+    Cut(usize),
+    /// Neither it nor anything after it arrives.
+    Lost,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    Request,
+    Answer,
+}
+
+impl Network {
+    /// A network to `node` that does what the plan's seed decides, once [`begin_faults`](Self::begin_faults) was
+    /// called.
+    pub fn new(plan: &Plan, node: Node, budget: FaultBudget, trace: Trace) -> Self {
+        Self(Arc::new(Inner {
+            random: Mutex::new(Random::stream(plan.seed, 2)),
+            plan: plan.clone(),
+            node,
+            trace,
+            faulty: AtomicBool::new(false),
+            budget,
+            connections: AtomicU32::new(0),
+            severed: Signal::default(),
+        }))
+    }
+
+    /// Faults happen from now on.
+    pub fn begin_faults(&self) {
+        self.0.faulty.store(true, Ordering::Relaxed);
+    }
+
+    /// No more faults. What was lost stays lost, and what is late stays late.
+    pub fn end_faults(&self) {
+        self.0.faulty.store(false, Ordering::Relaxed);
+    }
+
+    /// Cuts every connection, as the end of the broker's process does.
+    pub fn sever_all(&self) {
+        self.0.severed.raise();
+    }
+
+    async fn open(&self) -> io::Result<DuplexStream> {
+        let inner = &self.0;
+        let id = inner.connections.fetch_add(1, Ordering::Relaxed);
+        // Before anything that waits: a broker that is killed meanwhile takes this connection with it.
+        let severed = inner.severed.count();
+        let (refused, hangs, delay) = {
+            let mut random = lock(&inner.random);
+            let refused = inner.strikes(&mut random, inner.plan.faults.refuse_connect);
+            let hangs = !refused && inner.strikes(&mut random, inner.plan.faults.hang_connect);
+            (refused, hangs, inner.latency(&mut random))
+        };
+        if hangs {
+            inner.trace.note(format_args!("c{id} connect hangs"));
+            std::future::pending::<()>().await;
+        }
+        tokio::time::sleep(delay).await;
+        if refused {
+            inner.trace.note(format_args!("c{id} connect refused"));
+            return Err(io::ErrorKind::ConnectionRefused.into());
+        }
+        let Some(broker) = inner.node.connect().await else {
+            inner.trace.note(format_args!("c{id} connect refused: no broker"));
+            return Err(io::ErrorKind::ConnectionRefused.into());
+        };
+        inner.trace.note(format_args!("c{id} connected"));
+        let (near, far) = tokio::io::duplex(inner.plan.pipe_bytes);
+        let (from_client, to_client) = tokio::io::split(far);
+        let (from_broker, to_broker) = tokio::io::split(broker);
+        let cut = Signal::default();
+        let link =
+            Arc::new(Link { id, network: self.clone(), cut, tamper: Mutex::new(Tamper::new(&inner.plan)) });
+        let carry = |direction, from, to| Carrier {
+            link: link.clone(),
+            direction,
+            from,
+            to,
+            severed,
+            buffer: BytesMut::new(),
+            queue: VecDeque::new(),
+            stalled: false,
+        };
+        tokio::spawn(carry(Direction::Request, from_client, to_broker).run());
+        tokio::spawn(carry(Direction::Answer, from_broker, to_client).run());
+        Ok(near)
+    }
+}
+
+impl Connector for Network {
+    fn connect<'a>(&'a self, _host: &'a str, _port: u16) -> Connecting<'a> {
+        Box::pin(async move { Ok(Box::new(self.open().await?) as BoxStream) })
+    }
+}
+
+impl Inner {
+    /// Whether a fault of this frequency happens now.
+    fn strikes(&self, random: &mut Random, share: f64) -> bool {
+        // Drawn in any case, so that a smaller budget changes nothing before it is used up.
+        let struck = share > 0.0 && random.chance(share);
+        struck && self.faulty.load(Ordering::Relaxed) && self.budget.take()
+    }
+
+    fn latency(&self, random: &mut Random) -> Duration {
+        random.millis(0, self.plan.latency.as_millis() as u64)
+    }
+
+    fn fate(&self, direction: Direction, size: usize) -> Fate {
+        let mut random = lock(&self.random);
+        let faults = &self.plan.faults;
+        let (cut, lose, late) = match direction {
+            Direction::Request => (faults.cut_request, faults.lose_request, faults.late_request),
+            Direction::Answer => (faults.cut_answer, faults.lose_answer, faults.late_answer),
+        };
+        let at = random.between(0, size as u64) as usize;
+        if self.strikes(&mut random, cut) {
+            return Fate::Cut(at);
+        }
+        if self.strikes(&mut random, lose) {
+            return Fate::Lost;
+        }
+        let mut delay = self.latency(&mut random);
+        if self.strikes(&mut random, late) {
+            delay += random.millis(0, self.plan.lateness.as_millis() as u64);
+        }
+        Fate::Arrives(delay)
+    }
+}
+
+/// What the two directions of a connection share.
+#[derive(Debug)]
+struct Link {
+    id: u32,
+    network: Network,
+    cut: Signal,
+    tamper: Mutex<Tamper>,
+}
+
+struct Carrier {
+    link: Arc<Link>,
+    direction: Direction,
+    from: ReadHalf<DuplexStream>,
+    to: WriteHalf<DuplexStream>,
+    /// How often all connections had been cut when this one was made.
+    severed: u32,
+    buffer: BytesMut,
+    /// Frames on their way. `None` at the end: the connection is cut then.
+    queue: VecDeque<(Instant, Option<Bytes>)>,
+    stalled: bool,
+}
+
+enum Step {
+    Cut,
+    Due,
+    Read(io::Result<usize>),
+}
+
+impl Carrier {
+    async fn run(mut self) {
+        let mut open = true;
+        loop {
+            let due = self.queue.front().map(|(at, _)| *at);
+            let room = open && !self.stalled;
+            let step = tokio::select! {
+                biased;
+                () = self.link.cut.raised_after(0) => Step::Cut,
+                () = self.link.network.0.severed.raised_after(self.severed) => Step::Cut,
+                () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => Step::Due,
+                read = self.from.read_buf(&mut self.buffer), if open => Step::Read(read),
+            };
+            match step {
+                Step::Cut => break,
+                Step::Due => match self.queue.pop_front() {
+                    Some((_, Some(bytes))) => {
+                        let written = tokio::select! {
+                            biased;
+                            () = self.link.cut.raised_after(0) => break,
+                            () = self.link.network.0.severed.raised_after(self.severed) => break,
+                            written = self.to.write_all(&bytes) => written,
+                        };
+                        if written.is_err() {
+                            break;
+                        }
+                    }
+                    _ => break,
+                },
+                Step::Read(Ok(1..)) if !room => self.buffer.clear(),
+                Step::Read(Ok(1..)) => self.take_frames(),
+                // The other end hung up: what is on its way still arrives.
+                Step::Read(_) => {
+                    open = false;
+                    let last = self.queue.back().map_or_else(Instant::now, |(at, _)| *at);
+                    if !self.stalled {
+                        let rest = self.buffer.split().freeze();
+                        self.queue.push_back((last, Some(rest)));
+                    }
+                    self.queue.push_back((last, None));
+                }
+            }
+        }
+        self.link.cut.raise();
+    }
+
+    /// Takes whole frames and draws what happens to them.
+    fn take_frames(&mut self) {
+        while !self.stalled {
+            let Some(length) = self.buffer.first_chunk().map(|bytes| u32::from_be_bytes(*bytes) as usize)
+            else {
+                return;
+            };
+            if self.buffer.len() < 4 + length {
+                return;
+            }
+            let frame = self.buffer.split_to(4 + length);
+            self.forward(frame);
+        }
+        self.buffer.clear();
+    }
+
+    fn forward(&mut self, frame: BytesMut) {
+        let link = self.link.clone();
+        let inner = &link.network.0;
+        let mut body = frame.freeze();
+        body.advance(4);
+        let (what, frames) = {
+            let mut tamper = lock(&link.tamper);
+            let mut random = lock(&inner.random);
+            let mut strikes = |share| inner.strikes(&mut random, share);
+            match self.direction {
+                Direction::Request => tamper.request(body, &mut strikes),
+                Direction::Answer => (String::new(), vec![tamper.answer(body, &mut strikes)]),
+            }
+        };
+        for body in frames {
+            let mut bytes = BytesMut::with_capacity(4 + body.len());
+            bytes.extend_from_slice(&(body.len() as u32).to_be_bytes());
+            bytes.extend_from_slice(&body);
+            let fate = match inner.plan.sabotage {
+                Some(Sabotage::NeverAnswer) if what.is_empty() && link.id >= 2 => Fate::Lost,
+                _ => inner.fate(self.direction, bytes.len()),
+            };
+            let (id, size, direction) = (link.id, bytes.len(), self.direction);
+            inner.trace.note(format_args!("c{id} {direction:?} {what} of {size} bytes: {fate:?}"));
+            let now = Instant::now();
+            let earliest = self.queue.back().map_or(now, |(at, _)| *at);
+            match fate {
+                Fate::Arrives(delay) => {
+                    self.queue.push_back((earliest.max(now + delay), Some(bytes.freeze())))
+                }
+                Fate::Cut(at) => {
+                    self.queue.push_back((earliest, Some(bytes.freeze().slice(..at.min(size)))));
+                    self.queue.push_back((earliest, None));
+                    self.stalled = true;
+                }
+                Fate::Lost => self.stalled = true,
+            }
+            if self.stalled {
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,391 @@
+//! One run: producers and their callers on one side, a broker on the other, faults between them, and at the end the
+//! comparison of what was told with what is in the log.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use kafka_client::producer::{Compression, Producer};
+use kafka_client::{Client, Record, seed_randomness};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use super::history::{History, Outcome, Promises, Violation, Written, check};
+use super::network::{FaultBudget, Network};
+use super::node::Node;
+use super::plan::{End, Plan};
+use super::random::Random;
+use super::raw::{Raw, TOPIC};
+use super::sender::Sender;
+use super::trace::Trace;
+use crate::TestResult;
+
+/// A timer fires a moment after its time, and an answer takes its way through a few tasks.
+const SLACK: Duration = Duration::from_millis(50);
+/// Nothing in a run takes so long: something waits for what never comes.
+const FOREVER: Duration = Duration::from_secs(24 * 3600);
+/// The deadline of an orderly close.
+const CLOSE: Duration = Duration::from_secs(5);
+
+/// What came of a run.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// Promises that were broken; none in a good run.
+    pub violations: Vec<Violation>,
+    /// What happened, in order. Ends with the log.
+    pub trace: Vec<String>,
+    /// How many records were given to producers.
+    pub records: u32,
+    /// How many of them were acknowledged.
+    pub acknowledged: u32,
+    /// How many faults happened.
+    pub faults: u32,
+    /// Virtual time.
+    pub took: Duration,
+}
+
+/// Runs a plan. Must be called on a current-thread runtime with a paused clock: then the same plan gives the same
+/// report, and hours take milliseconds.
+pub async fn run(plan: &Plan) -> Report {
+    let trace = Trace::start();
+    let started = Instant::now();
+    let budget = FaultBudget::new(plan.max_faults);
+    let history = History::default();
+    let mut run =
+        Run { plan, trace: trace.clone(), started, history: history.clone(), violations: Vec::new() };
+    match timeout(FOREVER, run.go(&budget)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => run.violations.push(Violation::Other(format!("the run ended early: {error}"))),
+        Err(_) => run.violations.push(Violation::Other("the run never ended".to_owned())),
+    }
+    let records = history.records();
+    let acknowledged = records.iter().filter(|sent| matches!(sent.outcome, Outcome::Acknowledged { .. }));
+    Report {
+        acknowledged: acknowledged.count() as u32,
+        violations: run.violations,
+        trace: trace.lines(),
+        records: records.len() as u32,
+        faults: budget.used(),
+        took: started.elapsed(),
+    }
+}
+
+struct Run<'a> {
+    plan: &'a Plan,
+    trace: Trace,
+    started: Instant,
+    history: History,
+    violations: Vec<Violation>,
+}
+
+impl Run<'_> {
+    async fn go(&mut self, budget: &FaultBudget) -> TestResult {
+        let plan = self.plan;
+        seed_randomness(plan.seed);
+        let node = Node::new(plan);
+        node.start().await?;
+        Raw::connect(&node).await?.create_topic(plan).await?;
+        let network = Network::new(plan, node.clone(), budget.clone(), self.trace.clone());
+
+        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let mut senders = JoinSet::new();
+        let mut producers = Vec::new();
+        for index in 0..plan.producers {
+            let producer = producer(plan, &network)?;
+            for task in 0..plan.senders {
+                let sender = Sender {
+                    number: index * plan.senders + task,
+                    producer: producer.clone(),
+                    history: self.history.clone(),
+                    trace: self.trace.clone(),
+                    started: self.started,
+                    started_ms: since_1970.as_millis() as i64,
+                    random: Random::stream(plan.seed, 1000 + u64::from(index * plan.senders + task)),
+                };
+                senders.spawn(sender.run(plan.clone()));
+            }
+            producers.push(producer);
+        }
+        network.begin_faults();
+        let mut observers = JoinSet::new();
+        if plan.deletes_records() {
+            for partition in 0..plan.partitions {
+                observers.spawn(observe(node.clone(), partition));
+            }
+        }
+        let chaos = tokio::spawn(chaos(
+            plan.clone(),
+            node.clone(),
+            network.clone(),
+            budget.clone(),
+            self.trace.clone(),
+        ));
+        let calm_at = self.started + plan.chaos;
+        let healer = {
+            let (node, network, trace) = (node.clone(), network.clone(), self.trace.clone());
+            let clear_disk = plan.faults.disk_failures > 0;
+            tokio::spawn(async move {
+                sleep_until(calm_at).await;
+                heal(&node, &network, chaos, clear_disk, &trace).await
+            })
+        };
+        match plan.end {
+            End::Flush => {
+                self.wait_for_senders(&mut senders).await;
+                healer.await??;
+                self.flush_and_close(&producers, &network).await?;
+            }
+            End::Close(deadline) => {
+                sleep_until(self.started + plan.chaos / 2).await;
+                for producer in &producers {
+                    self.close(producer, deadline).await.ok();
+                }
+                self.wait_for_senders(&mut senders).await;
+                healer.await??;
+            }
+            End::Drop => {
+                self.wait_for_senders(&mut senders).await;
+                drop(std::mem::take(&mut producers));
+                healer.await??;
+            }
+        }
+        self.wait_for_answers().await;
+        drop(producers);
+        // What is still on its way may be written until now, and must not matter.
+        sleep(plan.lateness + plan.latency + Duration::from_secs(2)).await;
+        let mut log = self.read_back(&node).await?;
+        node.shut_down().await;
+        while let Some(observed) = observers.join_next().await {
+            let (partition, records) = observed?;
+            let written: &mut Written = log.entry(partition).or_default();
+            let mut all: BTreeMap<i64, Option<u64>> = records;
+            all.extend(written.records.drain(..));
+            written.records = all.into_iter().collect();
+        }
+        for (partition, written) in &log {
+            self.trace.note(format_args!(
+                "partition {partition} from {}: {:?}",
+                written.log_start_offset, written.records
+            ));
+        }
+        let promises = Promises {
+            idempotent: plan.idempotent,
+            acknowledged_means_written: plan.acks != kafka_client::producer::Acks::None,
+            answered_within: plan.delivery_timeout + SLACK,
+        };
+        self.violations.extend(check(&self.history.records(), &log, promises));
+        Ok(())
+    }
+
+    /// Every call of `send` ends by itself.
+    async fn wait_for_senders(&mut self, senders: &mut JoinSet<Vec<Violation>>) {
+        let plan = self.plan;
+        let each = plan.max_block + plan.delivery_timeout + Duration::from_secs(1);
+        let limit = plan.chaos + each * (plan.records + 1);
+        let all = async {
+            while let Some(ended) = senders.join_next().await {
+                match ended {
+                    Ok(found) => self.violations.extend(found),
+                    Err(error) => self.violations.push(Violation::Other(format!("a sender ended: {error}"))),
+                }
+            }
+        };
+        if timeout(limit, all).await.is_err() {
+            self.violations.push(Violation::Other(format!("a sender still waits after {limit:?}")));
+            senders.abort_all();
+        }
+    }
+
+    /// Every record that was taken is answered within the delivery timeout, which the checker looks at; here it only
+    /// gets its chance.
+    async fn wait_for_answers(&self) {
+        let deadline = Instant::now() + self.plan.delivery_timeout + Duration::from_secs(60);
+        while Instant::now() < deadline {
+            if self.history.records().iter().all(|sent| sent.outcome != Outcome::Open) {
+                return;
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    async fn flush_and_close(&mut self, producers: &[Producer], network: &Network) -> TestResult {
+        let limit = self.plan.delivery_timeout + SLACK;
+        for producer in producers {
+            if let Err(error) = producer.flush_within(limit).await {
+                self.violations.push(Violation::Other(format!("flush: {error}")));
+            }
+        }
+        // A buffer that leaks would take fewer records now than a new one.
+        let fresh = producer(self.plan, network)?;
+        // The first record has the topic looked up.
+        if let Ok(delivery) = fresh.send(filling()).await {
+            drop(delivery);
+        }
+        fresh.flush().await;
+        let room = fill(&fresh);
+        for producer in producers {
+            let left = fill(producer);
+            // Batches that are compressed take room by the ratio their producer has seen so far.
+            if left != room && self.plan.compression == Compression::None {
+                let leak = format!("the buffer has room for {left} records after all, not for {room}");
+                self.violations.push(Violation::Other(leak));
+            }
+        }
+        for producer in producers.iter().chain([&fresh]) {
+            if let Err(error) = self.close(producer, self.plan.delivery_timeout + CLOSE).await {
+                self.violations.push(Violation::Other(format!("close in calm: {error}")));
+            }
+        }
+        Ok(())
+    }
+
+    async fn close(
+        &mut self,
+        producer: &Producer,
+        deadline: Duration,
+    ) -> Result<(), kafka_client::producer::FlushTimeout> {
+        self.trace.note(format_args!("close within {deadline:?}"));
+        let began = Instant::now();
+        let closed = producer.close(deadline).await;
+        let took = began.elapsed();
+        self.trace.note(format_args!("closed after {took:?}: {closed:?}"));
+        if took > deadline + SLACK {
+            let late = format!("close took {took:?}, its deadline was {deadline:?}");
+            self.violations.push(Violation::Other(late));
+        }
+        closed
+    }
+
+    async fn read_back(&self, node: &Node) -> TestResult<BTreeMap<i32, Written>> {
+        let mut raw = Raw::connect(node).await?;
+        let mut log = BTreeMap::new();
+        for partition in 0..self.plan.partitions {
+            log.insert(partition, raw.read(partition, 0, Duration::ZERO).await?);
+        }
+        Ok(log)
+    }
+}
+
+/// A record of no consequence.
+fn filling() -> Record<'static> {
+    Record::to(TOPIC).partition(0).value(&[0xFF; 300]).timestamp(0)
+}
+
+/// How many of them the buffer takes.
+fn fill(producer: &Producer) -> u32 {
+    let mut taken = 0;
+    while taken < 100_000 {
+        match producer.try_send(filling()) {
+            Ok(delivery) => drop(delivery),
+            Err(_) => break,
+        }
+        taken += 1;
+    }
+    taken
+}
+
+fn producer(plan: &Plan, network: &Network) -> TestResult<Producer> {
+    let client = Client::builder("node:9092")
+        .connector(network.clone())
+        .request_timeout(plan.request_timeout)
+        .api_timeout(plan.delivery_timeout.max(plan.request_timeout))
+        .connect_timeout(plan.request_timeout)
+        .build()?;
+    let builder = client
+        .producer()
+        .acks(plan.acks)
+        .idempotence(plan.idempotent)
+        .linger(plan.linger)
+        .batch_size(plan.batch_size)
+        .buffer_memory(plan.buffer_memory)
+        .max_request_size(plan.max_request_size)
+        .max_in_flight(plan.max_in_flight)
+        .max_block(plan.max_block)
+        .delivery_timeout(plan.delivery_timeout)
+        .compression(plan.compression);
+    Ok(builder.build()?)
+}
+
+/// Stops and starts the broker, and breaks its disk, at times that the seed decides.
+async fn chaos(plan: Plan, node: Node, network: Network, budget: FaultBudget, trace: Trace) {
+    let mut random = Random::stream(plan.seed, 3);
+    let faults = &plan.faults;
+    let mut events: Vec<(u64, u32)> = Vec::new();
+    let span = plan.chaos.as_millis() as u64;
+    for (count, kind) in [(faults.restarts, 0), (faults.kills, 1), (faults.disk_failures, 2)] {
+        events.extend((0..count).map(|_| (random.below(span), kind)));
+    }
+    events.sort_unstable();
+    let began = Instant::now();
+    for (at, kind) in events {
+        let (after, times, torn) = (random.below(20) as u32, random.between(1, 3), random.chance(0.5));
+        let down = random.millis(0, 1000) * random.pick(&[0, 1, 1, 5], 1);
+        sleep_until(began + Duration::from_millis(at)).await;
+        if !budget.take() {
+            return;
+        }
+        match kind {
+            2 => {
+                trace.note(format_args!("the disk fails {times} writes after {after}, torn: {torn}"));
+                node.disk().fail_writes(after, times, torn);
+                continue;
+            }
+            1 => {
+                trace.note(format_args!("the broker is killed"));
+                node.kill().await;
+                network.sever_all();
+            }
+            _ => {
+                trace.note(format_args!("the broker shuts down"));
+                node.shut_down().await;
+            }
+        }
+        sleep(down.max(Duration::from_millis(2))).await;
+        match node.start().await {
+            Ok(()) => trace.note(format_args!("the broker is back")),
+            Err(error) => trace.note(format_args!("the broker does not start: {error}")),
+        }
+    }
+}
+
+/// Ends all faults; afterwards a broker runs, on a disk that works.
+async fn heal(
+    node: &Node,
+    network: &Network,
+    chaos: tokio::task::JoinHandle<()>,
+    clear_disk: bool,
+    trace: &Trace,
+) -> TestResult {
+    network.end_faults();
+    chaos.await?;
+    if clear_disk {
+        // A partition whose log failed serves again after a restart.
+        node.disk().fail_writes(0, 0, false);
+        node.kill().await;
+        network.sever_all();
+        sleep(Duration::from_millis(2)).await;
+    }
+    if !node.is_up().await {
+        node.start().await?;
+    }
+    trace.note(format_args!("no more faults"));
+    Ok(())
+}
+
+/// Reads along, so that what retention deletes was seen. Ends with the broker; a restarted one is found again.
+async fn observe(node: Node, partition: i32) -> (i32, BTreeMap<i64, Option<u64>>) {
+    let mut seen = BTreeMap::new();
+    let mut next = 0;
+    let mut failures = 0;
+    while failures < 100 {
+        if let Ok(mut raw) = Raw::connect(&node).await {
+            while let Ok(written) = raw.read(partition, next, Duration::from_secs(1)).await {
+                failures = 0;
+                next = written.next_offset;
+                seen.extend(written.records);
+            }
+        }
+        failures += 1;
+        sleep(Duration::from_millis(100)).await;
+    }
+    (partition, seen)
+}

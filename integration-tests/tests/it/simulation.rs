@@ -1,0 +1,128 @@
+//! Seeded runs of producers against a broker on a network that fails; see `integration_tests::simulation`.
+
+use std::time::Instant;
+
+use integration_tests::simulation::history::Violation;
+use integration_tests::simulation::plan::{End, Faults, Sabotage};
+use integration_tests::simulation::{Plan, Profile, Report, run, shrink};
+
+/// Runs a plan in a world of its own.
+fn simulate(plan: &Plan) -> Report {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
+    runtime.expect("a runtime").block_on(run(plan))
+}
+
+/// Runs seeds; of the first that fails it prints all there is to know, made as small as it can be.
+fn check_seeds(seeds: impl Iterator<Item = u64>, profile: Profile) {
+    let mut sums = (0, 0, 0, 0);
+    let began = Instant::now();
+    for seed in seeds {
+        if std::env::var("SIMULATION_VERBOSE").is_ok() {
+            eprintln!("seed {seed}");
+        }
+        let report = simulate(&Plan::new(seed, profile));
+        if !report.violations.is_empty() {
+            explain(&Plan::new(seed, profile), &report);
+        }
+        let (runs, records, acknowledged, faults) = sums;
+        sums =
+            (runs + 1, records + report.records, acknowledged + report.acknowledged, faults + report.faults);
+    }
+    let (runs, records, acknowledged, faults) = sums;
+    println!(
+        "{profile}: {runs} seeds, {records} records, {acknowledged} acknowledged, {faults} faults, {:.1?}",
+        began.elapsed()
+    );
+}
+
+/// Ends the test with a failing run's story.
+fn explain(plan: &Plan, report: &Report) -> ! {
+    let smallest = shrink(plan, report, |candidate| !simulate(candidate).violations.is_empty());
+    let report = simulate(&smallest);
+    println!("{smallest:#?}");
+    for line in &report.trace {
+        println!("{line}");
+    }
+    for violation in &report.violations {
+        println!("violated: {violation}");
+    }
+    panic!("seed {} failed; the smallest run found that fails: {}", plan.seed, smallest.replay_command());
+}
+
+#[test]
+fn producers_keep_their_promises_whatever_happens() {
+    check_seeds(0..150, Profile::All);
+    for profile in [Profile::Calm, Profile::Network, Profile::Restarts, Profile::Disk, Profile::Retention] {
+        check_seeds(0..15, profile);
+    }
+}
+
+/// `cargo xtask simulate` runs this one with its arguments in the environment.
+#[test]
+#[ignore = "by hand: cargo xtask simulate"]
+fn by_hand() {
+    let number = |name: &str| std::env::var(name).ok().map(|value| value.parse::<u64>().expect(name));
+    let profile =
+        std::env::var("SIMULATION_PROFILE").map_or(Profile::All, |name| name.parse().expect("a profile"));
+    let Some(seed) = number("SIMULATION_SEED") else {
+        let from = number("SIMULATION_FROM").unwrap_or(0);
+        return check_seeds(from..from + number("SIMULATION_SEEDS").unwrap_or(1000), profile);
+    };
+    integration_tests::show_logs();
+    let mut plan = Plan::new(seed, profile);
+    plan.max_records = number("SIMULATION_RECORDS").map_or(u32::MAX, |records| records as u32);
+    plan.max_faults = number("SIMULATION_FAULTS").map_or(u32::MAX, |faults| faults as u32);
+    let report = simulate(&plan);
+    println!("{plan:#?}");
+    report.trace.iter().for_each(|line| println!("{line}"));
+    report.violations.iter().for_each(|violation| println!("violated: {violation}"));
+    assert!(report.violations.is_empty(), "seed {seed} failed");
+}
+
+#[test]
+fn the_same_seed_gives_the_same_history() {
+    for seed in 0..10 {
+        let plan = Plan::new(seed, Profile::All);
+        let (first, second) = (simulate(&plan), simulate(&plan));
+        for (line, (one, other)) in first.trace.iter().zip(&second.trace).enumerate() {
+            assert_eq!(one, other, "seed {seed}, line {line}");
+        }
+        assert_eq!(first.trace.len(), second.trace.len(), "seed {seed}");
+    }
+}
+
+/// Runs that keep every promise prove nothing before it is known that others are told from them.
+#[test]
+fn a_network_that_breaks_promises_is_found_out() {
+    let sabotaged = |sabotage| {
+        (0..10).flat_map(move |seed| {
+            let mut plan = Plan::new(seed, Profile::Calm);
+            plan.faults = Faults::default();
+            plan.topic_configs.clear();
+            (plan.idempotent, plan.acks) = (true, kafka_client::producer::Acks::All);
+            (plan.end, plan.records) = (End::Flush, 50);
+            plan.sabotage = Some(sabotage);
+            simulate(&plan).violations
+        })
+    };
+    let duplicated = |violation: &Violation| matches!(violation, Violation::Duplicated { .. });
+    assert!(sabotaged(Sabotage::DuplicateBatches).any(|violation| duplicated(&violation)));
+    let lost = |violation: &Violation| matches!(violation, Violation::Lost { .. });
+    assert!(sabotaged(Sabotage::WrongOffsets).any(|violation| lost(&violation)));
+    let gone = |violation: &Violation| matches!(violation, Violation::Lost { found: None, .. });
+    assert!(sabotaged(Sabotage::AcknowledgeLost).any(|violation| gone(&violation)));
+}
+
+#[test]
+fn a_failing_run_is_made_smaller() {
+    let mut plan = Plan::new(3, Profile::Calm);
+    (plan.records, plan.end) = (60, End::Flush);
+    let report = simulate(&plan);
+    assert_eq!(report.violations, []);
+    let smallest = shrink(&plan, &report, |candidate| candidate.max_records >= 7);
+    assert_eq!((smallest.max_records, smallest.max_faults), (7, 0));
+    assert_eq!(
+        smallest.replay_command(),
+        "cargo xtask simulate --seed 3 --profile calm --records 7 --faults 0"
+    );
+}
