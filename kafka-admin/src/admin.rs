@@ -2,11 +2,13 @@ use std::time::Duration;
 
 use kafka_client::{Client, TopicPartition};
 
+use crate::alter_configs::{ConfigChange, IncrementalAlterConfigs};
 use crate::cluster::DescribeCluster;
 use crate::configs::{ConfigResource, DescribeConfigs};
 use crate::groups::{DescribeGroups, ListGroupOffsets, ListGroups};
 use crate::offsets::{ListOffsets, OffsetSpec};
 use crate::partitions::{CreatePartitions, NewPartitions};
+use crate::records::{DeleteRecords, RecordsToDelete};
 use crate::topics::{CreateTopics, DeleteTopics, DescribeTopics, ListTopics, NewTopic};
 
 /// How long an operation is tried as a whole by default, as `default.api.timeout.ms` of the Java client.
@@ -68,6 +70,24 @@ impl Admin {
     /// The configurations of topics, brokers and the like.
     pub fn describe_configs(&self, resources: impl IntoIterator<Item = ConfigResource>) -> DescribeConfigs {
         DescribeConfigs::new(self.client.clone(), self.timeout, resources.into_iter().collect())
+    }
+
+    /// Changes single keys of configurations and leaves the others as they are. What changes holds at once.
+    pub fn incremental_alter_configs(
+        &self,
+        changes: impl IntoIterator<Item = (ConfigResource, Vec<ConfigChange>)>,
+    ) -> IncrementalAlterConfigs {
+        IncrementalAlterConfigs::new(self.client.clone(), self.timeout, changes.into_iter().collect())
+    }
+
+    /// Deletes the oldest records of partitions. Answers with the first offset that each still has.
+    ///
+    /// Topics that are only compacted refuse it (`POLICY_VIOLATION`).
+    pub fn delete_records(
+        &self,
+        records: impl IntoIterator<Item = (TopicPartition, RecordsToDelete)>,
+    ) -> DeleteRecords {
+        DeleteRecords::new(self.client.clone(), self.timeout, records.into_iter().collect())
     }
 
     /// The cluster's id, brokers and controller.

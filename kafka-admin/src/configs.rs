@@ -32,7 +32,7 @@ pub enum ConfigResource {
 
 impl ConfigResource {
     /// The number of the kind and the name, as requests carry them (Kafka's `ConfigResource.Type`).
-    fn parts(&self) -> (i8, String) {
+    pub(crate) fn parts(&self) -> (i8, String) {
         match self {
             Self::Topic(name) => (2, name.clone()),
             Self::Broker(id) => (4, id.to_string()),
@@ -42,7 +42,7 @@ impl ConfigResource {
         }
     }
 
-    fn from_parts(kind: i8, name: &str) -> Option<Self> {
+    pub(crate) fn from_parts(kind: i8, name: &str) -> Option<Self> {
         match (kind, name) {
             (2, name) => Some(Self::Topic(name.to_owned())),
             (4, "") => Some(Self::BrokerDefaults),
@@ -54,7 +54,7 @@ impl ConfigResource {
     }
 
     /// A broker's configuration is known to that broker only.
-    fn target(&self) -> Target {
+    pub(crate) fn target(&self) -> Target {
         match self {
             Self::Broker(id) => Target::Broker(*id),
             _ => Target::Any,

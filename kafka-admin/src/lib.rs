@@ -17,6 +17,7 @@
 //! them ([`ItemResults`]): one topic that cannot be created does not hide that the others were.
 
 mod admin;
+pub mod alter_configs;
 pub mod cluster;
 pub mod configs;
 mod driver;
@@ -25,13 +26,16 @@ pub mod groups;
 pub mod offsets;
 mod operation;
 pub mod partitions;
+pub mod records;
 mod results;
 pub mod topics;
 
 pub use admin::Admin;
+pub use alter_configs::ConfigChange;
 pub use configs::ConfigResource;
 pub use error::{AdminError, Resource};
 pub use offsets::OffsetSpec;
 pub use partitions::NewPartitions;
+pub use records::RecordsToDelete;
 pub use results::ItemResults;
 pub use topics::{NewTopic, TopicDescription};

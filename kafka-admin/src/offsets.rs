@@ -135,14 +135,15 @@ async fn lookup(
     Ok(answers)
 }
 
-type Wanted = Vec<(TopicPartition, OffsetSpec)>;
+/// By leader, what to ask it about.
+type Routed<T> = BTreeMap<i32, Vec<(TopicPartition, T)>>;
 
 /// Whom to ask about what; and the partitions that nobody can be asked about.
-fn route(
+pub(crate) fn route<T, A>(
     cluster: &Cluster,
-    wanted: Wanted,
-) -> (BTreeMap<i32, Wanted>, Answers<TopicPartition, ListedOffset>) {
-    let mut by_leader: BTreeMap<i32, Wanted> = BTreeMap::new();
+    wanted: Vec<(TopicPartition, T)>,
+) -> (Routed<T>, Answers<TopicPartition, A>) {
+    let mut by_leader: Routed<T> = BTreeMap::new();
     let mut refused = Vec::new();
     for (partition, spec) in wanted {
         let known = cluster.partition(partition.topic(), partition.partition);
@@ -225,7 +226,8 @@ mod tests {
     #[test]
     fn a_partition_that_metadata_does_not_know_is_refused_without_a_request() {
         let partition = TopicPartition::new("a", 0);
-        let (by_leader, refused) = route(&Cluster::default(), vec![(partition.clone(), OffsetSpec::Latest)]);
+        let (by_leader, refused) =
+            route::<_, ListedOffset>(&Cluster::default(), vec![(partition.clone(), OffsetSpec::Latest)]);
         assert!(by_leader.is_empty());
         assert_eq!(refused, [(partition, Err(ErrorCode::UnknownTopicOrPartition.into()))]);
     }

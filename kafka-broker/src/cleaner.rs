@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::maintenance::on_disk_thread;
+use crate::maintenance::{on_disk_thread, sync};
 use crate::partition::Partition;
 use crate::state::BrokerState;
 
@@ -30,6 +30,8 @@ fn compact_all(state: &BrokerState) {
 fn compact(state: &BrokerState, partition: &Partition) {
     let Some(high_watermark) = partition.high_watermark() else { return };
     let (now_ms, max_bytes) = (state.clock.now_ms(), state.config.cleaner_buffer_bytes());
+    // Segments are compacted once they and their indexes are on disk.
+    sync(partition, |log| log.has_closed_segments_to_flush().then(|| log.begin_flush_of_closed()));
     let begun = partition.maintain(|log| log.begin_compaction(now_ms, high_watermark, max_bytes));
     let Some(Some(pass)) = begun else { return };
     let compacted = match pass.run() {

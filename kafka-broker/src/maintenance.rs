@@ -76,7 +76,7 @@ fn sync_due(state: &BrokerState) {
 }
 
 /// Runs a sync that the log asks for, without its lock.
-fn sync(partition: &Partition, begin: impl FnOnce(&mut PartitionLog) -> Option<FlushJob>) {
+pub(crate) fn sync(partition: &Partition, begin: impl FnOnce(&mut PartitionLog) -> Option<FlushJob>) {
     let Some(Some(job)) = partition.maintain(begin) else { return };
     let result = job.run();
     if let Some(Err(error)) = partition.maintain(|log| log.end_flush(&job, result)) {

@@ -185,3 +185,61 @@ async fn kafkas_tools_see_three_nodes_and_bring_the_preferred_leader_back() -> T
     broker.shutdown().await;
     Ok(())
 }
+
+#[tokio::test]
+#[ignore = "needs java and KAFKA_JARS"]
+async fn a_produced_and_compacted_folder_passes_kafkas_own_checks() -> TestResult {
+    let dir = tempfile::tempdir()?;
+    let broker = kafka_broker::Broker::builder()
+        .data_dir(dir.path())
+        .config("log.cleaner.backoff.ms", "20")
+        .start()
+        .await?;
+    let client = kafka_client::Client::connect(&broker.bootstrap_servers()).await?;
+    let admin = kafka_admin::Admin::new(client.clone());
+    let compacted = kafka_admin::NewTopic::new("compacted", 1, 1)
+        .config("cleanup.policy", "compact")
+        .config("min.cleanable.dirty.ratio", "0")
+        .config("segment.ms", "1000");
+    let plain = kafka_admin::NewTopic::new("plain", 1, 1).config("compression.type", "zstd");
+    admin.create_topics([compacted, plain]).await?.all()?;
+    let producer = client.producer().build()?;
+    for (round, timestamp) in [(0, 1_000_000), (1, 1_002_000), (2, 1_004_000)] {
+        for i in 0..500 {
+            let record = Record::to("compacted").key(format!("k{}", i % 50)).value(format!("{round}-{i}"));
+            let delivery = producer.send(record.timestamp(timestamp)).await?;
+            let value = format!("value {i}");
+            drop(producer.send(Record::to("plain").value(value)).await?);
+            if i == 499 {
+                delivery.await?;
+            }
+        }
+    }
+    producer.flush().await;
+    let log = dir.path().join("compacted-0/00000000000000000000.log");
+    integration_tests::eventually("the log is compacted", async || {
+        let names = std::fs::read_dir(dir.path().join("compacted-0"))?;
+        let logs = names.filter(|name| {
+            name.as_ref().is_ok_and(|name| name.path().extension().is_some_and(|it| it == "log"))
+        });
+        Ok(logs.count() == 2 && std::fs::metadata(&log)?.len() < 5000)
+    })
+    .await?;
+    broker.shutdown().await;
+
+    for topic in ["compacted-0", "plain-0"] {
+        for entry in std::fs::read_dir(dir.path().join(topic))? {
+            let path = entry?.path();
+            let check = match path.extension().and_then(|it| it.to_str()) {
+                Some("log") => "--deep-iteration",
+                Some("index" | "timeindex") => "--index-sanity-check",
+                _ => continue,
+            };
+            let mut dump = kafka_tool("org.apache.kafka.tools.DumpLogSegments")?;
+            let text = run(dump.arg(check).arg("--files").arg(&path), "").await?;
+            let is_sound = !text.contains("isvalid: false") && !text.contains("isValid: false");
+            assert!(is_sound && !text.contains("Found"), "{}: {text}", path.display());
+        }
+    }
+    Ok(())
+}

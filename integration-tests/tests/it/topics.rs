@@ -1,7 +1,11 @@
 //! The Admin client against the cluster: what is created is described, what is wrong is named.
 
 use integration_tests::{Cluster, TestResult, eventually, unique};
-use kafka_admin::{Admin, ConfigResource, NewPartitions, NewTopic};
+use kafka_admin::{
+    Admin, ConfigChange, ConfigResource, NewPartitions, NewTopic, OffsetSpec, RecordsToDelete,
+};
+use kafka_client::TopicPartition;
+use kafka_client::producer::Record;
 use kafka_client::wire::ErrorCode;
 
 #[tokio::test]
@@ -89,5 +93,46 @@ async fn the_cluster_describes_itself() -> TestResult {
     assert_eq!(described.brokers.len(), 1);
     assert!(!described.cluster_id.is_empty());
     assert!(described.controller.is_some());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_changed_configuration_and_deleted_records_are_seen_at_once() -> TestResult {
+    let cluster = Cluster::start().await?;
+    let client = cluster.client().await?;
+    let admin = Admin::new(client.clone());
+    let name = cluster.topic("altered", 1).await?;
+    let resource = ConfigResource::Topic(name.clone());
+    let producer = client.producer().build()?;
+    for value in ["a", "b", "c"] {
+        producer.send(Record::to(&*name).value(value)).await?.await?;
+    }
+    let changes = vec![
+        ConfigChange::set("max.message.bytes", "100"),
+        ConfigChange::append("cleanup.policy", "compact"),
+    ];
+    admin.incremental_alter_configs([(resource.clone(), changes)]).await?.all()?;
+    eventually("the topic takes only small records", async || {
+        let sent = producer.send(Record::to(&*name).key("k").value("x".repeat(1000))).await?.await;
+        Ok(sent.is_err())
+    })
+    .await?;
+    let entries = admin.describe_configs([resource.clone()]).await?.all()?.remove(0).1;
+    let policy = entries.iter().find(|entry| entry.name == "cleanup.policy").ok_or("not described")?;
+    assert_eq!((policy.value.as_deref(), policy.is_read_only), (Some("delete,compact"), false));
+    let changes = vec![ConfigChange::delete("max.message.bytes"), ConfigChange::delete("cleanup.policy")];
+    admin.incremental_alter_configs([(resource.clone(), changes)]).await?.all()?;
+
+    let partition = TopicPartition::new(name.clone(), 0);
+    let deleted =
+        admin.delete_records([(partition.clone(), RecordsToDelete::BeforeOffset(2))]).await?.all()?;
+    assert_eq!(deleted[0].1, 2);
+    let earliest = admin.list_offsets([(partition.clone(), OffsetSpec::Earliest)]).await?.all()?.remove(0).1;
+    assert_eq!(earliest.offset, Some(2));
+    let refused = admin.delete_records([(partition, RecordsToDelete::BeforeOffset(1_000_000))]).await?.all();
+    assert!(refused.is_err(), "{refused:?}");
+    let nowhere = ConfigResource::Topic("nowhere".to_owned());
+    let changes = vec![ConfigChange::set("retention.ms", "5")];
+    assert!(admin.incremental_alter_configs([(nowhere, changes)]).await?.all().is_err());
     Ok(())
 }

@@ -170,12 +170,17 @@ impl PartitionLog {
         self.close_active();
         self.flush()?;
         self.write_epochs()?;
-        self.remove_stale_snapshots()
+        self.remove_stale_files()
     }
 
-    /// Snapshots of ends that the log has left behind would only confuse a reader of the folder.
-    fn remove_stale_snapshots(&self) -> io::Result<()> {
+    /// Snapshots of ends that the log has left behind, and indexes that a sync wrote of a segment that went meanwhile,
+    /// would only confuse a reader of the folder.
+    fn remove_stale_files(&self) -> io::Result<()> {
         for name in self.storage.list(&self.folder)? {
+            let indexed = ["index", "timeindex"].iter().find_map(|it| segment::base_offset_of(&name, it));
+            if indexed.is_some_and(|base| self.segments.iter().all(|s| s.base_offset != base)) {
+                self.storage.remove(&self.path(&name))?;
+            }
             let Some(offset) = segment::base_offset_of(&name, "snapshot") else { continue };
             let in_use =
                 offset == self.log_end_offset || self.segments.iter().any(|s| s.base_offset == offset);

@@ -123,6 +123,10 @@ impl PartitionLog {
         for at in 0..self.segments.len().saturating_sub(1) {
             let end_offset = self.segments[at + 1].base_offset;
             let segment = &mut self.segments[at];
+            // A sync that is under way writes the segment's old indexes: it has to be over first.
+            if self.closing.iter().any(|closing| closing.is_of(segment.base_offset)) {
+                break;
+            }
             let seen_ms = segment.seen(now_ms);
             let or_seen = |time_ms: i64| if time_ms >= 0 { time_ms } else { seen_ms };
             closed.push(Candidate {

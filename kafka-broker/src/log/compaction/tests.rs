@@ -43,6 +43,7 @@ fn put(log: &mut PartitionLog, key: &str, value: Option<&str>) {
 }
 
 fn compact(log: &mut PartitionLog, now_ms: i64, max_bytes: usize) -> bool {
+    log.flush().unwrap();
     let Some(pass) = log.begin_compaction(now_ms, log.high_watermark(), max_bytes) else { return false };
     let compacted = pass.run().unwrap();
     log.finish_compaction(compacted).unwrap()
@@ -240,6 +241,7 @@ fn a_crash_at_any_change_of_a_file_loses_nothing_and_the_next_pass_completes() {
         fill(&mut log, 2);
         put(&mut log, "k0", Some("after the pass"));
         let expected = table(&contents(&log));
+        log.flush().unwrap();
         faulty.crash_after(crash_at);
         if let Some(pass) = log.begin_compaction(NOW + 5000, log.high_watermark(), PLENTY)
             && let Ok(compacted) = pass.run()
