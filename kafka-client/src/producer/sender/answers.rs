@@ -90,6 +90,13 @@ impl Sender {
             ErrorCode::OutOfOrderSequenceNumber if !returned.first_in_line => {
                 self.retry(now, slot, returned, Some(Duration::ZERO));
             }
+            // A leader that restarted remembers a producer's last batch only, and finds an older one out of order though
+            // it has it. New numbers could write it twice, and to call it written could be wrong: its caller decides.
+            ErrorCode::OutOfOrderSequenceNumber
+                if batch.possibly_written && queue.may_be_behind_the_leader(batch) =>
+            {
+                self.refuse(&returned, answer.code);
+            }
             // The broker does not know where its log starts, for instance because it just stopped leading: whether
             // retention took what the producer wrote cannot be told yet (`TransactionManager.canRetry`).
             ErrorCode::UnknownProducerId if batch.sequence.is_some() && answer.log_start_offset < 0 => {

@@ -116,6 +116,21 @@ fn a_real_gap_starts_an_epoch_in_which_what_follows_counts_from_zero() {
     assert_eq!(world.logs[0].records, (0..7).collect::<Vec<_>>());
 }
 
+/// Found by the simulation: the first of two written batches got new numbers and was written twice.
+#[test]
+fn a_written_batch_that_a_restarted_leader_forgot_is_not_written_again() {
+    let mut world = World::acquainted(1);
+    (0..2).for_each(|_| world.send(0, 1));
+    (0..2).for_each(|_| assert!(world.process(0, Mood::Fine)));
+    world.cut(0, false);
+    world.restart_leader(0);
+    world.settle();
+    assert_eq!(world.logs[0].records, [0, 1, 2]);
+    let fates = world.fates();
+    assert!(fates[1].as_ref().unwrap().as_ref().unwrap_err().possibly_written());
+    assert_eq!(fates[2].as_ref().unwrap().as_ref().unwrap().offset, 2);
+}
+
 #[test]
 fn an_acknowledged_record_that_the_leader_misses_is_told_as_possible_loss() {
     let mut world = World::acquainted(1);

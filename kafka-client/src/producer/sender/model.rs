@@ -277,6 +277,13 @@ impl World {
         state.batches.push_back((next - 1, next - 1, offset));
     }
 
+    /// The partition's leader restarted: of each producer it remembers the last batch.
+    pub(super) fn restart_leader(&mut self, partition: usize) {
+        for state in self.logs[partition].producers.values_mut() {
+            state.batches.drain(..state.batches.len() - 1);
+        }
+    }
+
     /// Retention took the whole log, and with it what the leader knew of producers.
     pub(super) fn forget_producers(&mut self, partition: usize) {
         self.logs[partition].producers.clear();

@@ -66,6 +66,7 @@ struct Acknowledged {
     identity: Option<Identity>,
     next_sequence: i32,
     last_offset: i64,
+    place: Place,
 }
 
 #[derive(Debug)]
@@ -246,6 +247,7 @@ impl PartitionQueue {
             identity: self.known_as,
             next_sequence: batch.sequence.map_or(0, |s| add_to_sequence(s.base, batch.record_count())),
             last_offset,
+            place: batch.place,
         });
     }
 
@@ -264,6 +266,20 @@ impl PartitionQueue {
             _ => false,
         };
         lost.then_some(acknowledged.last_offset)
+    }
+
+    /// Whether batches after this one are, or may be, in the log, and so this one too.
+    pub(super) fn may_be_behind_the_leader(&self, batch: &Batch) -> bool {
+        let Some(sequence) = batch.sequence else { return false };
+        let acknowledged = self
+            .acknowledged
+            .is_some_and(|last| last.identity == Some(sequence.identity) && last.place > batch.place);
+        acknowledged
+            || self.waiting.iter().any(|later| {
+                later.place > batch.place
+                    && later.possibly_written
+                    && later.sequence.is_some_and(|other| other.identity == sequence.identity)
+            })
     }
 
     /// The numbers from here on are of no use: start over under the producer's current identity when nothing is open.
