@@ -7,26 +7,29 @@
 //! Every node has every partition of the cluster: those that it holds no replica of know at least who leads them. A
 //! partition with one replica takes no notice of replication: its high watermark is what its log says.
 
+mod copying;
+mod reading;
+
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use kafka_wire::error_code::ErrorCode;
-use parking_lot::{MappedMutexGuard, Mutex, MutexGuard};
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::cluster::elections::AlterPartition;
 use crate::cluster::record::{NO_LEADER, PartitionState};
 use crate::config::topic::TopicConfig;
 use crate::group_commit::GroupCommit;
-use crate::log::{Append, AppendError, Appended, FoundOffset, Origin, PartitionLog, ReadError};
-use crate::replica::{Hosted, Place, Replica, Role, keep_below};
-use crate::replication::{Alignment, History};
-use crate::scatter::Records;
+use crate::log::{Append, AppendError, Appended, Origin, PartitionLog};
+use crate::replica::{Hosted, Place, Replica, Role};
 use crate::waiter::{WaitList, Waiter};
+
+pub(crate) use copying::Copied;
+pub(crate) use reading::Log;
 
 /// A partition as one node sees it.
 pub(crate) struct Partition {
@@ -105,23 +108,6 @@ pub(crate) struct Applied {
     pub(crate) resigned: bool,
     /// The log of a replica that is not this node's any more.
     pub(crate) removed: Option<Box<PartitionLog>>,
-}
-
-/// What a leader has for a follower.
-pub(crate) enum Copied {
-    Align(Alignment),
-    Batches(Batches),
-    /// The leader's log cannot be read.
-    Failed(ReadError),
-}
-
-/// What a follower appends, and what it learns on the way.
-pub(crate) struct Batches {
-    pub(crate) batches: Vec<Bytes>,
-    pub(crate) high_watermark: i64,
-    pub(crate) log_start_offset: i64,
-    /// What the leader wants to become of its in-sync replicas now that the follower has come so far.
-    pub(crate) expand: Option<AlterPartition>,
 }
 
 impl Partition {
@@ -403,122 +389,6 @@ impl Partition {
         applied
     }
 
-    /// As a follower: who leads, in which epoch, and this replica's history.
-    pub(crate) fn follower(&self) -> Option<(i32, i32, History)> {
-        let mut state = self.state.lock();
-        let (leader, leader_epoch) = (state.leader, state.leader_epoch);
-        let replica = state.replica().filter(|replica| !replica.is_leader())?;
-        Some((leader, leader_epoch, replica.history()))
-    }
-
-    /// As the leader: what a follower with that history gets next. `None`: not the leader in that epoch.
-    pub(crate) fn copy_for(
-        &self,
-        node_id: i32,
-        leader_epoch: i32,
-        follower: History,
-        max_bytes: usize,
-        now_ms: i64,
-    ) -> Option<Copied> {
-        let mut state = self.state.lock();
-        if !state.is_led_here || state.leader_epoch != leader_epoch {
-            return None;
-        }
-        let (leader, partition_epoch) = (state.leader, state.partition_epoch);
-        let replica = state.replica()?;
-        match replica.align(follower) {
-            Alignment::Aligned => {}
-            alignment => return Some(Copied::Align(alignment)),
-        }
-        let (log_start_offset, end) = (replica.log.log_start_offset(), replica.log.log_end_offset());
-        let Role::Leader(leading) = &mut replica.role else { return None };
-        let progress = leading.core.fetched(node_id, follower.log_end_offset, end, now_ms);
-        let high_watermark = leading.core.high_watermark();
-        if progress.committed_bytes.is_some() {
-            // The others learn how far the commit has come, as they would with their next fetch.
-            leading.inboxes.iter().for_each(|inbox| inbox.push(self.topic_id, self.index));
-        }
-        let read = match follower.log_end_offset < end {
-            true => replica.log.read(follower.log_end_offset, max_bytes, true),
-            false => Ok(Vec::new()),
-        };
-        drop(state);
-        if let Some(bytes) = progress.committed_bytes {
-            self.waiters.appended(bytes);
-            self.commits.notify_waiters();
-        }
-        let expand = progress.expand_to.map(|isr| AlterPartition {
-            topic_id: self.topic_id,
-            index: self.index,
-            node_id: leader,
-            leader_epoch,
-            partition_epoch,
-            isr,
-        });
-        Some(match read {
-            Ok(batches) => Copied::Batches(Batches { batches, high_watermark, log_start_offset, expand }),
-            Err(error) => Copied::Failed(error),
-        })
-    }
-
-    /// As a follower: goes on from what [`copy_for`](Self::copy_for) gave. Nothing happens if the leader has changed.
-    /// Returns the log's start if it followed the leader's.
-    pub(crate) fn copied(
-        &self,
-        leader_epoch: i32,
-        copied: Batches,
-        now_ms: i64,
-    ) -> Result<Option<i64>, ErrorCode> {
-        let mut state = self.state.lock();
-        if state.leader_epoch != leader_epoch {
-            return Ok(None);
-        }
-        let Some(replica) = state.replica().filter(|replica| !replica.is_leader()) else { return Ok(None) };
-        let mut batches = copied.batches.into_iter();
-        let appended = batches.try_for_each(|batches| replica.log.append_as_follower(batches, now_ms));
-        replica.follow_high_watermark(copied.high_watermark);
-        appended.map_err(|error| self.refusal(error).code)?;
-        // Records that were deleted on the leader are deleted here as soon as they are here.
-        let start = copied.log_start_offset.min(replica.log.log_end_offset());
-        if start <= replica.log.log_start_offset() {
-            return Ok(None);
-        }
-        replica.log.restore_log_start(start).map_err(|error| self.refusal(error.into()).code)?;
-        Ok(Some(start))
-    }
-
-    /// As a follower: cuts what is not the leader's.
-    pub(crate) fn follow(&self, leader_epoch: i32, alignment: Alignment) -> std::io::Result<()> {
-        let mut state = self.state.lock();
-        if state.leader_epoch != leader_epoch {
-            return Ok(());
-        }
-        match state.replica().filter(|replica| !replica.is_leader()) {
-            Some(replica) => replica.follow(alignment),
-            None => Ok(()),
-        }
-    }
-
-    /// As the leader: the in-sync replicas without those that lag (`replica.lag.time.max.ms`).
-    pub(crate) fn shrink_isr(&self, lag_max_ms: i64, now_ms: i64) -> Option<AlterPartition> {
-        let mut state = self.state.lock();
-        let (node_id, leader_epoch, partition_epoch) =
-            (state.leader, state.leader_epoch, state.partition_epoch);
-        let replica = state.replica()?;
-        let end = replica.log.log_end_offset();
-        let Role::Leader(leading) = &mut replica.role else { return None };
-        let isr = leading.core.shrink(end, lag_max_ms, now_ms)?;
-        let (topic_id, index) = (self.topic_id, self.index);
-        Some(AlterPartition { topic_id, index, node_id, leader_epoch, partition_epoch, isr })
-    }
-
-    /// The controller refused a change of the in-sync replicas.
-    pub(crate) fn proposal_failed(&self) {
-        if let Some(Replica { role: Role::Leader(leading), .. }) = self.state.lock().replica() {
-            leading.core.proposal_failed();
-        }
-    }
-
     /// As the leader: moves the log's start to `offset`, or to the high watermark if it is -1; followers do the same.
     /// Returns the log's start.
     pub(crate) fn delete_records(&self, offset: i64) -> Result<i64, ErrorCode> {
@@ -618,107 +488,5 @@ pub(crate) struct Registration {
 impl Drop for Registration {
     fn drop(&mut self) {
         self.partition.waiters.remove(&self.waiter);
-    }
-}
-
-/// The log of a partition that this node leads, locked, with answers in the wire's terms.
-pub(crate) struct Log<'a> {
-    replica: MappedMutexGuard<'a, Replica>,
-    leader_epoch: i32,
-}
-
-fn unreadable(error: &ReadError) -> ErrorCode {
-    let code = error.error_code();
-    if code != ErrorCode::OffsetOutOfRange {
-        tracing::error!(%error, "log cannot be read");
-    }
-    code
-}
-
-impl Log<'_> {
-    pub(crate) fn leader_epoch(&self) -> i32 {
-        self.leader_epoch
-    }
-
-    pub(crate) fn log_start_offset(&self) -> i64 {
-        self.replica.log.log_start_offset()
-    }
-
-    pub(crate) fn log_end_offset(&self) -> i64 {
-        self.replica.log.log_end_offset()
-    }
-
-    pub(crate) fn high_watermark(&self) -> i64 {
-        self.replica.high_watermark()
-    }
-
-    /// Whether the high watermark has reached this leader's epoch: before, it may be lower than clients have seen it
-    /// (KIP-207).
-    pub(crate) fn is_high_watermark_known(&self) -> bool {
-        match &self.replica.role {
-            Role::Leader(leading) => leading.core.has_reached_epoch(),
-            Role::Sole | Role::Follower { .. } => true,
-        }
-    }
-
-    /// The epoch in which the record at `offset` was appended, -1 if that is not known.
-    pub(crate) fn epoch_at(&self, offset: i64) -> i32 {
-        self.replica.log.epoch_at(offset).unwrap_or(-1)
-    }
-
-    /// The largest epoch not above `epoch`, and where it ended (OffsetForLeaderEpoch).
-    pub(crate) fn end_offset_for_epoch(&self, epoch: i32) -> Option<(i32, i64)> {
-        match epoch == self.leader_epoch {
-            // The current epoch ends where the log does, even before its first record.
-            true => Some((epoch, self.log_end_offset())),
-            false => self.replica.log.end_offset_for_epoch(epoch),
-        }
-    }
-
-    /// The first record with the largest timestamp.
-    pub(crate) fn max_timestamp(&self) -> Result<Option<FoundOffset>, ErrorCode> {
-        let found = self.replica.log.offset_for_max_timestamp().map_err(|error| unreadable(&error))?;
-        Ok(self.readable(found))
-    }
-
-    /// The first record with `timestamp` or a later one.
-    pub(crate) fn by_timestamp(&self, timestamp: i64) -> Result<Option<FoundOffset>, ErrorCode> {
-        let found = self.replica.log.offset_for_timestamp(timestamp).map_err(|error| unreadable(&error))?;
-        Ok(self.readable(found))
-    }
-
-    /// What is not committed does not exist for clients.
-    fn readable(&self, found: Option<FoundOffset>) -> Option<FoundOffset> {
-        found.filter(|found| found.offset < self.high_watermark())
-    }
-
-    /// Where a reader's history parts from this log's, if it does: the last epoch that both may have, and where it
-    /// ends here (KIP-595).
-    pub(crate) fn diverging(&self, epoch: i32, offset: i64) -> Result<Option<(i32, i64)>, ErrorCode> {
-        let (known, end) = self.replica.log.end_offset_for_epoch(epoch).ok_or(ErrorCode::OffsetOutOfRange)?;
-        Ok((known < epoch || end < offset).then_some((known, end)))
-    }
-
-    /// Whole batches from the one that holds `offset` on, up to `max_bytes`, none that is not committed; with
-    /// `at_least_one`, the first one even if it is larger.
-    pub(crate) fn read_records(
-        &self,
-        offset: i64,
-        max_bytes: usize,
-        at_least_one: bool,
-    ) -> Result<Records, ErrorCode> {
-        let log = &self.replica.log;
-        let mut batches = log.read(offset, max_bytes, at_least_one).map_err(|error| unreadable(&error))?;
-        let high_watermark = self.high_watermark();
-        if high_watermark < log.log_end_offset() {
-            keep_below(&mut batches, high_watermark);
-        }
-        Ok(Records::new(batches))
-    }
-
-    /// The same in one piece, for readers inside the broker, which see everything.
-    pub(crate) fn read(&self, offset: i64, max_bytes: usize, at_least_one: bool) -> Result<Bytes, ErrorCode> {
-        let batches = self.replica.log.read(offset, max_bytes, at_least_one);
-        batches.map(|batches| Records::new(batches).into_bytes()).map_err(|error| unreadable(&error))
     }
 }

@@ -1,0 +1,111 @@
+//! What handlers read of a partition that this node leads.
+
+use bytes::Bytes;
+use kafka_wire::error_code::ErrorCode;
+use parking_lot::MappedMutexGuard;
+
+use crate::log::{FoundOffset, ReadError};
+use crate::replica::{Replica, Role, keep_below};
+use crate::scatter::Records;
+
+/// The log of a partition that this node leads, locked, with answers in the wire's terms.
+pub(crate) struct Log<'a> {
+    pub(super) replica: MappedMutexGuard<'a, Replica>,
+    pub(super) leader_epoch: i32,
+}
+
+fn unreadable(error: &ReadError) -> ErrorCode {
+    let code = error.error_code();
+    if code != ErrorCode::OffsetOutOfRange {
+        tracing::error!(%error, "log cannot be read");
+    }
+    code
+}
+
+impl Log<'_> {
+    pub(crate) fn leader_epoch(&self) -> i32 {
+        self.leader_epoch
+    }
+
+    pub(crate) fn log_start_offset(&self) -> i64 {
+        self.replica.log.log_start_offset()
+    }
+
+    pub(crate) fn log_end_offset(&self) -> i64 {
+        self.replica.log.log_end_offset()
+    }
+
+    pub(crate) fn high_watermark(&self) -> i64 {
+        self.replica.high_watermark()
+    }
+
+    /// Whether the high watermark has reached this leader's epoch: before, it may be lower than clients have seen it
+    /// (KIP-207).
+    pub(crate) fn is_high_watermark_known(&self) -> bool {
+        match &self.replica.role {
+            Role::Leader(leading) => leading.core.has_reached_epoch(),
+            Role::Sole | Role::Follower { .. } => true,
+        }
+    }
+
+    /// The epoch in which the record at `offset` was appended, -1 if that is not known.
+    pub(crate) fn epoch_at(&self, offset: i64) -> i32 {
+        self.replica.log.epoch_at(offset).unwrap_or(-1)
+    }
+
+    /// The largest epoch not above `epoch`, and where it ended (OffsetForLeaderEpoch).
+    pub(crate) fn end_offset_for_epoch(&self, epoch: i32) -> Option<(i32, i64)> {
+        match epoch == self.leader_epoch {
+            // The current epoch ends where the log does, even before its first record.
+            true => Some((epoch, self.log_end_offset())),
+            false => self.replica.log.end_offset_for_epoch(epoch),
+        }
+    }
+
+    /// The first record with the largest timestamp.
+    pub(crate) fn max_timestamp(&self) -> Result<Option<FoundOffset>, ErrorCode> {
+        let found = self.replica.log.offset_for_max_timestamp().map_err(|error| unreadable(&error))?;
+        Ok(self.readable(found))
+    }
+
+    /// The first record with `timestamp` or a later one.
+    pub(crate) fn by_timestamp(&self, timestamp: i64) -> Result<Option<FoundOffset>, ErrorCode> {
+        let found = self.replica.log.offset_for_timestamp(timestamp).map_err(|error| unreadable(&error))?;
+        Ok(self.readable(found))
+    }
+
+    /// What is not committed does not exist for clients.
+    fn readable(&self, found: Option<FoundOffset>) -> Option<FoundOffset> {
+        found.filter(|found| found.offset < self.high_watermark())
+    }
+
+    /// Where a reader's history parts from this log's, if it does: the last epoch that both may have, and where it
+    /// ends here (KIP-595).
+    pub(crate) fn diverging(&self, epoch: i32, offset: i64) -> Result<Option<(i32, i64)>, ErrorCode> {
+        let (known, end) = self.replica.log.end_offset_for_epoch(epoch).ok_or(ErrorCode::OffsetOutOfRange)?;
+        Ok((known < epoch || end < offset).then_some((known, end)))
+    }
+
+    /// Whole batches from the one that holds `offset` on, up to `max_bytes`, none that is not committed; with
+    /// `at_least_one`, the first one even if it is larger.
+    pub(crate) fn read_records(
+        &self,
+        offset: i64,
+        max_bytes: usize,
+        at_least_one: bool,
+    ) -> Result<Records, ErrorCode> {
+        let log = &self.replica.log;
+        let mut batches = log.read(offset, max_bytes, at_least_one).map_err(|error| unreadable(&error))?;
+        let high_watermark = self.high_watermark();
+        if high_watermark < log.log_end_offset() {
+            keep_below(&mut batches, high_watermark);
+        }
+        Ok(Records::new(batches))
+    }
+
+    /// The same in one piece, for readers inside the broker, which see everything.
+    pub(crate) fn read(&self, offset: i64, max_bytes: usize, at_least_one: bool) -> Result<Bytes, ErrorCode> {
+        let batches = self.replica.log.read(offset, max_bytes, at_least_one);
+        batches.map(|batches| Records::new(batches).into_bytes()).map_err(|error| unreadable(&error))
+    }
+}
