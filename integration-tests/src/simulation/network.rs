@@ -348,7 +348,7 @@ impl Carrier {
             let earliest = self.queue.back().map_or(now, |(at, _)| *at);
             match fate {
                 Fate::Arrives(delay) => {
-                    self.queue.push_back((earliest.max(now + delay), Some(bytes.freeze())))
+                    self.queue.push_back((earliest.max(now + delay), Some(bytes.freeze())));
                 }
                 Fate::Cut(at) => {
                     self.queue.push_back((earliest, Some(bytes.freeze().slice(..at.min(size)))));

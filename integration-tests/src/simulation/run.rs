@@ -216,11 +216,19 @@ impl Run<'_> {
         }
         // A buffer that leaks would take fewer records now than a new one.
         let fresh = producer(self.plan, network)?;
-        // The first record has the topic looked up.
-        if let Ok(delivery) = fresh.send(filling()).await {
-            drop(delivery);
+        for producer in producers.iter().chain([&fresh]) {
+            // With a record it gets to know the topic, if it did not: `max.block` may be short.
+            for _ in 0..1000 {
+                match producer.send(filling()).await {
+                    Ok(delivery) => {
+                        drop(delivery);
+                        break;
+                    }
+                    Err(_) => sleep(Duration::from_millis(100)).await,
+                }
+            }
+            producer.flush().await;
         }
-        fresh.flush().await;
         let room = fill(&fresh);
         for producer in producers {
             let left = fill(producer);

@@ -1,5 +1,12 @@
 //! Seeded runs of producers against a broker on a network that fails; see `integration_tests::simulation`.
 
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "helpers of tests: they tell of a run and end the test"
+)]
+
 use std::time::Instant;
 
 use integration_tests::simulation::history::Violation;
@@ -12,27 +19,33 @@ fn simulate(plan: &Plan) -> Report {
     runtime.expect("a runtime").block_on(run(plan))
 }
 
-/// Runs seeds; of the first that fails it prints all there is to know, made as small as it can be.
+/// Runs seeds and names those that fail; of the first it prints all there is to know, made as small as it can be.
 fn check_seeds(seeds: impl Iterator<Item = u64>, profile: Profile) {
-    let mut sums = (0, 0, 0, 0);
+    let (mut runs, mut records, mut acknowledged, mut faults) = (0, 0, 0, 0);
+    let mut failed = Vec::new();
     let began = Instant::now();
     for seed in seeds {
-        if std::env::var("SIMULATION_VERBOSE").is_ok() {
+        if std::env::var_os("SIMULATION_LIVE").is_some() {
             eprintln!("seed {seed}");
         }
         let report = simulate(&Plan::new(seed, profile));
-        if !report.violations.is_empty() {
-            explain(&Plan::new(seed, profile), &report);
+        runs += 1;
+        records += report.records;
+        acknowledged += report.acknowledged;
+        faults += report.faults;
+        if let Some(violation) = report.violations.first() {
+            println!("seed {seed}: {violation}");
+            failed.push((seed, report));
         }
-        let (runs, records, acknowledged, faults) = sums;
-        sums =
-            (runs + 1, records + report.records, acknowledged + report.acknowledged, faults + report.faults);
     }
-    let (runs, records, acknowledged, faults) = sums;
     println!(
-        "{profile}: {runs} seeds, {records} records, {acknowledged} acknowledged, {faults} faults, {:.1?}",
+        "{profile}: {runs} seeds, {} failed, {records} records, {acknowledged} acknowledged, {faults} faults, {:.1?}",
+        failed.len(),
         began.elapsed()
     );
+    if let Some((seed, report)) = failed.first() {
+        explain(&Plan::new(*seed, profile), report);
+    }
 }
 
 /// Ends the test with a failing run's story.
