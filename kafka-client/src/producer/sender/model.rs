@@ -280,7 +280,7 @@ impl World {
     /// The partition's leader restarted: of each producer it remembers the last batch.
     pub(super) fn restart_leader(&mut self, partition: usize) {
         for state in self.logs[partition].producers.values_mut() {
-            state.batches.drain(..state.batches.len() - 1);
+            state.batches.drain(..state.batches.len().saturating_sub(1));
         }
     }
 

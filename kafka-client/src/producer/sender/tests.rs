@@ -272,6 +272,7 @@ enum Step {
     Haunt,
     MoveLeader { partition: usize },
     LearnLeaders,
+    RestartLeader { partition: usize },
     HoldCodec(bool),
     BringBack(prop::sample::Index),
     Wait(Duration),
@@ -293,6 +294,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Haunt),
         1 => (0..PARTITIONS).prop_map(|partition| Step::MoveLeader { partition }),
         2 => Just(Step::LearnLeaders),
+        1 => (0..PARTITIONS).prop_map(|partition| Step::RestartLeader { partition }),
         1 => any::<bool>().prop_map(Step::HoldCodec),
         2 => any::<prop::sample::Index>().prop_map(Step::BringBack),
         4 => (1..400u64).prop_map(|n| Step::Wait(millis(n))),
@@ -328,6 +330,7 @@ proptest! {
                     world.tell_leaders();
                     world.act();
                 }
+                Step::RestartLeader { partition } => world.restart_leader(partition),
                 Step::HoldCodec(hold) => world.hold_compression = hold,
                 Step::BringBack(which) => {
                     if world.held() > 0 {
