@@ -4,12 +4,14 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use kafka_wire::compression::CompressionType;
 use kafka_wire::error_code::ErrorCode;
 use kafka_wire::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use kafka_wire::messages::produce_response::{
     BatchIndexAndErrorMessage, LeaderIdAndEpoch, NodeEndpoint, PartitionProduceResponse, TopicProduceResponse,
 };
 use kafka_wire::messages::{BrokerId, ProduceRequest, ProduceResponse};
+use kafka_wire::record_batch::RecordBatch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -21,6 +23,8 @@ use crate::topics::HostedTopic;
 
 /// Topics are named by id from this version on (KIP-516).
 const TOPIC_ID_VERSION: i16 = 13;
+/// Clients know Zstandard from this version on (KIP-110).
+const ZSTD_VERSION: i16 = 7;
 /// Answers name the leader from this version on (KIP-951).
 const HINT_VERSION: i16 = 10;
 
@@ -46,6 +50,9 @@ pub(crate) async fn handle(
             let outcome = match (&refused, &hosted) {
                 (Some(refused), _) => Err(refused.clone()),
                 (None, Err(code)) => Err(ProduceError::from(*code)),
+                (None, Ok(_)) if version < ZSTD_VERSION && is_zstd(&data) => {
+                    Err(ErrorCode::UnsupportedCompressionType.into())
+                }
                 (None, Ok(hosted)) => append(state, hosted, data, acks, now_ms),
             };
             let outcome = outcome.map(|(written, partition, flushed)| {
@@ -137,6 +144,12 @@ fn node_endpoints(state: &BrokerState, responses: &[TopicProduceResponse]) -> Ve
             .with_rack(broker.rack.as_deref().map(text))
     });
     endpoints.collect()
+}
+
+/// Whether the first batch is compressed with Zstandard; the log looks at the rest.
+fn is_zstd(data: &PartitionProduceData) -> bool {
+    let header = data.records.clone().and_then(RecordBatch::header_only);
+    header.is_some_and(|batch| matches!(batch.compression(), Ok(CompressionType::Zstd)))
 }
 
 /// Why nothing of the request can be appended.

@@ -152,3 +152,16 @@ async fn a_deleted_topic_is_unknown_by_name_and_by_id() {
     let again = fetched(&mut connection, fetch(0, 1 << 20)).await;
     assert_eq!((again.error_code, again.high_watermark), (0, 0));
 }
+
+#[tokio::test]
+async fn a_client_of_before_zstandard_cannot_write_it() {
+    let (_broker, mut connection) = open().await;
+    let mut builder = kafka_wire::record_batch::BatchBuilder::new(128);
+    builder.append(1_750_000_000_000, None, Some(b"x"), &[]);
+    let zstd = Seal::default().compression(kafka_wire::compression::Compression::ZSTD);
+    let records = builder.finish(&zstd).unwrap();
+    for (version, code) in [(6, 76), (7, 0)] {
+        let answer = connection.call(&produce("t", 0, records.clone(), -1), version).await;
+        assert_eq!(answer.responses[0].partition_responses[0].error_code, code, "version {version}");
+    }
+}
