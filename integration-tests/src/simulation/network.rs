@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::node::Node;
-use super::plan::{Plan, Sabotage};
+use super::plan::Plan;
 use super::random::Random;
 use super::tamper::Tamper;
 use super::trace::{Trace, lock};
@@ -338,10 +338,7 @@ impl Carrier {
             let mut bytes = BytesMut::with_capacity(4 + body.len());
             bytes.extend_from_slice(&(body.len() as u32).to_be_bytes());
             bytes.extend_from_slice(&body);
-            let fate = match inner.plan.sabotage {
-                Some(Sabotage::NeverAnswer) if what.is_empty() && link.id >= 2 => Fate::Lost,
-                _ => inner.fate(self.direction, bytes.len()),
-            };
+            let fate = inner.fate(self.direction, bytes.len());
             let (id, size, direction) = (link.id, bytes.len(), self.direction);
             inner.trace.note(format_args!("c{id} {direction:?} {what} of {size} bytes: {fate:?}"));
             let now = Instant::now();

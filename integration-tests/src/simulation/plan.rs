@@ -109,8 +109,6 @@ pub enum Sabotage {
     WrongOffsets,
     /// Some requests are corrupted and answered as written.
     AcknowledgeLost,
-    /// The answers of one connection never come, and the client's own time-outs are taken for hours.
-    NeverAnswer,
 }
 
 /// A producer's settings and everything that happens to it.

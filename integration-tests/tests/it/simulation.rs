@@ -64,9 +64,9 @@ fn explain(plan: &Plan, report: &Report) -> ! {
 
 #[test]
 fn producers_keep_their_promises_whatever_happens() {
-    check_seeds(0..150, Profile::All);
+    check_seeds(0..100, Profile::All);
     for profile in [Profile::Calm, Profile::Network, Profile::Restarts, Profile::Disk, Profile::Retention] {
-        check_seeds(0..15, profile);
+        check_seeds(0..10, profile);
     }
 }
 
