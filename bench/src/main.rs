@@ -50,6 +50,9 @@ enum Command {
         /// Await every delivery, with this project's client; the others have no such switch.
         #[arg(long)]
         await_each: bool,
+        /// Hand over so many records with each call, with this project's client.
+        #[arg(long, value_name = "RECORDS", conflicts_with = "await_each")]
+        at_once: Option<u32>,
     },
     /// Records of 100 bytes from the beginning of a topic with 4 partitions.
     Consume,
@@ -103,8 +106,8 @@ fn run(options: &Options) -> Result<(), String> {
         }
     }
     let work = match options.work {
-        Command::Produce { record_size, compression, await_each } => {
-            Work::Produce(Records { bytes: record_size, compression, await_each })
+        Command::Produce { record_size, compression, await_each, at_once } => {
+            Work::Produce(Records { bytes: record_size, compression, await_each, at_once })
         }
         Command::Consume => Work::Consume,
         Command::Growth => return growth(options),
@@ -113,7 +116,8 @@ fn run(options: &Options) -> Result<(), String> {
     let ours = Peer::Ours.find()?;
     // The topic is made, and for consumers filled, by our own client.
     let filled = if work == Work::Consume { options.records } else { 1 };
-    let filling = Work::Produce(Records { bytes: 100, compression: Codec::None, await_each: false });
+    let filling =
+        Work::Produce(Records { bytes: 100, compression: Codec::None, await_each: false, at_once: None });
     for broker in &options.broker {
         Peer::Ours.run(&ours, filling, &broker.server, &topic, filled, None)?;
     }

@@ -26,6 +26,8 @@ pub(crate) struct Records {
     pub(crate) compression: Codec,
     /// Only this project's client can be asked for it.
     pub(crate) await_each: bool,
+    /// So is this one: how many records are handed over with each call.
+    pub(crate) at_once: Option<u32>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -111,12 +113,15 @@ impl Peer {
         let mut command = Command::new(program);
         let mut stop_after = None;
         match (self, work) {
-            (Self::Ours, Work::Produce(Records { bytes, compression, await_each })) => {
+            (Self::Ours, Work::Produce(Records { bytes, compression, await_each, at_once })) => {
                 command.args(["perf", "produce", "-b", server, "-t", topic, "--partitions", "4", "-n", &n]);
                 command.args(["--record-size", &bytes.to_string(), "-z", compression.name()]);
                 // Where bytes are compressed, every client sends one value again and again: some can do nothing else.
                 command.args((compression != Codec::None).then_some("--same-value"));
                 command.args(await_each.then_some("--await-each"));
+                if let Some(records) = at_once {
+                    command.args(["--at-once", &records.to_string()]);
+                }
             }
             (Self::Ours, Work::Consume) => {
                 command.args(["perf", "consume", "-b", server, "-t", topic, "-n", &n]);

@@ -124,6 +124,8 @@ struct Open {
     closed: bool,
     /// The topic was made anew, and other buffers took this one's place.
     retired: bool,
+    /// How large the last batch became, up to a power of two: what the next one is granted.
+    expected: usize,
 }
 
 #[derive(Debug)]
@@ -132,6 +134,8 @@ struct OpenBatch {
     completion: Arc<Completion>,
     created_at: Instant,
     room: Room,
+    /// How large it may become in `room`.
+    granted: usize,
     /// No record is appended past this size.
     limit: usize,
     /// The wall clock in milliseconds, read now and then.
@@ -167,6 +171,8 @@ pub(super) enum NotNow {
     Failed(SendError),
 }
 
+/// What a partition's first batch is granted at once, however many partitions there are.
+const FIRST_BATCH_BYTES: usize = 1024;
 /// Of a slow stream each record reads the clock; of a fast one, which fills batches, one in so many does.
 const CLOCK_EVERY: i32 = 16;
 
@@ -264,7 +270,7 @@ impl Accumulator {
         let value = record.value.as_ref().map(Data::as_bytes);
         let size = record_size_upper_bound(key, value, record.headers());
         if let Some(batch) = &mut open.batch {
-            if batch.builder.size_bytes() + size <= batch.limit {
+            if batch.builder.size_bytes() + size <= batch.granted || batch.widen(&self.memory, size) {
                 let clock = if batch.builder.count() % CLOCK_EVERY == 0 || batch.builder.count() < 4 {
                     batch.clock = now_millis();
                     batch.clock
@@ -321,20 +327,24 @@ impl Accumulator {
         };
         // No record fits a batch that would fit no request.
         let limit = share.min(self.config.max_request_bytes).max(whole).min(self.config.buffer_memory);
-        let needed = u32::try_from(limit).unwrap_or(u32::MAX);
+        // It begins as large as the last one became, so that thousands of partitions share the memory (KIP-1332); of
+        // few partitions each can have all.
+        let fair_share = self.config.buffer_memory / (4 * self.lanes.load(Ordering::Relaxed).max(1));
+        let granted = open.expected.max(fair_share).max(FIRST_BATCH_BYTES).max(whole).min(limit);
+        let needed = u32::try_from(granted).unwrap_or(u32::MAX);
         let room = match room.take() {
-            Some(room) if room.bytes >= limit => room,
+            Some(room) if room.bytes >= granted => room,
             _ => self.memory.try_take(needed).ok_or(NotNow::NeedsRoom(needed))?,
         };
         let clock = now_millis();
         let timestamp = record.wanted_timestamp().unwrap_or(clock);
         let completion = Completion::new(buffer.lane.name.clone());
-        let mut builder = BatchBuilder::new(limit);
+        let mut builder = BatchBuilder::new(granted);
         let index = builder.append(timestamp, key, value, record.headers());
         let taken = take(Taken { completion: &completion, index: index as u32, timestamp });
         let created_at = Instant::now();
         let full = builder.size_bytes() + size > limit;
-        open.batch = Some(OpenBatch { builder, completion, created_at, room, limit, clock });
+        open.batch = Some(OpenBatch { builder, completion, created_at, room, granted, limit, clock });
         if full {
             self.close(buffer, open);
         } else if !open.listed {
@@ -562,6 +572,26 @@ pub(super) enum Lingering {
     Closed(Batch),
 }
 
+impl OpenBatch {
+    /// Doubles the batch's share of the memory, within its limit, so that another record fits. False if it cannot: the
+    /// batch is full then.
+    #[cold]
+    fn widen(&mut self, memory: &Arc<Memory>, record: usize) -> bool {
+        let needed = self.builder.size_bytes() + record;
+        let wanted = (2 * self.granted).max(needed).min(self.limit);
+        let Ok(more) = u32::try_from(wanted.saturating_sub(self.room.bytes)) else { return false };
+        if needed > wanted {
+            return false;
+        }
+        if more > 0 {
+            let Some(more) = memory.try_take(more) else { return false };
+            self.room.add(more);
+        }
+        self.granted = wanted;
+        true
+    }
+}
+
 impl PartitionBuffer {
     pub(super) fn is_available(&self) -> bool {
         self.available.load(Ordering::Relaxed) && !self.lane.load.is_stalled()
@@ -573,6 +603,7 @@ impl PartitionBuffer {
 
     fn take(&self, open: &mut Open, share: usize) -> Option<Batch> {
         let OpenBatch { builder, completion, created_at, room, .. } = open.batch.take()?;
+        open.expected = builder.size_bytes().next_power_of_two();
         self.sticky.closed(self.index, builder.size_bytes(), share);
         Some(Batch::new(self.lane.clone(), completion, created_at, Some(room), builder))
     }

@@ -103,6 +103,13 @@ impl Memory {
     }
 }
 
+impl Room {
+    /// Joins another room of the same pool to this one.
+    pub(super) fn add(&mut self, mut more: Room) {
+        self.bytes += std::mem::take(&mut more.bytes);
+    }
+}
+
 impl Drop for Room {
     fn drop(&mut self) {
         self.memory.give_back(self.bytes);

@@ -167,8 +167,8 @@ pub(super) async fn run(shared: Arc<Shared>) {
         }
         let now = Instant::now();
         let busy = task.sender.is_saturated();
-        let look_around = busy.then(|| now + BUSY_SLEEP);
-        let wake = [task.sender.next_wake(now), task.next_linger, look_around].into_iter().flatten().min();
+        let look_around = if busy { Some(now + BUSY_SLEEP) } else { task.next_linger };
+        let wake = [task.sender.next_wake(now), look_around].into_iter().flatten().min();
         if !shared.accumulator.may_sleep(task.next_linger.is_some(), busy) {
             continue;
         }
@@ -203,33 +203,36 @@ impl Task {
         let now = Instant::now();
         let accumulator = &self.shared.accumulator;
         let force = flush || accumulator.is_exhausted() || accumulator.is_closed();
-        let news = !self.opened.is_empty();
-        self.lingering.append(&mut self.opened);
-        if force || news || self.next_linger.is_some_and(|at| at <= now) {
-            self.close_due(now, force);
+        // While no broker takes more, a batch that could not leave may as well grow.
+        let due = self.next_linger.is_some_and(|at| at <= now) && !self.sender.is_saturated();
+        let mut listed = Vec::new();
+        if force || due {
+            self.next_linger = None;
+            listed = std::mem::take(&mut self.lingering);
         }
+        // Of thousands of partitions only the new ones are looked at every time.
+        listed.append(&mut self.opened);
+        self.close_due(listed, now, force);
     }
 
-    fn close_due(&mut self, now: Instant, force: bool) {
-        self.next_linger = None;
-        let mut lingering = std::mem::take(&mut self.lingering);
-        lingering.retain(|buffer| match self.shared.accumulator.close_due(buffer, now, force) {
-            Lingering::Nothing => false,
-            Lingering::Until(at) => {
-                self.next_linger = Some(self.next_linger.map_or(at, |next| next.min(at)));
-                true
+    fn close_due(&mut self, listed: Vec<Arc<PartitionBuffer>>, now: Instant, force: bool) {
+        for buffer in listed {
+            match self.shared.accumulator.close_due(&buffer, now, force) {
+                Lingering::Nothing => {}
+                Lingering::Until(at) => {
+                    self.next_linger = Some(self.next_linger.map_or(at, |next| next.min(at)));
+                    self.lingering.push(buffer);
+                }
+                Lingering::Closed(batch) => {
+                    // Batches that filled up meanwhile are older: they come first.
+                    self.shared.accumulator.take_inbox(&mut self.closed, &mut self.opened);
+                    self.enqueue_closed();
+                    self.enqueue(batch);
+                }
             }
-            Lingering::Closed(batch) => {
-                // Batches that filled up meanwhile are older: they come first.
-                self.shared.accumulator.take_inbox(&mut self.closed, &mut self.opened);
-                self.enqueue_closed();
-                self.enqueue(batch);
-                false
-            }
-        });
-        self.lingering = lingering;
-        self.lingering.append(&mut self.opened);
-        if !self.lingering.is_empty() && self.next_linger.is_none() {
+        }
+        if !self.opened.is_empty() {
+            self.lingering.append(&mut self.opened);
             self.next_linger = Some(now);
         }
     }
