@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 use kafka_admin::{Admin, TopicDescription};
-use kafka_client::{Client, ConfigError, wire::ErrorCode};
+use kafka_client::{Client, ClientBuilder, ConfigError, config::Properties, wire::ErrorCode};
 
 use crate::args::{key_value, positive_duration};
 use crate::failure::{Failure, with_causes};
@@ -30,19 +30,18 @@ impl Connection {
     /// A client, after a broker answered.
     pub(crate) async fn connect(&self) -> Result<Client, Failure> {
         let timeout = self.connect_timeout.as_millis().to_string();
-        let defaults = [
-            ("bootstrap.servers".to_owned(), self.bootstrap_server.clone()),
-            ("client.id".to_owned(), "kafka-cli".to_owned()),
+        let defaults = Properties::new([
+            ("bootstrap.servers", self.bootstrap_server.clone()),
+            ("client.id", "kafka-cli".to_owned()),
             // How long the first question may take. Operations that take longer have time-outs of their own.
-            ("default.api.timeout.ms".to_owned(), timeout.clone()),
-            ("socket.connection.setup.timeout.ms".to_owned(), timeout),
-        ];
-        let client = Client::from_properties(defaults.into_iter().chain(self.properties.clone())).map_err(
-            |error| match error {
-                ConfigError::Address(error) => Failure::usage(format!("--bootstrap-server: {error}")),
-                error => Failure::usage(format!("--property: {}", with_causes(&error))),
-            },
-        )?;
+            ("default.api.timeout.ms", timeout.clone()),
+            ("socket.connection.setup.timeout.ms", timeout),
+        ]);
+        let given = Properties::new(self.properties.iter().map(|(key, value)| (key, value.as_str())));
+        let properties = given.map_err(bad_property)?.or(defaults.map_err(bad_property)?);
+        let client = ClientBuilder::from_properties(properties)
+            .and_then(ClientBuilder::build)
+            .map_err(bad_property)?;
         match client.refresh_topics(std::iter::empty::<&str>()).await {
             Ok(_) => Ok(client),
             Err(error) => Err(Failure::failed(format!(
@@ -51,6 +50,13 @@ impl Connection {
                 with_causes(&error),
             ))),
         }
+    }
+}
+
+fn bad_property(error: ConfigError) -> Failure {
+    match error {
+        ConfigError::Address(error) => Failure::usage(format!("--bootstrap-server: {error}")),
+        error => Failure::usage(format!("--property: {}", with_causes(&error))),
     }
 }
 

@@ -45,7 +45,8 @@ impl ClientBuilder {
         }
     }
 
-    pub(super) fn from_properties(properties: Properties) -> Result<Self, ConfigError> {
+    /// Options that start from Kafka's own keys, as [`Client::from_properties`] does.
+    pub fn from_properties(properties: Properties) -> Result<Self, ConfigError> {
         let bootstrap =
             properties.get("bootstrap.servers").ok_or(ConfigError::Missing { key: "bootstrap.servers" })?;
         let mut builder = Self::new(bootstrap);
@@ -65,6 +66,9 @@ impl ClientBuilder {
             if let Some(span) = properties.millis(key)? {
                 *place = span;
             }
+        }
+        if let Some(limit) = properties.bytes("receive.message.max.bytes")? {
+            builder.max_frame_bytes = limit;
         }
         if let Some(create) = properties.flag("allow.auto.create.topics")? {
             builder.auto_create_topics = create;

@@ -298,6 +298,7 @@ impl Options {
         let text = |key: &str| properties.get(key).map(str::to_owned);
         self.group = text("group.id").or(self.group.take());
         self.instance_id = text("group.instance.id").or(self.instance_id.take());
+        self.rack = text("client.rack").filter(|rack| !rack.is_empty()).or(self.rack.take());
         for (key, place) in [
             ("session.timeout.ms", &mut self.session_timeout),
             ("heartbeat.interval.ms", &mut self.heartbeat_interval),
@@ -320,6 +321,7 @@ impl Options {
         for (key, place) in [
             ("fetch.max.bytes", &mut self.fetch_max_bytes),
             ("max.partition.fetch.bytes", &mut self.max_partition_bytes),
+            ("max.buffered.bytes", &mut self.max_buffered_bytes),
         ] {
             if let Some(bytes) = properties.bytes(key)? {
                 *place = bytes;

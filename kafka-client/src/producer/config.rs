@@ -9,7 +9,7 @@ use super::partitioner::{Partitioning, PartitioningOptions};
 use super::sender::{Acks, SenderConfig};
 use super::{Producer, ProducerOptions};
 use crate::client::Client;
-use crate::config::{ConfigError, Properties, invalid};
+use crate::config::{ConfigError, Properties, bounded, invalid};
 
 /// Options of a [`Producer`]. Defaults are Java's, as of Kafka 4.
 #[derive(Debug, Clone)]
@@ -21,6 +21,7 @@ pub struct ProducerBuilder {
     idempotence: Option<bool>,
     linger: Duration,
     batch_size: usize,
+    batch_size_given: bool,
     buffer_memory: usize,
     max_request_size: usize,
     max_in_flight: usize,
@@ -55,6 +56,7 @@ impl ProducerBuilder {
             idempotence: None,
             linger: Duration::from_millis(5),
             batch_size: 16 * 1024,
+            batch_size_given: false,
             buffer_memory: 32 * 1024 * 1024,
             max_request_size: 1024 * 1024,
             max_in_flight: MAX_IN_FLIGHT,
@@ -91,6 +93,30 @@ impl ProducerBuilder {
                 *place = size;
             }
         }
+        // The default gives way to a smaller buffer; a size that was asked for does not.
+        self.batch_size_given = properties.get("batch.size").is_some();
+        for (key, place) in [
+            ("partitioner.ignore.keys", &mut self.ignore_keys),
+            ("partitioner.adaptive.partitioning.enable", &mut self.adaptive),
+        ] {
+            if let Some(flag) = properties.flag(key)? {
+                *place = flag;
+            }
+        }
+        if let Some(timeout) = properties.millis("partitioner.availability.timeout.ms")? {
+            self.availability_timeout = timeout;
+        }
+        if let Some(name) = properties.get("partitioner.class").filter(|name| !name.is_empty()) {
+            self.partitioning = name
+                .parse()
+                .map_err(|()| invalid("partitioner.class", name, "a partitioner's name in librdkafka, or RoundRobinPartitioner; give your own to the builder"))?;
+        }
+        if let Some(retries) = properties.parsed("retries", "a number, 0 or more")? {
+            self.retries = retries;
+        }
+        if properties.flag("enable.gapless.guarantee")? == Some(true) {
+            self.on_data_loss = DataLoss::Stop;
+        }
         self.delivery_timeout = properties.millis("delivery.timeout.ms")?;
         self.idempotence = properties.flag("enable.idempotence")?;
         if let Some(acks) = properties.get("acks") {
@@ -106,10 +132,21 @@ impl ProducerBuilder {
                 .parse()
                 .map_err(|_| invalid("compression.type", codec, "none, gzip, snappy, lz4 or zstd"))?;
         }
-        let gzip = properties.parsed("compression.gzip.level", "a level from 1 to 9")?;
-        let zstd = properties.parsed("compression.zstd.level", "a level from -7 to 22")?;
+        self.read_levels(properties)
+    }
+
+    fn read_levels(&mut self, properties: &Properties) -> Result<(), ConfigError> {
+        let level =
+            |key| properties.parsed::<i32>(key, "a level, or -1").map(|level| level.filter(|&n| n != -1));
+        let any = level("compression.level")?;
+        let gzip = level("compression.gzip.level")?.or(any);
+        let zstd = properties.parsed("compression.zstd.level", "a level from -131072 to 22")?.or(any);
         match (&mut self.compression, gzip, zstd) {
-            (Compression::Gzip(level), Some(wanted), _) => *level = wanted,
+            (Compression::Gzip(level), Some(wanted), _) => {
+                let wanted = u32::try_from(wanted).ok().filter(|wanted| (1..=9).contains(wanted));
+                *level = wanted
+                    .ok_or_else(|| invalid("compression.level", any.unwrap_or(0), "1 to 9 for gzip"))?;
+            }
             (Compression::Zstd(level), _, Some(wanted)) => *level = wanted,
             _ => {}
         }
@@ -123,7 +160,7 @@ impl ProducerBuilder {
     }
 
     /// Whether a retry can write a record twice or out of order (`enable.idempotence`). Default: it cannot, unless
-    /// `acks` is less than all.
+    /// `acks` is less than all or there are no retries.
     pub fn idempotence(mut self, enable: bool) -> Self {
         self.idempotence = Some(enable);
         self
@@ -141,6 +178,7 @@ impl ProducerBuilder {
     /// of its own.
     pub fn batch_size(mut self, bytes: usize) -> Self {
         self.batch_size = bytes;
+        self.batch_size_given = true;
         self
     }
 
@@ -191,6 +229,7 @@ impl ProducerBuilder {
     }
 
     /// How often a batch may be sent again (`retries`). Default without a limit: `delivery.timeout` is the better one.
+    /// 0 turns idempotence off, which retries safely.
     pub fn retries(mut self, retries: u32) -> Self {
         self.retries = retries;
         self
@@ -232,17 +271,22 @@ impl ProducerBuilder {
     /// The producer. Its task starts with the first record; nothing connects before.
     pub fn build(self) -> Result<Producer, ConfigError> {
         self.from_properties.clone()?;
-        let idempotent = self.idempotence.unwrap_or(self.acks == Acks::All);
+        // As in Java, idempotence that nobody asked for gives way.
+        let idempotent = self.idempotence.unwrap_or(self.acks == Acks::All && self.retries > 0);
         if idempotent && self.acks != Acks::All {
             return Err(invalid("acks", self.acks.code(), "all, because enable.idempotence is set"));
+        }
+        if idempotent && self.retries == 0 {
+            return Err(invalid("retries", 0, "1 or more, because enable.idempotence is set"));
         }
         if self.max_in_flight == 0 || (idempotent && self.max_in_flight > MAX_IN_FLIGHT) {
             let expected = "1 to 5 (more only without idempotence)";
             return Err(invalid("max.in.flight.requests.per.connection", self.max_in_flight, expected));
         }
-        let request_timeout = self.request_timeout.unwrap_or_else(|| self.client.request_timeout());
-        let shortest = self.linger.saturating_add(request_timeout);
-        let delivery_timeout = match self.delivery_timeout {
+        let request_timeout = bounded(self.request_timeout.unwrap_or_else(|| self.client.request_timeout()));
+        let linger = bounded(self.linger);
+        let shortest = linger.saturating_add(request_timeout);
+        let delivery_timeout = match self.delivery_timeout.map(bounded) {
             Some(timeout) if timeout < shortest => {
                 let expected = "at least linger.ms plus request.timeout.ms";
                 return Err(invalid("delivery.timeout.ms", timeout.as_millis(), expected));
@@ -257,6 +301,10 @@ impl ProducerBuilder {
                 return Err(invalid(key, bytes, "more than 0"));
             }
         }
+        if self.batch_size_given && self.batch_size > self.buffer_memory {
+            let expected = "at least batch.size; no batch could ever be full";
+            return Err(invalid("buffer.memory", self.buffer_memory, expected));
+        }
         if self.batch_size > MAX_BATCH_SIZE {
             return Err(invalid("batch.size", self.batch_size, "at most 1 GiB"));
         }
@@ -267,7 +315,7 @@ impl ProducerBuilder {
         };
         let accumulator = AccumulatorConfig {
             batch_size: self.batch_size,
-            linger: self.linger,
+            linger,
             buffer_memory: self.buffer_memory,
             max_request_bytes: self.max_request_size,
             compresses: self.compression != Compression::None,
@@ -289,7 +337,7 @@ impl ProducerBuilder {
         };
         let options = ProducerOptions {
             sender,
-            max_block: self.max_block,
+            max_block: bounded(self.max_block),
             request_timeout,
             interceptors: self.interceptors,
         };
