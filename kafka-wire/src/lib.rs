@@ -1,7 +1,7 @@
 //! What a Kafka client and a Kafka broker share: bytes, not sockets.
 //!
 //! - [`frame`]: bytes to whole frames, messages to segments for a vectored write, bounded decoding
-//! - [`messages`] and [`protocol`]: Kafka's requests and responses, from the `kafka-protocol` crate
+//! - [`messages`] and [`protocol`]: Kafka's requests and responses, from the `kafka-protocol` crate, and those it lacks
 //! - [`records`]: the records of Kafka's internal topics, generated from its schemas
 //! - [`record_batch`]: batches of records, built in place and read without copying
 //! - [`compression`], [`varint`], [`murmur2`], [`error_code`], [`versions`]: the small parts
@@ -21,9 +21,11 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod codec;
 pub mod compression;
 pub mod error_code;
 pub mod frame;
+pub mod messages;
 pub mod murmur2;
 pub mod record_batch;
 pub mod records;
@@ -33,8 +35,6 @@ pub mod varint;
 pub mod versions;
 
 pub use error_code::ErrorCode;
-/// Kafka's requests and responses, generated from its schemas.
-pub use kafka_protocol::messages;
 /// The traits that messages implement, and their string type.
 pub use kafka_protocol::protocol;
 pub use kafka_protocol::protocol::{

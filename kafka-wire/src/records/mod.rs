@@ -1,4 +1,5 @@
-//! The records of Kafka's internal topics: `__consumer_offsets`, `__transaction_state` and `__cluster_metadata`.
+//! The records of Kafka's internal topics: `__consumer_offsets`, `__transaction_state`, `__share_group_state` and
+//! `__cluster_metadata`.
 //!
 //! The structs are generated from the schemas in Kafka's jars (`cargo xtask generate`) behind `kafka-protocol`'s traits. This
 //! module adds how Kafka frames them inside a record: coordinator keys and values behind two bytes (Kafka's
@@ -14,7 +15,6 @@
 //! # Ok::<(), records::RecordError>(())
 //! ```
 
-mod codec;
 mod schemas;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -22,7 +22,7 @@ use kafka_protocol::protocol::{Decodable, Encodable, Message};
 
 pub use schemas::*;
 
-use crate::varint;
+use crate::{codec, varint};
 
 /// A generated record.
 pub trait Record: Message + Encodable + Decodable {

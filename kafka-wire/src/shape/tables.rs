@@ -3469,7 +3469,7 @@ pub(super) static SHARE_FETCH_RESPONSE: Shape = shape(
                                 field("LeaderEpoch", since(0), Fixed(4)),
                             ]),
                         ),
-                        field("Records", since(0), Bytes).nullable(v(0, 0)),
+                        field("Records", since(0), Bytes),
                         field(
                             "AcquiredRecords",
                             since(0),

@@ -1,8 +1,8 @@
 //! The tables against `kafka-protocol`'s decoders: frames drawn from a shape, in every API and version, must be exactly
 //! what the decoder reads; damaged frames must fail the check or decode without harm.
 
+use crate::messages::*;
 use bytes::{BufMut, Bytes, BytesMut};
-use kafka_protocol::messages::*;
 use kafka_protocol::protocol::{Decodable, Encodable, Message, Request};
 use proptest::prelude::*;
 

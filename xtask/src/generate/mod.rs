@@ -21,12 +21,15 @@ pub(crate) fn run(root: &Path, check: bool) -> Result<(), String> {
     let messages = read_schemas(&jars, "kafka-clients", "common/message/")?;
     let mut records = read_schemas(&jars, "kafka-group-coordinator", "common/message/")?;
     records.extend(read_schemas(&jars, "kafka-transaction-coordinator", "common/message/")?);
+    records.extend(read_schemas(&jars, "kafka-share-coordinator", "common/message/")?);
     records.extend(read_schemas(&jars, "kafka-metadata", "common/metadata/")?);
 
     let wire = root.join("kafka-wire/src");
     let schemas = Path::new("records/schemas");
     let files = records::files(&records)?;
     let mut files: Vec<_> = files.into_iter().map(|(name, text)| (schemas.join(name), text)).collect();
+    let own_messages = records::messages(&messages)?;
+    files.extend(own_messages.into_iter().map(|(name, text)| (Path::new("messages").join(name), text)));
     files.push((PathBuf::from("shape/tables.rs"), shapes::tables(&messages)));
 
     let mut stale = Vec::new();
@@ -41,8 +44,9 @@ pub(crate) fn run(root: &Path, check: bool) -> Result<(), String> {
             write(&path, &text)?;
         }
     }
-    let orphans = orphans(&wire.join("records/schemas"), &files);
-    for orphan in &orphans {
+    let mut gone = orphans(&wire.join("records/schemas"), &files);
+    gone.extend(orphans(&wire.join("messages"), &files));
+    for orphan in &gone {
         stale.push(format!("{} (no longer generated)", orphan.display()));
         if !check {
             std::fs::remove_file(orphan).map_err(|error| format!("{}: {error}", orphan.display()))?;

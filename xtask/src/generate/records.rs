@@ -1,4 +1,5 @@
-//! Writes `kafka-wire/src/records/schemas/`: one module for each record of Kafka's internal topics.
+//! Writes `kafka-wire/src/records/schemas/`, one module for each record of Kafka's internal topics, and
+//! `kafka-wire/src/messages/`, one for each request and response that `kafka-protocol` lacks or has in old versions only.
 
 use std::fmt::Write as _;
 
@@ -16,8 +17,46 @@ const COORDINATOR_RECORDS: &[&str] = &[
     "ConsumerGroupTargetAssignmentMetadata",
     "GroupMetadata",
     "OffsetCommit",
+    "ShareGroupCurrentMemberAssignment",
+    "ShareGroupMemberMetadata",
+    "ShareGroupMetadata",
+    "ShareGroupStatePartitionMetadata",
+    "ShareGroupTargetAssignmentMember",
+    "ShareGroupTargetAssignmentMetadata",
+    "ShareSnapshot",
+    "ShareUpdate",
     "TransactionLog",
 ];
+
+/// The APIs whose requests and responses `kafka-protocol` lacks, or does not have in the versions of Kafka 4.3.
+const APIS: &[&str] = &["DescribeShareGroupOffsets", "ShareAcknowledge", "ShareFetch"];
+
+/// File names and contents of the requests and responses, before rustfmt.
+pub(crate) fn messages(schemas: &[Schema]) -> Result<Vec<(String, String)>, String> {
+    let is_wanted = |schema: &&Schema| {
+        let api = schema.name.strip_suffix(if schema.kind == "request" { "Request" } else { "Response" });
+        api.is_some_and(|api| APIS.contains(&api))
+    };
+    let wanted: Vec<_> = schemas.iter().filter(is_wanted).collect();
+    let mut list = super::BANNER.to_owned();
+    list.push_str(
+        "\n//! Kafka's requests and responses: `kafka-protocol`'s, and those generated here that it lacks or has in older\n\
+         //! versions only. They take the place of its own under the same names; their strings are plain `StrBytes`.\n\n",
+    );
+    for schema in &wanted {
+        let _ = writeln!(list, "pub mod {};", snake_case(&schema.name));
+    }
+    list.push_str("\npub use kafka_protocol::messages::*;\n");
+    for schema in &wanted {
+        let _ = writeln!(list, "pub use {}::{};", snake_case(&schema.name), schema.name);
+    }
+    let mut files = vec![("mod.rs".to_owned(), list)];
+    for schema in wanted {
+        let text = module(schema).map_err(|error| format!("{}: {error}", schema.name))?;
+        files.push((format!("{}.rs", snake_case(&schema.name)), text));
+    }
+    Ok(files)
+}
 
 /// File names and contents, before rustfmt.
 pub(crate) fn files(schemas: &[Schema]) -> Result<Vec<(String, String)>, String> {
@@ -50,7 +89,7 @@ fn modules(schemas: &[&Schema]) -> Result<String, String> {
         metadata.push((schema.api_key.ok_or("a metadata record without a key")?, &schema.name));
     }
     metadata.sort_unstable();
-    out.push_str("use super::codec::Result;\n");
+    out.push_str("use crate::codec::Result;\n");
     out.push_str("use kafka_protocol::protocol::buf::{ByteBuf, ByteBufMut};\n");
     out.push_str("use kafka_protocol::protocol::{Decodable, Encodable, Message, VersionRange};\n");
     out.push_str(
@@ -104,13 +143,20 @@ fn variant(name: &str) -> &str {
 
 fn module(schema: &Schema) -> Result<String, String> {
     let key = schema.api_key.ok_or("no key")?;
-    let place = match (schema.kind.as_str(), schema.name.starts_with("TransactionLog")) {
-        ("metadata", _) => "A record of `__cluster_metadata`",
-        ("coordinator-key", false) => "A key in `__consumer_offsets`",
-        ("coordinator-value", false) => "A value in `__consumer_offsets`",
-        ("coordinator-key", true) => "A key in `__transaction_state`",
-        ("coordinator-value", true) => "A value in `__transaction_state`",
-        (kind, _) => return Err(format!("no place for a {kind}")),
+    let topic = match schema.name.as_str() {
+        name if name.starts_with("TransactionLog") => "`__transaction_state`",
+        name if name.starts_with("ShareSnapshot") || name.starts_with("ShareUpdate") => {
+            "`__share_group_state`"
+        }
+        _ => "`__consumer_offsets`",
+    };
+    let place = match schema.kind.as_str() {
+        "metadata" => "A record of `__cluster_metadata`".to_owned(),
+        "coordinator-key" => format!("A key in {topic}"),
+        "coordinator-value" => format!("A value in {topic}"),
+        "request" => "A request".to_owned(),
+        "response" => "A response".to_owned(),
+        kind => return Err(format!("no place for a {kind}")),
     };
     let mut structs = Vec::new();
     collect(&schema.name, &schema.fields, &mut structs)?;
@@ -139,8 +185,7 @@ fn module(schema: &Schema) -> Result<String, String> {
     }
     let flexible = if schema.flexible.is_empty() { "" } else { ", Tagged" };
     let value = if body.contains("Value::read") || body.contains(".write(out, at)") { ", Value" } else { "" };
-    let _ =
-        write!(out, "\nuse crate::records::codec::{{self, At, Fields, Result, Sink{flexible}{value}}};\n");
+    let _ = write!(out, "\nuse crate::codec::{{self, At, Fields, Result, Sink{flexible}{value}}};\n");
     out.push_str(&body);
     Ok(out)
 }
@@ -207,12 +252,24 @@ impl Struct<'_> {
             out.push_str(if flexible { "unknown_tagged_fields: BTreeMap::new(),\n" } else { "" });
             out.push_str("}\n}\n}\n");
         }
-        self.setters(out, key);
+        let is_rpc = matches!(schema.kind.as_str(), "request" | "response");
+        self.setters(out, key.filter(|_| !is_rpc));
         self.fields_impl(out)?;
-        if key.is_some() {
+        if let Some(key) = key {
             let Versions { first, last } = schema.versions;
             let flexible_from = flexible.then_some(schema.flexible.first);
-            let _ = write!(out, "\ncodec::message!({name}, {first}, {last}, {flexible_from:?});\n");
+            if is_rpc && !schema.flexible.covers(schema.versions) {
+                return Err("headers of versions that are not flexible: teach the generator".to_owned());
+            }
+            let what = match schema.kind.as_str() {
+                "request" => {
+                    let response = name.replace("Request", "Response");
+                    format!("request!({name}, {key}, super::{response}")
+                }
+                "response" => format!("with_header!({name}, 1"),
+                _ => format!("record!({name}"),
+            };
+            let _ = write!(out, "\ncodec::{what}, {first}, {last}, {flexible_from:?});\n");
         }
         Ok(())
     }
@@ -252,7 +309,11 @@ impl Struct<'_> {
             if uses_at { "at" } else { "_at" }
         );
         for field in &plain {
-            let write = format!("self.{}.write(out, at)?;\n", ident(field));
+            let write = match (&field.kind, field.nullable.is_empty()) {
+                // A struct's own method, where both traits have one.
+                (Kind::Struct { .. }, true) => format!("Fields::write(&self.{}, out, at)?;\n", ident(field)),
+                _ => format!("self.{}.write(out, at)?;\n", ident(field)),
+            };
             self.guarded_write(out, field, &write)?;
         }
         if flexible {

@@ -88,8 +88,9 @@ impl Schema {
         let name = string(&json, "name")?;
         let versions = versions(&json, "validVersions")?.unwrap_or(Versions::NONE);
         let common = list(&json, "commonStructs");
-        let fields =
+        let mut fields =
             parse_fields(list(&json, "fields"), common).map_err(|error| format!("{name}: {error}"))?;
+        forget_removed_nulls(&mut fields, versions);
         Ok(Self {
             kind: string(&json, "type")?,
             api_key: json.get("apiKey").and_then(Value::as_i64).and_then(|key| i16::try_from(key).ok()),
@@ -100,6 +101,22 @@ impl Schema {
             versions,
             fields,
         })
+    }
+}
+
+/// A field that was nullable only in versions which are valid no more is not nullable.
+fn forget_removed_nulls(fields: &mut [Field], valid: Versions) {
+    for field in fields {
+        if field.nullable.intersect(valid).is_empty() {
+            field.nullable = Versions::NONE;
+        }
+        let mut kind = &mut field.kind;
+        while let Kind::Array(element) = kind {
+            kind = element;
+        }
+        if let Kind::Struct { fields, .. } = kind {
+            forget_removed_nulls(fields, valid);
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use kafka_protocol::protocol::StrBytes;
 use kafka_protocol::protocol::buf::ByteBuf;
 use uuid::Uuid;
 
-use crate::records::codec::{self, At, Fields, Result, Sink, Tagged, Value};
+use crate::codec::{self, At, Fields, Result, Sink, Tagged, Value};
 
 /// A record of `__cluster_metadata`, version 0.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -123,4 +123,4 @@ impl Fields for AccessControlEntryRecord {
     }
 }
 
-codec::message!(AccessControlEntryRecord, 0, 0, Some(0));
+codec::record!(AccessControlEntryRecord, 0, 0, Some(0));

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use kafka_protocol::protocol::StrBytes;
 use kafka_protocol::protocol::buf::ByteBuf;
 
-use crate::records::codec::{self, At, Fields, Result, Sink, Tagged};
+use crate::codec::{self, At, Fields, Result, Sink, Tagged};
 
 /// A record of `__cluster_metadata`, version 0.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -56,4 +56,4 @@ impl Fields for BeginTransactionRecord {
     }
 }
 
-codec::message!(BeginTransactionRecord, 0, 0, Some(0));
+codec::record!(BeginTransactionRecord, 0, 0, Some(0));

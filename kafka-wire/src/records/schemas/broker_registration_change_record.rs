@@ -8,7 +8,7 @@ use bytes::Bytes;
 use kafka_protocol::protocol::buf::ByteBuf;
 use uuid::Uuid;
 
-use crate::records::codec::{self, At, Fields, Result, Sink, Tagged, Value};
+use crate::codec::{self, At, Fields, Result, Sink, Tagged, Value};
 
 /// A record of `__cluster_metadata`, versions 0 to 3.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -127,4 +127,4 @@ impl Fields for BrokerRegistrationChangeRecord {
     }
 }
 
-codec::message!(BrokerRegistrationChangeRecord, 0, 3, Some(0));
+codec::record!(BrokerRegistrationChangeRecord, 0, 3, Some(0));

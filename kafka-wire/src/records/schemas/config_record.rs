@@ -8,7 +8,7 @@ use bytes::Bytes;
 use kafka_protocol::protocol::StrBytes;
 use kafka_protocol::protocol::buf::ByteBuf;
 
-use crate::records::codec::{self, At, Fields, Result, Sink, Tagged, Value};
+use crate::codec::{self, At, Fields, Result, Sink, Tagged, Value};
 
 /// A record of `__cluster_metadata`, version 0.
 #[derive(Clone, Debug, PartialEq)]
@@ -94,4 +94,4 @@ impl Fields for ConfigRecord {
     }
 }
 
-codec::message!(ConfigRecord, 0, 0, Some(0));
+codec::record!(ConfigRecord, 0, 0, Some(0));

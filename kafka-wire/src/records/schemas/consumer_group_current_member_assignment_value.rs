@@ -8,7 +8,7 @@ use bytes::Bytes;
 use kafka_protocol::protocol::buf::ByteBuf;
 use uuid::Uuid;
 
-use crate::records::codec::{self, At, Fields, Result, Sink, Tagged, Value};
+use crate::codec::{self, At, Fields, Result, Sink, Tagged, Value};
 
 /// A value in `__consumer_offsets`, version 0.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -92,7 +92,7 @@ impl Fields for ConsumerGroupCurrentMemberAssignmentValue {
     }
 }
 
-codec::message!(ConsumerGroupCurrentMemberAssignmentValue, 0, 0, Some(0));
+codec::record!(ConsumerGroupCurrentMemberAssignmentValue, 0, 0, Some(0));
 
 /// A part of [`ConsumerGroupCurrentMemberAssignmentValue`].
 #[derive(Clone, Debug, Default, PartialEq)]

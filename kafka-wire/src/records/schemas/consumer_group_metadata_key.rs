@@ -5,7 +5,7 @@
 use kafka_protocol::protocol::StrBytes;
 use kafka_protocol::protocol::buf::ByteBuf;
 
-use crate::records::codec::{self, At, Fields, Result, Sink, Value};
+use crate::codec::{self, At, Fields, Result, Sink, Value};
 
 /// A key in `__consumer_offsets`, version 0.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -38,4 +38,4 @@ impl Fields for ConsumerGroupMetadataKey {
     }
 }
 
-codec::message!(ConsumerGroupMetadataKey, 0, 0, None);
+codec::record!(ConsumerGroupMetadataKey, 0, 0, None);

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use kafka_protocol::protocol::buf::ByteBuf;
 
-use crate::records::codec::{self, At, Fields, Result, Sink, Tagged, Value};
+use crate::codec::{self, At, Fields, Result, Sink, Tagged, Value};
 
 /// A value in `__consumer_offsets`, version 0.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -65,4 +65,4 @@ impl Fields for ConsumerGroupMetadataValue {
     }
 }
 
-codec::message!(ConsumerGroupMetadataValue, 0, 0, Some(0));
+codec::record!(ConsumerGroupMetadataValue, 0, 0, Some(0));

@@ -9,7 +9,7 @@ use kafka_protocol::protocol::StrBytes;
 use kafka_protocol::protocol::buf::ByteBuf;
 use uuid::Uuid;
 
-use crate::records::codec::{self, At, Fields, Result, Sink, Tagged, Value};
+use crate::codec::{self, At, Fields, Result, Sink, Tagged, Value};
 
 /// A value in `__consumer_offsets`, version 0.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -50,7 +50,7 @@ impl Fields for ConsumerGroupPartitionMetadataValue {
     }
 }
 
-codec::message!(ConsumerGroupPartitionMetadataValue, 0, 0, Some(0));
+codec::record!(ConsumerGroupPartitionMetadataValue, 0, 0, Some(0));
 
 /// A part of [`ConsumerGroupPartitionMetadataValue`].
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use kafka_protocol::protocol::StrBytes;
 use kafka_protocol::protocol::buf::ByteBuf;
 
-use crate::records::codec::{self, At, Fields, Result, Sink, Tagged, Value};
+use crate::codec::{self, At, Fields, Result, Sink, Tagged, Value};
 
 /// A value in `__consumer_offsets`, version 0.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -72,4 +72,4 @@ impl Fields for ConsumerGroupRegularExpressionValue {
     }
 }
 
-codec::message!(ConsumerGroupRegularExpressionValue, 0, 0, Some(0));
+codec::record!(ConsumerGroupRegularExpressionValue, 0, 0, Some(0));

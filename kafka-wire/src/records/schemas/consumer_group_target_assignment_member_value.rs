@@ -8,7 +8,7 @@ use bytes::Bytes;
 use kafka_protocol::protocol::buf::ByteBuf;
 use uuid::Uuid;
 
-use crate::records::codec::{self, At, Fields, Result, Sink, Tagged, Value};
+use crate::codec::{self, At, Fields, Result, Sink, Tagged, Value};
 
 /// A value in `__consumer_offsets`, version 0.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -50,7 +50,7 @@ impl Fields for ConsumerGroupTargetAssignmentMemberValue {
     }
 }
 
-codec::message!(ConsumerGroupTargetAssignmentMemberValue, 0, 0, Some(0));
+codec::record!(ConsumerGroupTargetAssignmentMemberValue, 0, 0, Some(0));
 
 /// A part of [`ConsumerGroupTargetAssignmentMemberValue`].
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use kafka_protocol::protocol::buf::ByteBuf;
 
-use crate::records::codec::{self, At, Fields, Result, Sink, Tagged};
+use crate::codec::{self, At, Fields, Result, Sink, Tagged};
 
 /// A record of `__cluster_metadata`, version 0.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -38,4 +38,4 @@ impl Fields for EndTransactionRecord {
     }
 }
 
-codec::message!(EndTransactionRecord, 0, 0, Some(0));
+codec::record!(EndTransactionRecord, 0, 0, Some(0));

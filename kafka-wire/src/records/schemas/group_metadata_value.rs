@@ -8,7 +8,7 @@ use bytes::Bytes;
 use kafka_protocol::protocol::StrBytes;
 use kafka_protocol::protocol::buf::ByteBuf;
 
-use crate::records::codec::{self, At, Fields, Result, Sink, Tagged, Value};
+use crate::codec::{self, At, Fields, Result, Sink, Tagged, Value};
 
 /// A value in `__consumer_offsets`, versions 0 to 4.
 #[derive(Clone, Debug, PartialEq)]
@@ -122,7 +122,7 @@ impl Fields for GroupMetadataValue {
     }
 }
 
-codec::message!(GroupMetadataValue, 0, 4, Some(4));
+codec::record!(GroupMetadataValue, 0, 4, Some(4));
 
 /// A part of [`GroupMetadataValue`].
 #[derive(Clone, Debug, PartialEq)]

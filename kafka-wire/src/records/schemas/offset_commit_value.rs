@@ -9,7 +9,7 @@ use kafka_protocol::protocol::StrBytes;
 use kafka_protocol::protocol::buf::ByteBuf;
 use uuid::Uuid;
 
-use crate::records::codec::{self, At, Fields, Result, Sink, Tagged, Value};
+use crate::codec::{self, At, Fields, Result, Sink, Tagged, Value};
 
 /// A value in `__consumer_offsets`, versions 0 to 4.
 #[derive(Clone, Debug, PartialEq)]
@@ -132,4 +132,4 @@ impl Fields for OffsetCommitValue {
     }
 }
 
-codec::message!(OffsetCommitValue, 0, 4, Some(4));
+codec::record!(OffsetCommitValue, 0, 4, Some(4));

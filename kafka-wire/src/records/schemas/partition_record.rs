@@ -8,7 +8,7 @@ use bytes::Bytes;
 use kafka_protocol::protocol::buf::ByteBuf;
 use uuid::Uuid;
 
-use crate::records::codec::{self, At, Fields, Result, Sink, Tagged, Value};
+use crate::codec::{self, At, Fields, Result, Sink, Tagged, Value};
 
 /// A record of `__cluster_metadata`, versions 0 to 2.
 #[derive(Clone, Debug, PartialEq)]
@@ -217,4 +217,4 @@ impl Fields for PartitionRecord {
     }
 }
 
-codec::message!(PartitionRecord, 0, 2, Some(0));
+codec::record!(PartitionRecord, 0, 2, Some(0));

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use kafka_protocol::protocol::buf::ByteBuf;
 
-use crate::records::codec::{self, At, Fields, Result, Sink, Tagged, Value};
+use crate::codec::{self, At, Fields, Result, Sink, Tagged, Value};
 
 /// A record of `__cluster_metadata`, version 0.
 #[derive(Clone, Debug, PartialEq)]
@@ -77,4 +77,4 @@ impl Fields for ProducerIdsRecord {
     }
 }
 
-codec::message!(ProducerIdsRecord, 0, 0, Some(0));
+codec::record!(ProducerIdsRecord, 0, 0, Some(0));

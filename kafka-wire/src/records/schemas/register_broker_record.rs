@@ -9,7 +9,7 @@ use kafka_protocol::protocol::StrBytes;
 use kafka_protocol::protocol::buf::ByteBuf;
 use uuid::Uuid;
 
-use crate::records::codec::{self, At, Fields, Result, Sink, Tagged, Value};
+use crate::codec::{self, At, Fields, Result, Sink, Tagged, Value};
 
 /// A record of `__cluster_metadata`, versions 0 to 4.
 #[derive(Clone, Debug, PartialEq)]
@@ -198,7 +198,7 @@ impl Fields for RegisterBrokerRecord {
     }
 }
 
-codec::message!(RegisterBrokerRecord, 0, 4, Some(0));
+codec::record!(RegisterBrokerRecord, 0, 4, Some(0));
 
 /// A part of [`RegisterBrokerRecord`].
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -9,7 +9,7 @@ use kafka_protocol::protocol::StrBytes;
 use kafka_protocol::protocol::buf::ByteBuf;
 use uuid::Uuid;
 
-use crate::records::codec::{self, At, Fields, Result, Sink, Tagged, Value};
+use crate::codec::{self, At, Fields, Result, Sink, Tagged, Value};
 
 /// A record of `__cluster_metadata`, version 0.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -93,7 +93,7 @@ impl Fields for RegisterControllerRecord {
     }
 }
 
-codec::message!(RegisterControllerRecord, 0, 0, Some(0));
+codec::record!(RegisterControllerRecord, 0, 0, Some(0));
 
 /// A part of [`RegisterControllerRecord`].
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use kafka_protocol::protocol::buf::ByteBuf;
 use uuid::Uuid;
 
-use crate::records::codec::{self, At, Fields, Result, Sink, Tagged, Value};
+use crate::codec::{self, At, Fields, Result, Sink, Tagged, Value};
 
 /// A record of `__cluster_metadata`, version 0.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -49,4 +49,4 @@ impl Fields for RemoveAccessControlEntryRecord {
     }
 }
 
-codec::message!(RemoveAccessControlEntryRecord, 0, 0, Some(0));
+codec::record!(RemoveAccessControlEntryRecord, 0, 0, Some(0));

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use kafka_protocol::protocol::StrBytes;
 use kafka_protocol::protocol::buf::ByteBuf;
 
-use crate::records::codec::{self, At, Fields, Result, Sink, Tagged, Value};
+use crate::codec::{self, At, Fields, Result, Sink, Tagged, Value};
 
 /// A value in `__transaction_state`, versions 0 to 1.
 #[derive(Clone, Debug, PartialEq)]
@@ -203,7 +203,7 @@ impl Fields for TransactionLogValue {
     }
 }
 
-codec::message!(TransactionLogValue, 0, 1, Some(1));
+codec::record!(TransactionLogValue, 0, 1, Some(1));
 
 /// A part of [`TransactionLogValue`].
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -1,4 +1,4 @@
-//! How the generated records read and write their fields; every length is checked against the bytes that are left.
+//! How generated messages read and write their fields; every length is checked against the bytes that are left.
 
 use std::collections::BTreeMap;
 
@@ -302,7 +302,7 @@ pub(super) fn not_in_version(field: &str, at: At) -> Error {
     Error::msg(format!("{field} is set and cannot be written in version {}", at.version))
 }
 
-/// Implements `kafka-protocol`'s traits for a generated record.
+/// Implements `kafka-protocol`'s traits for a generated message.
 macro_rules! message {
     ($name:ident, $first:literal, $last:literal, $flexible:expr) => {
         impl ::kafka_protocol::protocol::Message for $name {
@@ -333,13 +333,48 @@ macro_rules! message {
                 Fields::read(buf, codec::at(version, $first, $last, $flexible)?)
             }
         }
+    };
+}
+pub(super) use message;
+
+/// The same for a record of an internal topic, which has a key.
+macro_rules! record {
+    ($name:ident, $($versions:tt)*) => {
+        codec::message!($name, $($versions)*);
 
         impl $crate::records::Record for $name {
             const API_KEY: i16 = $name::API_KEY;
         }
     };
 }
-pub(super) use message;
+pub(super) use record;
+
+/// The same for a request or a response, whose header is of version `$header` (all generated ones are flexible).
+macro_rules! with_header {
+    ($name:ident, $header:literal, $($versions:tt)*) => {
+        codec::message!($name, $($versions)*);
+
+        impl ::kafka_protocol::protocol::HeaderVersion for $name {
+            fn header_version(_version: i16) -> i16 {
+                $header
+            }
+        }
+    };
+}
+pub(super) use with_header;
+
+/// The same for a request, which names its response.
+macro_rules! request {
+    ($name:ident, $key:literal, $response:ty, $($versions:tt)*) => {
+        codec::with_header!($name, 2, $($versions)*);
+
+        impl ::kafka_protocol::protocol::Request for $name {
+            const KEY: i16 = $key;
+            type Response = $response;
+        }
+    };
+}
+pub(super) use request;
 
 /// `flexible_from` is the first version with compact lengths, `None` if there is none.
 pub(super) fn at(version: i16, first: i16, last: i16, flexible_from: Option<i16>) -> Result<At> {
