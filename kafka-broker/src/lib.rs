@@ -24,6 +24,7 @@ mod clock;
 mod cluster;
 mod config;
 mod control;
+mod coordinator_log;
 mod data_dir;
 mod dispatch;
 mod faults;

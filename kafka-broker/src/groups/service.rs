@@ -9,9 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
 use kafka_wire::ErrorCode;
-use kafka_wire::record_batch::{BatchBuilder, RecordBatch, Seal};
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use tokio::sync::{Notify, oneshot};
@@ -20,16 +18,12 @@ use tokio::time::Instant;
 use super::record::GroupRecord;
 use super::{CallId, Coordinator, Decision, GroupConfig, Now, Response, partition_for};
 use crate::config::broker::BrokerConfig;
-use crate::log::Origin;
+use crate::coordinator_log;
 use crate::partition::Partition;
 use crate::state::BrokerState;
 
 /// Where groups and offsets rest.
 pub(crate) const OFFSETS_TOPIC: &str = "__consumer_offsets";
-/// How much of the log one read asks for while a coordinator loads (`offsets.load.buffer.size`).
-const LOAD_BYTES: usize = 5 * 1024 * 1024;
-/// No batch of the coordinator's own is larger; one of Kafka's could be compressed.
-const MAX_DECOMPRESSED_BYTES: usize = 64 * 1024 * 1024;
 /// How long an answer waits until the in-sync replicas have what it rests on (`offsets.commit.timeout.ms`).
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the timer sleeps when no coordinator has anything to wait for.
@@ -269,7 +263,11 @@ impl Shard {
         now: Now,
     ) -> Result<Self, ErrorCode> {
         let mut coordinator = Coordinator::new(config.clone(), now);
-        replay(&partition, &mut coordinator, now)?;
+        coordinator_log::replay(&partition, |_, key, value| {
+            let record = GroupRecord::decode(key, value)?;
+            record.into_iter().for_each(|record| coordinator.replay(&record, now));
+            Ok(())
+        })?;
         let decision = coordinator.loaded(now);
         let mut shard = Self { partition, epoch, coordinator, waiting: FxHashMap::default() };
         shard.settle(decision, now);
@@ -297,74 +295,9 @@ impl Shard {
         if records.is_empty() {
             return Ok(());
         }
-        let batch = encode(records, now.ms).map_err(|reason| {
-            tracing::error!(partition = self.partition.name(), reason, "group records cannot be encoded");
-            ErrorCode::UnknownServerError
-        })?;
-        self.partition.append(batch, Origin::Coordinator, now.ms).map_err(|refused| match refused.code {
-            ErrorCode::NotLeaderOrFollower => ErrorCode::NotCoordinator,
-            ErrorCode::NotEnoughReplicas => ErrorCode::CoordinatorNotAvailable,
-            code => code,
-        })?;
+        coordinator_log::append(&self.partition, records.iter().map(GroupRecord::encode), now.ms)?;
         Ok(())
     }
-}
-
-fn encode(records: &[GroupRecord], now_ms: i64) -> Result<Bytes, String> {
-    let mut batch = BatchBuilder::new(1024);
-    for record in records {
-        let (key, value) = record.encode().map_err(|error| error.to_string())?;
-        batch.append(now_ms, Some(&key), value.as_deref(), &[]);
-    }
-    batch.finish(&Seal::default()).map_err(|error| error.to_string())
-}
-
-/// Reads the whole partition back into a coordinator. A record that cannot be read is passed over, loudly.
-fn replay(partition: &Partition, coordinator: &mut Coordinator, now: Now) -> Result<(), ErrorCode> {
-    let (mut offset, end) = {
-        let log = partition.lock()?;
-        (log.log_start_offset(), log.log_end_offset())
-    };
-    let passed_over = |offset: i64, reason: &dyn std::fmt::Display| {
-        tracing::error!(partition = partition.name(), offset, %reason, "record of a group passed over");
-    };
-    while offset < end {
-        let mut bytes = partition.lock()?.read(offset, LOAD_BYTES, true)?;
-        let before = offset;
-        while let Ok(Some(batch)) = RecordBatch::split_from(&mut bytes) {
-            offset = offset.max(batch.next_offset());
-            if batch.is_control() {
-                continue;
-            }
-            let records = match batch.records(MAX_DECOMPRESSED_BYTES) {
-                Ok(records) => records,
-                Err(error) => {
-                    passed_over(batch.base_offset(), &error);
-                    continue;
-                }
-            };
-            for record in records {
-                let record = match record {
-                    Ok(record) => record,
-                    Err(error) => {
-                        passed_over(batch.base_offset(), &error);
-                        break;
-                    }
-                };
-                let Some(key) = record.key else { continue };
-                match GroupRecord::decode(key, record.value) {
-                    Ok(Some(decoded)) => coordinator.replay(&decoded, now),
-                    Ok(None) => {}
-                    Err(error) => passed_over(record.offset, &error),
-                }
-            }
-        }
-        if offset == before {
-            tracing::error!(partition = partition.name(), offset, "the log of groups cannot be read further");
-            return Err(ErrorCode::KafkaStorageError);
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -374,10 +307,12 @@ mod tests {
         OffsetCommitRequestPartition, OffsetCommitRequestTopic,
     };
     use kafka_wire::messages::{GroupId, OffsetCommitRequest, TopicName};
+    use kafka_wire::record_batch::{BatchBuilder, Seal};
 
     use super::super::Commit;
     use super::*;
     use crate::Broker;
+    use crate::log::Origin;
 
     fn commit(topic: &str, offset: i64) -> OffsetCommitRequest {
         let partition =
