@@ -34,7 +34,7 @@ pub struct Broker {
     pub(crate) cluster: Arc<Cluster>,
     pub(crate) clock: Clock,
     profile: Profile,
-    configs: Vec<(String, String)>,
+    configs: Configs,
     pub(crate) nodes: Mutex<BTreeMap<i32, Slot>>,
     #[cfg(test)]
     first: Arc<crate::state::BrokerState>,
@@ -117,7 +117,19 @@ pub struct Builder {
     node_id: i32,
     nodes: usize,
     profile: Profile,
-    configs: Vec<(String, String)>,
+    configs: Configs,
+}
+
+/// What was set, for every node or for one.
+#[derive(Debug, Clone, Default)]
+struct Configs(Vec<(Option<i32>, String, String)>);
+
+impl Configs {
+    /// What holds for a node; the last call for a key wins.
+    fn of(&self, node_id: i32) -> Vec<(String, String)> {
+        let meant = self.0.iter().filter(|(node, ..)| node.is_none_or(|node| node == node_id));
+        meant.map(|(_, key, value)| (key.clone(), value.clone())).collect()
+    }
 }
 
 impl Builder {
@@ -166,7 +178,13 @@ impl Builder {
     /// Sets a configuration by Kafka's key, such as `num.partitions` or `log.retention.ms`. The last call for a key
     /// wins.
     pub fn config(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
-        self.configs.push((key.into(), value.into()));
+        self.configs.0.push((None, key.into(), value.into()));
+        self
+    }
+
+    /// As [`config`](Self::config), for one node: its `broker.rack`, say.
+    pub fn node_config(mut self, node_id: i32, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.configs.0.push((Some(node_id), key.into(), value.into()));
         self
     }
 
@@ -178,7 +196,7 @@ impl Builder {
         if !(1..=MAX_NODES).contains(&self.nodes) || (self.nodes > 1 && self.memory_disk.is_some()) {
             return Err(StartError::Nodes { nodes: self.nodes });
         }
-        let config = BrokerConfig::new(self.profile, &self.configs)?;
+        let config = BrokerConfig::new(self.profile, &self.configs.of(self.node_id))?;
         let clock = Clock::start();
         let mut listeners = Vec::with_capacity(self.nodes);
         for (number, node_id) in (0..self.nodes).zip(self.node_id..) {
@@ -196,7 +214,7 @@ impl Builder {
         let mut first = None;
         for ((node_id, listener, addr, host, port), logs) in listeners.into_iter().zip(opened.logs) {
             let node = Node { node_id, addr, host, port, logs };
-            let config = BrokerConfig::new(self.profile, &self.configs)?;
+            let config = BrokerConfig::new(self.profile, &self.configs.of(node_id))?;
             let running = node.start(listener, config, clock, &opened.cluster, is_alone).await?;
             first.get_or_insert((addr, Arc::clone(&running.state)));
             nodes.insert(node_id, Slot { node, running: Some(running) });
@@ -329,7 +347,7 @@ impl Broker {
             node_id: 1,
             nodes: 1,
             profile: Profile::default(),
-            configs: Vec::new(),
+            configs: Configs::default(),
         }
     }
 
@@ -358,8 +376,8 @@ impl Broker {
         &self.first
     }
 
-    pub(crate) fn config(&self) -> Result<BrokerConfig, ConfigError> {
-        BrokerConfig::new(self.profile, &self.configs)
+    pub(crate) fn config_of(&self, node_id: i32) -> Result<BrokerConfig, ConfigError> {
+        BrokerConfig::new(self.profile, &self.configs.of(node_id))
     }
 
     /// Opens a connection in memory to the first node that runs: the same protocol without a socket.

@@ -141,7 +141,7 @@ impl<'a> Control<'a> {
         let listener = TcpListener::bind(node.addr).await;
         let listener =
             listener.map_err(|source| StartError::Listen { addr: node.addr.to_string(), source })?;
-        let config = self.broker.config().map_err(StartError::from)?;
+        let config = self.broker.config_of(node_id).map_err(StartError::from)?;
         let running = node.start(listener, config, self.broker.clock, &self.broker.cluster, is_alone).await?;
         if let Some(slot) = self.broker.nodes.lock().get_mut(&node_id) {
             slot.node = node;
@@ -255,7 +255,7 @@ impl<'a> Control<'a> {
 
     /// Tells the controller that a node is gone.
     fn fence(&self, node_id: i32) -> Result<(), ControlError> {
-        let unclean = self.broker.config().map_err(StartError::from)?.unclean_leader_election();
+        let unclean = self.broker.config_of(node_id).map_err(StartError::from)?.unclean_leader_election();
         let now_ms = self.broker.clock.now_ms();
         Ok(self.broker.cluster.change(now_ms, |image| Ok(elections::fence(image, node_id, unclean)))?)
     }

@@ -16,6 +16,12 @@ pub(crate) fn random() -> Uuid {
     }
 }
 
+/// A random number, such as a fetch session is known by.
+pub(crate) fn random_i32() -> i32 {
+    let [a, b, c, d, ..] = Uuid::new_v4().into_bytes();
+    i32::from_be_bytes([a, b, c, d])
+}
+
 /// Kafka's text form of an id.
 pub(crate) fn to_text(id: Uuid) -> String {
     let bits = id.as_u128();

@@ -28,6 +28,7 @@ mod coordinator_log;
 mod data_dir;
 mod dispatch;
 mod faults;
+mod fetch_session;
 mod folder;
 mod group_commit;
 mod groups;

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use kafka_wire::StrBytes;
+use parking_lot::Mutex;
 use tokio::io::DuplexStream;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -17,6 +18,7 @@ use crate::cluster::record::MetadataRecord;
 use crate::cluster::topics::Refusal;
 use crate::cluster::{Cluster, METADATA_VERSION};
 use crate::config::broker::BrokerConfig;
+use crate::fetch_session::FetchSessions;
 use crate::folder::Logs;
 use crate::groups::service::Groups;
 use crate::groups::{self, GroupConfig};
@@ -161,6 +163,7 @@ pub(crate) fn open_state(
         port,
         fetch_max_bytes: config.fetch_max_bytes(),
         groups: Groups::new(GroupConfig::new(&config)),
+        fetch_sessions: Mutex::new(FetchSessions::new(config.max_fetch_sessions())),
         config,
         clock,
         cluster,

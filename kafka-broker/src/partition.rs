@@ -54,6 +54,14 @@ struct State {
     hosted: Hosted,
 }
 
+/// Whose log will do for a reader.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Readers {
+    Leader,
+    /// Consumers may read committed records from followers (KIP-392).
+    AnyReplica,
+}
+
 /// Where an append went.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Written {
@@ -181,6 +189,11 @@ impl Partition {
 
     /// The leader's log, locked, if the epoch that a client believes in is ours (KIP-320). Negative: it does not say.
     pub(crate) fn lock_in_epoch(&self, claimed: i32) -> Result<Log<'_>, ErrorCode> {
+        self.lock_for(Readers::Leader, claimed)
+    }
+
+    /// As [`lock_in_epoch`](Self::lock_in_epoch), for readers who may be content with a follower.
+    pub(crate) fn lock_for(&self, readers: Readers, claimed: i32) -> Result<Log<'_>, ErrorCode> {
         let state = self.state.lock();
         let leader_epoch = state.leader_epoch;
         match claimed {
@@ -188,7 +201,9 @@ impl Partition {
             claimed if claimed < leader_epoch => return Err(ErrorCode::FencedLeaderEpoch),
             _ => return Err(ErrorCode::UnknownLeaderEpoch),
         }
-        state.leads()?;
+        if !(readers == Readers::AnyReplica && matches!(state.hosted, Hosted::Online(_))) {
+            state.leads()?;
+        }
         match MutexGuard::try_map(state, State::replica) {
             Ok(replica) => Ok(Log { replica, leader_epoch }),
             Err(_) => Err(ErrorCode::KafkaStorageError),

@@ -141,12 +141,13 @@ impl Replica {
         Ok(())
     }
 
-    /// Takes over what the leader says is committed.
-    pub(crate) fn follow_high_watermark(&mut self, leaders: i64) {
+    /// Takes over what the leader says is committed. Returns whether that is news.
+    pub(crate) fn follow_high_watermark(&mut self, leaders: i64) -> bool {
         let end = self.log.log_end_offset();
-        if let Role::Follower { high_watermark } = &mut self.role {
-            *high_watermark = (*high_watermark).max(leaders.min(end));
-        }
+        let Role::Follower { high_watermark } = &mut self.role else { return false };
+        let before = *high_watermark;
+        *high_watermark = before.max(leaders.min(end));
+        *high_watermark > before
     }
 }
 

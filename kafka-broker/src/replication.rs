@@ -89,6 +89,15 @@ impl Leader {
         self.followers.iter().map(|follower| follower.node_id)
     }
 
+    /// The in-sync follower among `nodes` that has the record at `offset` and is the furthest
+    /// (`RackAwareReplicaSelector`).
+    pub(crate) fn follower_among(&self, nodes: &[i32], offset: i64) -> Option<i32> {
+        let able = self.followers.iter().filter(|it| {
+            nodes.contains(&it.node_id) && self.isr.contains(&it.node_id) && it.log_end_offset >= offset
+        });
+        able.max_by_key(|it| (it.log_end_offset, it.caught_up_ms)).map(|it| it.node_id)
+    }
+
     /// Whether enough replicas are in sync for a write that all of them must have.
     pub(crate) fn has_min_insync(&self) -> bool {
         self.isr.len() >= self.min_insync

@@ -8,13 +8,14 @@ use parking_lot::Mutex;
 use uuid::Uuid;
 
 use crate::clock::Clock;
-use crate::cluster::image::Image;
+use crate::cluster::image::{BrokerImage, Image};
 use crate::cluster::record::{ConfigResource, MetadataRecord, PartitionState};
 use crate::cluster::topics::{self as decisions, CreatedTopic, Limits, NewTopic, Refusal, refuse};
 use crate::cluster::{Cluster, Controller};
 use crate::config::broker::BrokerConfig;
 use crate::config::topic::TopicConfig;
 use crate::faults::Faults;
+use crate::fetch_session::FetchSessions;
 use crate::folder::Logs;
 use crate::groups::service::{Groups, OFFSETS_TOPIC};
 use crate::ids;
@@ -42,6 +43,7 @@ pub(crate) struct BrokerState {
     pub(crate) logs: Logs,
     pub(crate) producer_ids: Mutex<ProducerIds>,
     pub(crate) groups: Groups,
+    pub(crate) fetch_sessions: Mutex<FetchSessions>,
     pub(crate) faults: Faults,
 }
 
@@ -141,6 +143,19 @@ impl BrokerState {
                 tracing::warn!(partition = partition.name(), %error, "deleted partition's files remain");
             }
         }
+    }
+
+    /// The nodes that a client in `rack` is sent to for reading where they follow (KIP-392): none if this node is as
+    /// near, or `replica.selector.class` does not ask for it.
+    pub(crate) fn nodes_near(&self, rack: &str) -> Vec<i32> {
+        if rack.is_empty() || !self.config.selects_by_rack() || self.config.given("broker.rack") == Some(rack)
+        {
+            return Vec::new();
+        }
+        let is_near = |broker: &BrokerImage| broker.rack.as_deref() == Some(rack);
+        self.cluster.read(|image, _| {
+            image.live_brokers().filter(|(_, broker)| is_near(broker)).map(|(node_id, _)| node_id).collect()
+        })
     }
 
     fn limits(&self, max_partitions: usize) -> Limits {

@@ -1,5 +1,6 @@
 //! ListOffsets: a partition's first, last or by-time offset.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use kafka_wire::error_code::ErrorCode;
@@ -33,10 +34,14 @@ pub(crate) async fn handle(
         .iter()
         .map(|topic| {
             let hosted = state.topics.by_name(&topic.name);
+            let mut asked_for = HashMap::new();
+            topic.partitions.iter().for_each(|it| *asked_for.entry(it.partition_index).or_insert(0) += 1);
             let partitions = topic.partitions.iter().map(|asked| {
                 let index = asked.partition_index;
                 let partition = hosted.as_ref().and_then(|hosted| hosted.partition(index));
                 let found = match partition {
+                    // Which of two answers would be meant? (`KafkaApis.handleListOffsetRequest`)
+                    _ if asked_for.get(&index) != Some(&1) => Err(ErrorCode::InvalidRequest),
                     Some(partition) => find(&partition, asked, version),
                     None => Err(ErrorCode::UnknownTopicOrPartition),
                 };
@@ -69,10 +74,11 @@ fn find(partition: &Partition, asked: &ListOffsetsPartition, version: i16) -> Re
     Ok(match asked.timestamp {
         // Without transactions, the last stable offset is the high watermark.
         special::LATEST => FoundOffset { leader_epoch: log.leader_epoch(), ..at(log.high_watermark()) },
-        special::EARLIEST | special::EARLIEST_LOCAL => at(log.log_start_offset()),
+        special::EARLIEST => at(log.log_start_offset()),
+        special::EARLIEST_LOCAL if version >= 8 => at(log.log_start_offset()),
         special::MAX_TIMESTAMP if version >= 7 => log.max_timestamp()?.unwrap_or(none),
         special::LATEST_TIERED if version >= 9 => none,
-        special::EARLIEST_PENDING_UPLOAD => none,
+        special::EARLIEST_PENDING_UPLOAD if version >= 11 => none,
         timestamp if timestamp < 0 => return Err(ErrorCode::UnsupportedVersion),
         timestamp => log.by_timestamp(timestamp)?.unwrap_or(none),
     })

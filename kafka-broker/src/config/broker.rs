@@ -11,6 +11,9 @@ use super::{ConfigDef, ConfigError, Kind, check, find};
 
 const NEVER: &str = "9223372036854775807";
 
+/// Sends consumers to a follower in their rack (KIP-392).
+const RACK_AWARE: &str = "org.apache.kafka.common.replica.RackAwareReplicaSelector";
+
 macro_rules! keys {
     ($($name:literal $kind:expr, $default:expr, $doc:literal;)*) => {
         &[$(ConfigDef { name: $name, kind: $kind, default: $default, doc: $doc },)*]
@@ -66,6 +69,7 @@ pub(crate) const TABLE: &[ConfigDef] = keys! {
     "log.segment.bytes" Kind::int(1_048_576), Some("1073741824"), "Default of the topic key segment.bytes.";
     "log.segment.delete.delay.ms" Kind::long(0), Some("60000"), "Default of the topic key file.delete.delay.ms.";
     "max.connections" Kind::int(0), Some("2147483647"), "The most open connections; one more is closed at once.";
+    "max.incremental.fetch.session.cache.slots" Kind::int(0), Some("1000"), "The most fetch sessions that a node remembers.";
     "max.request.partition.size.limit" Kind::int(1), Some("2000"), "The most partitions that one DescribeTopicPartitions answer holds.";
     "message.max.bytes" Kind::int(0), Some("1048588"), "Default of the topic key max.message.bytes.";
     "min.insync.replicas" Kind::int(1), Some("1"), "Default of the topic key min.insync.replicas.";
@@ -78,6 +82,7 @@ pub(crate) const TABLE: &[ConfigDef] = keys! {
     "offsets.topic.segment.bytes" Kind::int(1), Some("104857600"), "Segment size of __consumer_offsets, in bytes.";
     "producer.id.expiration.ms" Kind::int(1), Some("86400000"), "How long a partition remembers an idle producer's sequence numbers, in milliseconds.";
     "replica.lag.time.max.ms" Kind::long(1), Some("30000"), "A replica that was not caught up with its leader for this long is not in sync any more, in milliseconds.";
+    "replica.selector.class" Kind::OneOf(&[RACK_AWARE, "org.apache.kafka.common.replica.LeaderSelector"]), None, "Which replica a consumer is told to read from; the rack-aware one: a follower in the consumer's rack.";
     "socket.request.max.bytes" Kind::int(1), Some("104857600"), "The largest request, in bytes; a connection that announces more is closed.";
     "unclean.leader.election.enable" Kind::Boolean, Some("false"), "Default of the topic key unclean.leader.election.enable.";
 };
@@ -209,6 +214,7 @@ numbers! {
     flush_check_interval_ms: i64 = "log.flush.scheduler.interval.ms";
     retention_check_interval_ms: i64 = "log.retention.check.interval.ms";
     max_connections: usize = "max.connections";
+    max_fetch_sessions: usize = "max.incremental.fetch.session.cache.slots";
     max_described_partitions: i32 = "max.request.partition.size.limit";
     num_partitions: i32 = "num.partitions";
     offset_metadata_max_bytes: usize = "offset.metadata.max.bytes";
@@ -248,6 +254,10 @@ impl BrokerConfig {
     /// The value that was given for a key at start, if one was.
     pub(crate) fn given(&self, key: &str) -> Option<&str> {
         self.given.get(key).map(String::as_str)
+    }
+
+    pub(crate) fn selects_by_rack(&self) -> bool {
+        self.given("replica.selector.class") == Some(RACK_AWARE)
     }
 
     /// Replaces what was altered while the broker ran.

@@ -101,7 +101,10 @@ impl Partition {
         let Some(replica) = state.replica().filter(|replica| !replica.is_leader()) else { return Ok(None) };
         let mut batches = copied.batches.into_iter();
         let appended = batches.try_for_each(|batches| replica.log.append_as_follower(batches, now_ms));
-        replica.follow_high_watermark(copied.high_watermark);
+        if replica.follow_high_watermark(copied.high_watermark) {
+            // Consumers may read here as well (KIP-392). How many bytes that is nobody counts: they look.
+            self.waiters.wake_all();
+        }
         appended.map_err(|error| self.refusal(error).code)?;
         // Records that were deleted on the leader are deleted here as soon as they are here.
         let start = copied.log_start_offset.min(replica.log.log_end_offset());

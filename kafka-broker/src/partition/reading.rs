@@ -1,4 +1,4 @@
-//! What handlers read of a partition that this node leads.
+//! What handlers read of a partition that this node holds.
 
 use bytes::Bytes;
 use kafka_wire::error_code::ErrorCode;
@@ -8,7 +8,7 @@ use crate::log::{FoundOffset, ReadError};
 use crate::replica::{Replica, Role, keep_below};
 use crate::scatter::Records;
 
-/// The log of a partition that this node leads, locked, with answers in the wire's terms.
+/// The log of a partition, locked, with answers in the wire's terms.
 pub(crate) struct Log<'a> {
     pub(super) replica: MappedMutexGuard<'a, Replica>,
     pub(super) leader_epoch: i32,
@@ -45,6 +45,14 @@ impl Log<'_> {
         match &self.replica.role {
             Role::Leader(leading) => leading.core.has_reached_epoch(),
             Role::Sole | Role::Follower { .. } => true,
+        }
+    }
+
+    /// As the leader: the in-sync follower among `nodes` that has the record at `offset` (KIP-392).
+    pub(crate) fn follower_near(&self, nodes: &[i32], offset: i64) -> Option<i32> {
+        match &self.replica.role {
+            Role::Leader(leading) if !nodes.is_empty() => leading.core.follower_among(nodes, offset),
+            _ => None,
         }
     }
 

@@ -10,6 +10,7 @@
 mod altered;
 mod compaction;
 mod connection;
+mod fetch_sessions;
 mod groups;
 mod hostile;
 mod long_poll;
