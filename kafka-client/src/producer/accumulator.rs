@@ -339,7 +339,7 @@ impl Accumulator {
         let clock = now_millis();
         let timestamp = record.wanted_timestamp().unwrap_or(clock);
         let completion = Completion::new(buffer.lane.name.clone());
-        let mut builder = BatchBuilder::new(granted);
+        let mut builder = BatchBuilder::with_buffer(room.buffers().take(BatchBuilder::buffer_bytes(granted)));
         let index = builder.append(timestamp, key, value, record.headers());
         let taken = take(Taken { completion: &completion, index: index as u32, timestamp });
         let created_at = Instant::now();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use bytes::Bytes;
-use kafka_wire::compression::Compression;
+use kafka_wire::compression::{Compression, Compressor};
 use kafka_wire::record_batch::{
     BATCH_HEADER_BYTES, BatchBuilder, RecordBatch, Seal, SealError, add_to_sequence, record_size_upper_bound,
     reseal_for_producer,
@@ -12,6 +12,7 @@ use kafka_wire::record_batch::{
 use kafka_wire::{ErrorCode, Uuid};
 use tokio::time::Instant;
 
+use super::buffers::Buffers;
 use super::delivery::{Completion, Outcome};
 use super::memory::Room;
 use super::ratio::Ratio;
@@ -125,16 +126,27 @@ enum Contents {
 
 /// A batch's records on their way through the codec, apart from the batch so that the batch keeps its place.
 #[derive(Debug)]
-pub(super) struct Uncompressed(BatchBuilder);
+pub(super) struct Uncompressed {
+    builder: BatchBuilder,
+    buffers: Option<Arc<Buffers>>,
+}
 
 impl Uncompressed {
     pub(super) fn size_bytes(&self) -> usize {
-        self.0.size_bytes()
+        self.builder.size_bytes()
     }
 
     /// Compresses; takes as long as the codec does.
-    pub(super) fn compress(self, codec: Compression) -> Result<Bytes, SealError> {
-        self.0.finish(&Seal::default().compression(codec))
+    pub(super) fn compress(
+        self,
+        codec: Compression,
+        compressor: &mut Compressor,
+    ) -> Result<Bytes, SealError> {
+        let compressed = self.builder.finish_compressed(&Seal::default().compression(codec), compressor);
+        if let Some(buffers) = self.buffers {
+            buffers.give(self.builder.into_buffer());
+        }
+        compressed
     }
 }
 
@@ -189,7 +201,9 @@ impl Batch {
     /// was done before.
     pub(super) fn take_uncompressed(&mut self, ticket: u64) -> Option<Uncompressed> {
         match std::mem::replace(&mut self.contents, Contents::Away(ticket)) {
-            Contents::Building(builder) => Some(Uncompressed(builder)),
+            Contents::Building(builder) => {
+                Some(Uncompressed { builder, buffers: self.room.as_ref().map(|room| room.buffers().clone()) })
+            }
             other => {
                 self.contents = other;
                 None
@@ -207,6 +221,9 @@ impl Batch {
 
     pub(super) fn compressed(&mut self, bytes: Bytes) {
         self.lane.ratio.observe(self.raw_bytes, bytes.len());
+        if let Some(room) = &mut self.room {
+            room.shrink_to(bytes.len());
+        }
         self.sealed_under = None;
         self.contents = Contents::Sealed(bytes);
     }
@@ -218,7 +235,11 @@ impl Batch {
                 let seal = sequence.map_or_else(Seal::default, |s| {
                     Seal::idempotent(s.identity.producer_id, s.identity.epoch, s.base)
                 });
-                builder.finish(&seal)?
+                let buffer = builder.finish_in_place(&seal)?;
+                match &self.room {
+                    Some(room) => room.buffers().lend(buffer),
+                    None => buffer.into(),
+                }
             }
             Contents::Sealed(bytes) => match sequence {
                 Some(s) if self.sealed_under != sequence => {

@@ -5,9 +5,14 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
+use super::buffers::Buffers;
+
 /// Memory that comes back while somebody waits is handed on in pieces of this size at least. Whoever waits then fills
 /// many batches at a time, instead of being woken for each.
 const MAX_PIECE: usize = 512 * 1024;
+
+/// The part of all the memory that is kept at most while nobody uses it.
+const KEPT_PART: usize = 4;
 
 /// A fair pool of bytes: whoever waits longest is served first, however much others ask for.
 #[derive(Debug)]
@@ -16,6 +21,8 @@ pub(super) struct Memory {
     total: usize,
     piece: usize,
     state: Mutex<State>,
+    /// Used again by the next batches; they are not counted, since every batch that is open or under way is.
+    pub(super) buffers: Arc<Buffers>,
 }
 
 #[derive(Debug, Default)]
@@ -42,6 +49,7 @@ impl Memory {
             total,
             piece: MAX_PIECE.min(total / 8),
             state: Mutex::default(),
+            buffers: Buffers::new(total / KEPT_PART),
         })
     }
 
@@ -80,6 +88,7 @@ impl Memory {
     /// Nobody gets anything from now on.
     pub(super) fn close(&self) {
         self.free.close();
+        self.buffers.clear();
     }
 
     fn taken(self: &Arc<Self>, bytes: u32) -> Room {
@@ -104,6 +113,20 @@ impl Memory {
 }
 
 impl Room {
+    /// Where the bytes' memory comes from and goes to.
+    pub(super) fn buffers(&self) -> &Arc<Buffers> {
+        &self.memory.buffers
+    }
+
+    /// Gives back what is beyond `bytes`.
+    pub(super) fn shrink_to(&mut self, bytes: usize) {
+        let spare = self.bytes.saturating_sub(bytes);
+        self.bytes -= spare;
+        if spare > 0 {
+            self.memory.give_back(spare);
+        }
+    }
+
     /// Joins another room of the same pool to this one.
     pub(super) fn add(&mut self, mut more: Room) {
         self.bytes += std::mem::take(&mut more.bytes);

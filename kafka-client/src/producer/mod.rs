@@ -21,6 +21,7 @@
 
 mod accumulator;
 mod batch;
+mod buffers;
 mod config;
 mod delivery;
 mod error;

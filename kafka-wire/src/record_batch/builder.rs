@@ -10,7 +10,7 @@ use super::{
     PRODUCER_EPOCH_AT, PRODUCER_ID_AT, RECORD_COUNT_AT, TRANSACTIONAL, TimestampType, patch,
     patch_leader_epoch, seal_crc,
 };
-use crate::compression::{Compression, CompressionError, compress};
+use crate::compression::{Compression, CompressionError, CompressionType, Compressor};
 use crate::varint::{
     MAX_VARINT_BYTES, MAX_VARLONG_BYTES, SCRATCH_BYTES, Scratch, put_varint, varint_size, varlong_size,
     zigzag, zigzag_long,
@@ -109,7 +109,12 @@ const SLACK_BYTES: usize = MAX_VARINT_BYTES + 2 * SCRATCH_BYTES;
 impl BatchBuilder {
     /// A batch whose buffer has room for `capacity` bytes, header included; it grows when records need more.
     pub fn new(capacity: usize) -> Self {
-        Self::with_buffer(Vec::with_capacity(capacity.max(BATCH_HEADER_BYTES) + SLACK_BYTES))
+        Self::with_buffer(Vec::with_capacity(Self::buffer_bytes(capacity)))
+    }
+
+    /// The capacity of a buffer that never grows while a batch of `size` bytes is written to it.
+    pub const fn buffer_bytes(size: usize) -> usize {
+        (if size > BATCH_HEADER_BYTES { size } else { BATCH_HEADER_BYTES }) + SLACK_BYTES
     }
 
     /// A batch in a buffer of the caller's, which is cleared first.
@@ -219,18 +224,38 @@ impl BatchBuilder {
 
     /// Writes the header, compresses if asked to, and computes the checksum.
     pub fn finish(self, seal: &Seal) -> Result<Bytes, SealError> {
-        let mut buf = match seal.compression {
-            Compression::None => self.buf,
-            codec => {
-                let mut packed = Vec::with_capacity(self.buf.len() / 2);
-                packed.resize(BATCH_HEADER_BYTES, 0);
-                compress(codec, self.buf.get(BATCH_HEADER_BYTES..).unwrap_or_default(), &mut packed)?;
-                packed
-            }
-        };
-        let length = i32::try_from(buf.len() - BATCH_LOG_OVERHEAD)
-            .map_err(|_| SealError::TooLarge { size: buf.len() })?;
-        let mut attributes = i16::from(seal.compression.kind().id());
+        match seal.compression {
+            Compression::None => self.finish_in_place(seal).map(Bytes::from),
+            _ => self.finish_compressed(seal, &mut Compressor::default()),
+        }
+    }
+
+    /// [`finish`](Self::finish) without compression, whatever the seal says: the batch in the builder's own buffer.
+    pub fn finish_in_place(mut self, seal: &Seal) -> Result<Vec<u8>, SealError> {
+        let mut batch = std::mem::take(&mut self.buf);
+        self.put_batch_header(seal, CompressionType::None, &mut batch)?;
+        Ok(batch)
+    }
+
+    /// [`finish`](Self::finish) by a compressor that is used again. The builder's own buffer may be too, by
+    /// [`into_buffer`](Self::into_buffer).
+    pub fn finish_compressed(&self, seal: &Seal, compressor: &mut Compressor) -> Result<Bytes, SealError> {
+        let records = self.buf.get(BATCH_HEADER_BYTES..).unwrap_or_default();
+        let mut batch = vec![0; BATCH_HEADER_BYTES];
+        compressor.compress(seal.compression, records, &mut batch)?;
+        self.put_batch_header(seal, seal.compression.kind(), &mut batch)?;
+        Ok(batch.into())
+    }
+
+    fn put_batch_header(
+        &self,
+        seal: &Seal,
+        codec: CompressionType,
+        batch: &mut [u8],
+    ) -> Result<(), SealError> {
+        let length = i32::try_from(batch.len() - BATCH_LOG_OVERHEAD)
+            .map_err(|_| SealError::TooLarge { size: batch.len() })?;
+        let mut attributes = i16::from(codec.id());
         for (flag, set) in [
             (LOG_APPEND_TIME, seal.timestamp_type == TimestampType::LogAppendTime),
             (TRANSACTIONAL, seal.transactional),
@@ -240,20 +265,20 @@ impl BatchBuilder {
                 attributes |= flag;
             }
         }
-        patch(&mut buf, BASE_OFFSET_AT, seal.base_offset.to_be_bytes());
-        patch(&mut buf, LENGTH_AT, length.to_be_bytes());
-        patch_leader_epoch(&mut buf, seal.leader_epoch);
-        patch(&mut buf, MAGIC_AT, [MAGIC]);
-        patch(&mut buf, ATTRIBUTES_AT, attributes.to_be_bytes());
-        patch(&mut buf, LAST_OFFSET_DELTA_AT, (self.count - 1).to_be_bytes());
-        patch(&mut buf, BASE_TIMESTAMP_AT, self.base_timestamp.to_be_bytes());
-        patch(&mut buf, MAX_TIMESTAMP_AT, self.max_timestamp.to_be_bytes());
-        patch(&mut buf, PRODUCER_ID_AT, seal.producer_id.to_be_bytes());
-        patch(&mut buf, PRODUCER_EPOCH_AT, seal.producer_epoch.to_be_bytes());
-        patch(&mut buf, BASE_SEQUENCE_AT, seal.base_sequence.to_be_bytes());
-        patch(&mut buf, RECORD_COUNT_AT, self.count.to_be_bytes());
-        seal_crc(&mut buf);
-        Ok(Bytes::from(buf))
+        patch(batch, BASE_OFFSET_AT, seal.base_offset.to_be_bytes());
+        patch(batch, LENGTH_AT, length.to_be_bytes());
+        patch_leader_epoch(batch, seal.leader_epoch);
+        patch(batch, MAGIC_AT, [MAGIC]);
+        patch(batch, ATTRIBUTES_AT, attributes.to_be_bytes());
+        patch(batch, LAST_OFFSET_DELTA_AT, (self.count - 1).to_be_bytes());
+        patch(batch, BASE_TIMESTAMP_AT, self.base_timestamp.to_be_bytes());
+        patch(batch, MAX_TIMESTAMP_AT, self.max_timestamp.to_be_bytes());
+        patch(batch, PRODUCER_ID_AT, seal.producer_id.to_be_bytes());
+        patch(batch, PRODUCER_EPOCH_AT, seal.producer_epoch.to_be_bytes());
+        patch(batch, BASE_SEQUENCE_AT, seal.base_sequence.to_be_bytes());
+        patch(batch, RECORD_COUNT_AT, self.count.to_be_bytes());
+        seal_crc(batch);
+        Ok(())
     }
 }
 

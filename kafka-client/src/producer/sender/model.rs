@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use kafka_wire::ErrorCode;
-use kafka_wire::compression::Compression;
+use kafka_wire::compression::{Compression, Compressor};
 use kafka_wire::record_batch::{BatchBuilder, RecordBatch, add_to_sequence};
 use tokio::time::Instant;
 
@@ -244,7 +244,10 @@ impl World {
     /// The codec is done with the `at`th of the batches it holds.
     pub(super) fn bring_back(&mut self, at: usize) {
         let (id, work) = self.held.remove(at);
-        self.sender.compressed(id, work.compress(self.compression).map_err(|e| e.to_string()));
+        self.sender.compressed(
+            id,
+            work.compress(self.compression, &mut Compressor::default()).map_err(|e| e.to_string()),
+        );
     }
 
     /// Producer epoch and first sequence number of the batches on the way to `broker`, in order.

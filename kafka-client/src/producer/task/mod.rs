@@ -1,5 +1,6 @@
 //! The shell of the producer: one task that owns connections and timers, and does what the sender decides.
 
+mod compressors;
 mod report;
 mod request;
 
@@ -16,9 +17,10 @@ use futures::stream::{FuturesUnordered, StreamExt};
 use kafka_wire::ErrorCode;
 use kafka_wire::messages::{InitProducerIdRequest, ProduceResponse, ProducerId};
 use parking_lot::Mutex;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use self::compressors::Compressors;
 use self::report::Spans;
 use self::request::{Standing, new_broker, produce_request, standing};
 use super::Shared;
@@ -126,8 +128,7 @@ struct Task {
     next_linger: Option<Instant>,
     closed: Vec<Batch>,
     opened: Vec<Arc<PartitionBuffer>>,
-    /// As many batches are compressed at a time as there are processors; more would only take turns.
-    compressors: Arc<Semaphore>,
+    compressors: Arc<Compressors>,
     meters: Meters,
 }
 
@@ -146,7 +147,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
         next_linger: None,
         closed: Vec::new(),
         opened: Vec::new(),
-        compressors: Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from))),
+        compressors: Arc::new(Compressors::new()),
         meters: Meters::new(&shared.client_id, shared.accumulator.memory().total()),
     };
     loop {
@@ -329,17 +330,11 @@ impl Task {
     fn compress(&mut self, id: CompressionId, work: Uncompressed) {
         let codec = self.shared.options.sender.compression;
         if work.size_bytes() <= COMPRESS_HERE_UP_TO {
-            self.sender.compressed(id, work.compress(codec).map_err(|e| e.to_string()));
+            self.sender.compressed(id, self.compressors.compress(codec, work));
             return;
         }
-        let compressors = self.compressors.clone();
-        self.events.push(Box::pin(async move {
-            // It is never closed.
-            let _permit = compressors.acquire().await;
-            let done = tokio::task::spawn_blocking(move || work.compress(codec)).await;
-            let result = done.map_err(|e| e.to_string()).and_then(|bytes| bytes.map_err(|e| e.to_string()));
-            Event::Compressed(id, result)
-        }));
+        let compressed = self.compressors.clone().compress_elsewhere(codec, work);
+        self.events.push(Box::pin(async move { Event::Compressed(id, compressed.await) }));
     }
 
     fn connect(&self, broker: i32) {
