@@ -106,6 +106,8 @@ apis! {
     SyncGroupRequest => api::groups::sync_group,
     HeartbeatRequest => api::groups::heartbeat,
     LeaveGroupRequest => api::groups::leave_group,
+    ConsumerGroupHeartbeatRequest => api::groups::consumer_group_heartbeat,
+    ConsumerGroupDescribeRequest => api::groups::consumer_group_describe,
     DescribeGroupsRequest => api::groups::describe_groups,
     ListGroupsRequest => api::groups::list_groups,
     DeleteGroupsRequest => api::groups::delete_groups,

@@ -16,7 +16,7 @@ use crate::clock::Clock;
 use crate::cluster::elections;
 use crate::cluster::record::MetadataRecord;
 use crate::cluster::topics::Refusal;
-use crate::cluster::{Cluster, METADATA_VERSION};
+use crate::cluster::{Cluster, FEATURES, Feature};
 use crate::config::broker::BrokerConfig;
 use crate::fetch_session::FetchSessions;
 use crate::folder::Logs;
@@ -185,13 +185,15 @@ fn join(state: &Arc<BrokerState>, host: String, port: u16) -> Result<(), StartEr
         committed.map_err(|Refusal { message, .. }| StartError::Metadata { reason: message })
     };
     let mut controller = state.cluster.controller();
-    let mut records = Vec::new();
-    if controller.read(|image| image.features().is_empty()) {
-        records.push(MetadataRecord::FeatureLevel {
-            name: "metadata.version".to_owned(),
-            level: METADATA_VERSION,
-        });
-    }
+    let unset = |feature: &&Feature| !controller.read(|image| image.features().contains_key(feature.name));
+    let mut records: Vec<MetadataRecord> = FEATURES
+        .iter()
+        .filter(unset)
+        .map(|feature| MetadataRecord::FeatureLevel {
+            name: feature.name.to_owned(),
+            level: feature.max_level,
+        })
+        .collect();
     let epoch = state.cluster.read(|_, offset| offset) + 1 + i64::try_from(records.len()).unwrap_or(0);
     records.push(MetadataRecord::RegisterBroker {
         node_id: state.node_id,

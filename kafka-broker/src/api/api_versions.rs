@@ -5,10 +5,10 @@ use std::sync::Arc;
 use kafka_wire::error_code::ErrorCode;
 use kafka_wire::messages::api_versions_response::{ApiVersion, FinalizedFeatureKey, SupportedFeatureKey};
 use kafka_wire::messages::{ApiVersionsRequest, ApiVersionsResponse};
-use kafka_wire::{Request, VersionRange};
+use kafka_wire::{Request, StrBytes, VersionRange};
 
 use super::text;
-use crate::cluster::{METADATA_VERSION, MIN_METADATA_VERSION};
+use crate::cluster::FEATURES;
 use crate::dispatch::advertised;
 use crate::state::BrokerState;
 
@@ -27,12 +27,17 @@ pub(crate) fn handle(
     }
     let (finalized, epoch) = state.cluster.read(|image, offset| (image.features().clone(), offset));
     response
-        .with_supported_features(vec![
-            SupportedFeatureKey::default()
-                .with_name(text("metadata.version"))
-                .with_min_version(MIN_METADATA_VERSION)
-                .with_max_version(METADATA_VERSION),
-        ])
+        .with_supported_features(
+            FEATURES
+                .iter()
+                .map(|feature| {
+                    SupportedFeatureKey::default()
+                        .with_name(StrBytes::from_static_str(feature.name))
+                        .with_min_version(feature.min_level)
+                        .with_max_version(feature.max_level)
+                })
+                .collect(),
+        )
         .with_finalized_features_epoch(epoch)
         .with_finalized_features(
             finalized

@@ -12,6 +12,7 @@ use kafka_wire::messages::*;
 use super::{OPERATIONS_NOT_ASKED, text};
 use crate::dispatch::RequestContext;
 use crate::groups::classic::Join;
+use crate::groups::consumer::{ClusterView, Heartbeat};
 use crate::groups::{Caller, Response};
 use crate::ids;
 use crate::state::BrokerState;
@@ -108,6 +109,52 @@ pub(crate) async fn leave_group(
         }
     }
     response
+}
+
+pub(crate) async fn consumer_group_heartbeat(
+    state: &Arc<BrokerState>,
+    context: &RequestContext,
+    request: ConsumerGroupHeartbeatRequest,
+    version: i16,
+) -> ConsumerGroupHeartbeatResponse {
+    let caller = caller(context);
+    let fresh = ids::random();
+    let answer = state.groups.call(state, &request.group_id, |coordinator, call, now| {
+        state.cluster.read(|image, offset| {
+            let view = ClusterView { image, offset };
+            let heartbeat = Heartbeat { request: &request, version, caller: &caller, fresh, view };
+            coordinator.consumer_heartbeat(call, &heartbeat, now)
+        })
+    });
+    match answer.await {
+        Ok(Response::ConsumerGroupHeartbeat(response)) => response,
+        other => ConsumerGroupHeartbeatResponse::default().with_error_code(failure(other)),
+    }
+}
+
+pub(crate) async fn consumer_group_describe(
+    state: &Arc<BrokerState>,
+    _context: &RequestContext,
+    request: ConsumerGroupDescribeRequest,
+    version: i16,
+) -> ConsumerGroupDescribeResponse {
+    let operations =
+        if request.include_authorized_operations { GROUP_OPERATIONS } else { OPERATIONS_NOT_ASKED };
+    let groups = request.group_ids.iter().map(|group_id| {
+        let described = match group_id.is_empty() {
+            true => Err(ErrorCode::InvalidGroupId),
+            false => state.groups.read(state, group_id, |coordinator| {
+                state.cluster.read(|image, _| coordinator.describe_consumer_group(group_id, version, image))
+            }),
+        };
+        let group = described.unwrap_or_else(|error| {
+            consumer_group_describe_response::DescribedGroup::default()
+                .with_group_id(group_id.clone())
+                .with_error_code(error.code())
+        });
+        group.with_authorized_operations(operations)
+    });
+    ConsumerGroupDescribeResponse::default().with_groups(groups.collect())
 }
 
 pub(crate) async fn describe_groups(

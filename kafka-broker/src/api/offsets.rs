@@ -159,12 +159,16 @@ fn fetch_group(
     version: i16,
 ) -> OffsetFetchResponseGroup {
     let group_id = &request.group_id;
-    let fetched = state.groups.read(state, group_id, |coordinator| match &request.topics {
-        Some(topics) => {
-            topics.iter().map(|topic| fetch_topic(state, coordinator, group_id, topic, version)).collect()
-        }
-        None => fetch_all(state, coordinator, group_id, version),
+    let fetched = state.groups.read(state, group_id, |coordinator| {
+        coordinator.check_offset_fetch(group_id, request.member_id.as_deref(), request.member_epoch)?;
+        Ok(match &request.topics {
+            Some(topics) => {
+                topics.iter().map(|topic| fetch_topic(state, coordinator, group_id, topic, version)).collect()
+            }
+            None => fetch_all(state, coordinator, group_id, version),
+        })
     });
+    let fetched = fetched.and_then(|fetched| fetched);
     let answer = OffsetFetchResponseGroup::default().with_group_id(group_id.clone());
     match fetched {
         Ok(topics) => answer.with_topics(topics),

@@ -9,8 +9,8 @@ use kafka_wire::records::{
 };
 use uuid::Uuid;
 
+use super::FEATURES;
 use super::record::{ConfigResource, MetadataRecord, PartitionState};
-use super::{METADATA_VERSION, MIN_METADATA_VERSION};
 
 /// `DirectoryId.UNASSIGNED`-style placeholder: which folder of a node holds a replica is not tracked.
 const UNASSIGNED: Uuid = Uuid::nil();
@@ -68,16 +68,18 @@ pub(super) fn encode(record: &MetadataRecord, node_id: i32) -> Result<Bytes, Rec
                 .with_host(text(host))
                 .with_port(*port)
                 .with_security_protocol(PLAINTEXT);
-            let feature = BrokerFeature::default()
-                .with_name(text("metadata.version"))
-                .with_min_supported_version(MIN_METADATA_VERSION)
-                .with_max_supported_version(METADATA_VERSION);
+            let features = FEATURES.iter().map(|feature| {
+                BrokerFeature::default()
+                    .with_name(text(feature.name))
+                    .with_min_supported_version(feature.min_level)
+                    .with_max_supported_version(feature.max_level)
+            });
             let broker = RegisterBrokerRecord::default()
                 .with_broker_id(*node_id)
                 .with_incarnation_id(*incarnation)
                 .with_broker_epoch(*epoch)
                 .with_end_points(vec![endpoint])
-                .with_features(vec![feature])
+                .with_features(features.collect())
                 .with_rack(rack.as_deref().map(text))
                 .with_fenced(false);
             (Stored::RegisterBroker(broker), 1)
@@ -225,7 +227,7 @@ mod tests {
         fn replaying_what_was_stored_gives_the_same_image(
             operations in proptest::collection::vec(operation(), 0..40),
         ) {
-            let level = MetadataRecord::FeatureLevel { name: "metadata.version".to_owned(), level: METADATA_VERSION };
+            let level = MetadataRecord::FeatureLevel { name: "metadata.version".to_owned(), level: crate::cluster::METADATA_VERSION };
             let mut image = Image::default();
             let mut stored = Vec::new();
             let mut write = |image: &mut Image, records: Vec<MetadataRecord>| {

@@ -33,8 +33,18 @@ pub(crate) const METADATA_TOPIC: &str = "__cluster_metadata";
 pub(crate) const LEADER_EPOCH: i32 = 1;
 /// 4.3-IV0, the metadata version of Apache Kafka 4.3 (`MetadataVersion`).
 pub(crate) const METADATA_VERSION: i16 = 30;
-/// 3.3-IV3, the oldest that Kafka 4 reads.
-pub(crate) const MIN_METADATA_VERSION: i16 = 7;
+/// A feature with the levels that this broker supports; a cluster starts at the highest, as Kafka's storage tool formats it.
+pub(crate) struct Feature {
+    pub(crate) name: &'static str,
+    pub(crate) min_level: i16,
+    pub(crate) max_level: i16,
+}
+
+/// `metadata.version` from 3.3-IV3 on, the oldest that Kafka 4 reads; `group.version` 1 is KIP-848.
+pub(crate) const FEATURES: [Feature; 2] = [
+    Feature { name: "metadata.version", min_level: 7, max_level: METADATA_VERSION },
+    Feature { name: "group.version", min_level: 0, max_level: 1 },
+];
 
 /// Reads of the log at start take this many bytes at a time.
 const REPLAY_BYTES: usize = 1024 * 1024;

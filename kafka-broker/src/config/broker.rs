@@ -6,6 +6,7 @@ use kafka_wire::error_code::ErrorCode;
 use parking_lot::RwLock;
 
 use crate::cluster::topics::Refusal;
+use crate::groups::assignor::Assignor;
 
 use super::{ConfigDef, ConfigError, Kind, check, find};
 
@@ -34,6 +35,11 @@ pub(crate) const TABLE: &[ConfigDef] = keys! {
     "default.replication.factor" Kind::Int { min: 1, max: i16::MAX as i64 }, Some("1"), "Replicas of a topic that asks for -1.";
     "delete.topic.enable" Kind::Boolean, Some("true"), "Whether topics can be deleted.";
     "fetch.max.bytes" Kind::int(1024), Some("57671680"), "The most bytes that one fetch is answered with; a first batch above it is still answered whole.";
+    "group.consumer.assignment.interval.ms" Kind::Int { min: 0, max: 15_000 }, Some("1000"), "How long a target assignment of a consumer group holds at least, in milliseconds.";
+    "group.consumer.assignors" Kind::List(&["uniform", "range"]), Some("uniform,range"), "The assignors that members of consumer groups may ask for; the first is the default.";
+    "group.consumer.heartbeat.interval.ms" Kind::int(1), Some("5000"), "How often members of consumer groups are told to heartbeat, in milliseconds.";
+    "group.consumer.max.size" Kind::int(1), Some("2147483647"), "The most members of a consumer group.";
+    "group.consumer.session.timeout.ms" Kind::int(1), Some("45000"), "How long a member of a consumer group may be silent, in milliseconds.";
     "group.initial.rebalance.delay.ms" Kind::int(0), Some("3000"), "How long the first rebalance of an empty group waits for more members, in milliseconds.";
     "group.max.session.timeout.ms" Kind::int(0), Some("1800000"), "The longest session timeout that a group member may ask for, in milliseconds.";
     "group.max.size" Kind::int(1), Some("2147483647"), "The most members of a group.";
@@ -101,7 +107,8 @@ const SET_BY_BUILDER: &[(&str, &str)] = &[
 #[non_exhaustive]
 pub enum Profile {
     /// Kafka's defaults, except what makes tests wait or small brokers large:
-    /// `group.initial.rebalance.delay.ms` 0 (Kafka: 3000), `group.min.session.timeout.ms` 1 (6000),
+    /// `group.consumer.assignment.interval.ms` 0 (Kafka: 1000), `group.consumer.heartbeat.interval.ms` 500 (5000),
+    /// `group.initial.rebalance.delay.ms` 0 (3000), `group.min.session.timeout.ms` 1 (6000),
     /// `offsets.topic.num.partitions` 4 (50).
     #[default]
     Embedded,
@@ -113,6 +120,8 @@ impl Profile {
     fn values(self) -> &'static [(&'static str, &'static str)] {
         match self {
             Self::Embedded => &[
+                ("group.consumer.assignment.interval.ms", "0"),
+                ("group.consumer.heartbeat.interval.ms", "500"),
                 ("group.initial.rebalance.delay.ms", "0"),
                 ("group.min.session.timeout.ms", "1"),
                 ("offsets.topic.num.partitions", "4"),
@@ -204,6 +213,10 @@ numbers! {
     default_replication_factor: i16 = "default.replication.factor";
     delete_topics: bool = "delete.topic.enable";
     fetch_max_bytes: i32 = "fetch.max.bytes";
+    consumer_group_assignment_interval_ms: i32 = "group.consumer.assignment.interval.ms";
+    consumer_group_heartbeat_interval_ms: i32 = "group.consumer.heartbeat.interval.ms";
+    consumer_group_max_size: i32 = "group.consumer.max.size";
+    consumer_group_session_timeout_ms: i32 = "group.consumer.session.timeout.ms";
     group_initial_rebalance_delay_ms: i32 = "group.initial.rebalance.delay.ms";
     group_max_session_timeout_ms: i32 = "group.max.session.timeout.ms";
     group_max_size: i32 = "group.max.size";
@@ -288,6 +301,12 @@ impl BrokerConfig {
     /// What was altered for all brokers.
     pub(crate) fn dynamic_defaults(&self) -> BTreeMap<String, String> {
         self.dynamic.read().of_all_brokers.clone()
+    }
+
+    /// The assignors of consumer groups, the default first.
+    pub(crate) fn consumer_group_assignors(&self) -> Vec<Assignor> {
+        let names: String = self.parsed("group.consumer.assignors");
+        names.split(',').filter_map(|name| Assignor::by_name(name.trim())).collect()
     }
 
     fn parsed<T: std::str::FromStr + Default>(&self, key: &str) -> T {

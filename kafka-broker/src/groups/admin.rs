@@ -6,7 +6,8 @@ use kafka_wire::messages::list_groups_response::ListedGroup;
 use kafka_wire::messages::{DeleteGroupsResponse, GroupId};
 use kafka_wire::{ErrorCode, StrBytes};
 
-use super::record::{GroupRecord, text};
+use super::classic::CONSUMER_PROTOCOL_TYPE;
+use super::record::text;
 use super::{CallId, Coordinator, Decision, Group, Response};
 
 /// From this version on DescribeGroups says that a group does not exist (KIP-1043); before it is `Dead`.
@@ -17,15 +18,19 @@ impl Coordinator {
     pub(crate) fn describe(&self, group_id: &GroupId, version: i16) -> DescribedGroup {
         match self.groups.get(group_id.as_str()) {
             Some(Group::Classic(group)) => group.describe(version).with_group_id(group_id.clone()),
-            None => {
+            other => {
                 let dead = DescribedGroup::default()
                     .with_group_id(group_id.clone())
                     .with_group_state(StrBytes::from_static_str("Dead"));
                 if version < GROUP_ID_NOT_FOUND_VERSION {
                     return dead;
                 }
+                let message = match other {
+                    Some(_) => format!("Group {} is not a classic group.", group_id.as_str()),
+                    None => format!("Group {} not found.", group_id.as_str()),
+                };
                 dead.with_error_code(ErrorCode::GroupIdNotFound.code())
-                    .with_error_message(Some(text(&format!("Group {} not found.", group_id.as_str()))))
+                    .with_error_message(Some(text(&message)))
             }
         }
     }
@@ -35,12 +40,18 @@ impl Coordinator {
         let passes = |filter: &[StrBytes], value: &str| {
             filter.is_empty() || filter.iter().any(|wanted| wanted.eq_ignore_ascii_case(value))
         };
-        let groups = self.groups.iter().map(|(group_id, Group::Classic(group))| {
+        let groups = self.groups.iter().map(|(group_id, group)| {
+            let (protocol_type, state, kind) = match group {
+                Group::Classic(group) => {
+                    (group.protocol_type().unwrap_or_default(), group.state_name(), "classic")
+                }
+                Group::Consumer(group) => (CONSUMER_PROTOCOL_TYPE, group.state().name(), "consumer"),
+            };
             ListedGroup::default()
                 .with_group_id(GroupId(text(group_id)))
-                .with_protocol_type(text(group.protocol_type().unwrap_or_default()))
-                .with_group_state(StrBytes::from_static_str(group.state_name()))
-                .with_group_type(StrBytes::from_static_str("classic"))
+                .with_protocol_type(text(protocol_type))
+                .with_group_state(StrBytes::from_static_str(state))
+                .with_group_type(StrBytes::from_static_str(kind))
         });
         groups
             .filter(|group| passes(states, &group.group_state) && passes(types, &group.group_type))
@@ -55,9 +66,9 @@ impl Coordinator {
             let error = match self.groups.get(group_id.as_str()) {
                 None => ErrorCode::GroupIdNotFound,
                 Some(group) if !group.is_empty() => ErrorCode::NonEmptyGroup,
-                Some(_) => {
+                Some(group) => {
                     out.records.extend(self.offset_tombstones(group_id));
-                    out.records.push(GroupRecord::Group { group: group_id.to_string(), value: None });
+                    out.records.extend(group.tombstones(group_id));
                     ErrorCode::None
                 }
             };

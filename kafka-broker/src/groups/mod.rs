@@ -8,11 +8,14 @@
 //! What a rebalance is waiting for (parked joins and syncs, sessions) is not on record, in Kafka neither: after a restart
 //! a group is Empty or Stable, and its members are heard from or expire.
 //!
-//! Classic groups are here; consumer (KIP-848), share (KIP-932) and streams groups (KIP-1071) are further variants of
-//! [`Group`], with their records in [`record`].
+//! Classic groups and those of the consumer protocol (KIP-848) are here; share (KIP-932) and streams groups (KIP-1071) are
+//! further variants of [`Group`], with their records in [`record`].
 
 mod admin;
+pub(crate) mod assignor;
 pub(crate) mod classic;
+pub(crate) mod consumer;
+mod consumers;
 #[cfg(test)]
 mod model;
 mod offsets;
@@ -28,11 +31,13 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use kafka_wire::ErrorCode;
 use kafka_wire::messages::{
-    DeleteGroupsResponse, HeartbeatRequest, HeartbeatResponse, JoinGroupResponse, LeaveGroupRequest,
-    LeaveGroupResponse, OffsetCommitResponse, OffsetDeleteResponse, SyncGroupRequest, SyncGroupResponse,
+    ConsumerGroupHeartbeatResponse, DeleteGroupsResponse, HeartbeatRequest, HeartbeatResponse,
+    JoinGroupResponse, LeaveGroupRequest, LeaveGroupResponse, OffsetCommitResponse, OffsetDeleteResponse,
+    SyncGroupRequest, SyncGroupResponse,
 };
 
 use classic::{ClassicGroup, Join};
+use consumer::{ConsumerGroup, ConsumerGroupConfig, Edit};
 use offsets::Offsets;
 pub(crate) use offsets::{Commit, commit_refusal};
 use record::GroupRecord;
@@ -73,6 +78,7 @@ pub(crate) struct GroupConfig {
     pub(crate) offsets_retention_ms: i64,
     /// `offsets.retention.check.interval.ms`.
     pub(crate) offsets_check_interval: Duration,
+    pub(crate) consumer: ConsumerGroupConfig,
 }
 
 /// What a step decided.
@@ -85,6 +91,15 @@ pub(crate) struct Decision {
     answers: Vec<Answer>,
     /// What waits for the append.
     after: Vec<After>,
+    /// The records are replayed already; this is what to go back to if they are not written.
+    undo: Option<Undo>,
+}
+
+/// A group as it was before a step; `None`: it was not there.
+#[derive(Debug)]
+struct Undo {
+    group: String,
+    before: Option<Group>,
 }
 
 /// An answer to a call.
@@ -104,6 +119,7 @@ pub(crate) enum Response {
     OffsetCommit(OffsetCommitResponse),
     OffsetDelete(OffsetDeleteResponse),
     DeleteGroups(DeleteGroupsResponse),
+    ConsumerGroupHeartbeat(ConsumerGroupHeartbeatResponse),
 }
 
 /// What happens once the fate of a decision's records is known.
@@ -149,18 +165,53 @@ impl Decision {
 #[derive(Debug)]
 enum Group {
     Classic(ClassicGroup),
+    Consumer(ConsumerGroup),
 }
 
 impl Group {
     fn is_empty(&self) -> bool {
         match self {
             Self::Classic(group) => group.is_empty(),
+            Self::Consumer(group) => group.is_empty(),
+        }
+    }
+
+    /// Whether nobody is in the group or about to be.
+    fn is_abandoned(&self) -> bool {
+        match self {
+            Self::Classic(group) => group.is_empty() && !group.has_pending_members(),
+            Self::Consumer(group) => group.is_empty(),
         }
     }
 
     fn is_subscribed_to(&self, topic: &str) -> bool {
         match self {
             Self::Classic(group) => group.is_subscribed_to(topic),
+            Self::Consumer(group) => group.is_subscribed_to(topic),
+        }
+    }
+
+    /// From when an offset's retention counts: `None` if it does not expire now.
+    fn retention_base_ms(&self, committed_at_ms: i64) -> Option<i64> {
+        match self {
+            Self::Classic(group) => group.retention_base_ms(committed_at_ms),
+            // As long as a topic is read its offsets are kept, which the caller looks at.
+            Self::Consumer(_) => Some(committed_at_ms),
+        }
+    }
+
+    /// What makes an empty group be forgotten.
+    fn tombstones(&self, group_id: &str) -> Vec<GroupRecord> {
+        match self {
+            Self::Classic(_) => vec![GroupRecord::Group { group: group_id.to_owned(), value: None }],
+            Self::Consumer(group) => group.tombstones(group_id),
+        }
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        match self {
+            Self::Classic(group) => group.next_deadline(),
+            Self::Consumer(group) => group.next_deadline(),
         }
     }
 }
@@ -199,8 +250,11 @@ impl Coordinator {
                 self.replay_offset(group, topic, *partition, value.clone(), now);
             }
             GroupRecord::Group { group, value: None } => {
-                self.groups.remove(group);
+                if let Some(Group::Classic(_)) = self.groups.get(group) {
+                    self.groups.remove(group);
+                }
             }
+            GroupRecord::Consumer { group, record } => self.replay_consumer(group, record),
             GroupRecord::Group { group, value: Some(value) } => {
                 self.groups.insert(group.clone(), Group::Classic(ClassicGroup::replay(value, now)));
                 self.hint(group);
@@ -213,7 +267,11 @@ impl Coordinator {
         let mut out = Decision::default();
         let group_ids: Vec<String> = self.groups.keys().cloned().collect();
         for group_id in group_ids {
-            self.step(&group_id, now, &mut out, |Group::Classic(group), cx| group.loaded(cx));
+            if let Some(Group::Consumer(group)) = self.groups.get_mut(&group_id) {
+                group.loaded(&self.config, now);
+                self.hint(&group_id);
+            }
+            self.step(&group_id, now, &mut out, |group, cx| group.loaded(cx));
         }
         out
     }
@@ -236,19 +294,31 @@ impl Coordinator {
             out.answer(join.call, Join::refusal(&request.member_id, error));
             return out;
         }
-        let is_new = !self.groups.contains_key(group_id);
-        if is_new {
-            self.groups.insert(group_id.to_owned(), Group::Classic(ClassicGroup::new(now)));
-        }
-        self.step(group_id, now, &mut out, |Group::Classic(group), cx| group.join(join, cx));
-        if is_new && let Some(Group::Classic(group)) = self.groups.get(group_id) {
-            if group.is_empty() && !group.has_pending_members() {
-                // Refused: no group came of it.
-                self.groups.remove(group_id);
-            } else if out.records.is_empty() {
-                out.records.push(ClassicGroup::new(now).current_record(group_id));
-                out.after.push(After::Created { group: group_id.to_owned() });
+        let tombstones = match self.groups.get(group_id) {
+            Some(Group::Consumer(group)) if group.is_empty() => Some(group.tombstones(group_id)),
+            Some(Group::Consumer(_)) => {
+                let error = ErrorCode::InconsistentGroupProtocol;
+                out.answer(join.call, Join::refusal(&request.member_id, error));
+                return out;
             }
+            Some(Group::Classic(_)) => None,
+            None => Some(Vec::new()),
+        };
+        let Some(tombstones) = tombstones else {
+            self.step(group_id, now, &mut out, |group, cx| group.join(join, cx));
+            return out;
+        };
+        // A new group, or one that takes the place of an empty consumer group.
+        let before = self.groups.insert(group_id.to_owned(), Group::Classic(ClassicGroup::new(now)));
+        self.step(group_id, now, &mut out, |group, cx| group.join(join, cx));
+        if self.groups.get(group_id).is_some_and(Group::is_abandoned) {
+            // Refused: no group came of it.
+            self.groups.remove(group_id);
+            self.groups.extend(before.map(|before| (group_id.to_owned(), before)));
+        } else if out.records.is_empty() {
+            out.records.extend(tombstones);
+            out.records.push(ClassicGroup::new(now).current_record(group_id));
+            out.after.push(After::Created { group: group_id.to_owned() });
         }
         out
     }
@@ -259,9 +329,7 @@ impl Coordinator {
         let group_id = request.group_id.as_str();
         if group_id.is_empty() {
             out.answer(call, classic::sync_refusal(ErrorCode::InvalidGroupId));
-        } else if !self
-            .step(group_id, now, &mut out, |Group::Classic(group), cx| group.sync(call, request, cx))
-        {
+        } else if !self.step(group_id, now, &mut out, |group, cx| group.sync(call, request, cx)) {
             out.answer(call, classic::sync_refusal(ErrorCode::UnknownMemberId));
         }
         out
@@ -275,7 +343,7 @@ impl Coordinator {
         if group_id.is_empty() {
             heard = Err(ErrorCode::InvalidGroupId);
         } else {
-            self.step(group_id, now, &mut out, |Group::Classic(group), cx| {
+            self.step(group_id, now, &mut out, |group, cx| {
                 heard = group.heartbeat(request, cx);
             });
         }
@@ -293,7 +361,7 @@ impl Coordinator {
             response.error_code = ErrorCode::InvalidGroupId.code();
         } else {
             let mut members = None;
-            self.step(group_id, now, &mut out, |Group::Classic(group), cx| {
+            self.step(group_id, now, &mut out, |group, cx| {
                 members = Some(group.leave(&request.members, cx));
             });
             response.members = members.unwrap_or_else(|| classic::leave_refusals(&request.members));
@@ -310,7 +378,13 @@ impl Coordinator {
             }
             let mut out = Decision::default();
             let mut expired = false;
-            self.step(&group_id, now, &mut out, |Group::Classic(group), cx| expired = group.expire(cx));
+            if let Some(Group::Consumer(group)) = self.groups.get_mut(&group_id) {
+                let mut edit = Edit::new(&group_id, group, &self.config, now);
+                expired = edit.expire();
+                out.take_edit(edit);
+                self.hint(&group_id);
+            }
+            self.step(&group_id, now, &mut out, |group, cx| expired = group.expire(cx));
             if expired {
                 return Some(out);
             }
@@ -340,9 +414,20 @@ impl Coordinator {
         written: Result<(), ErrorCode>,
         now: Now,
     ) -> Vec<Answer> {
-        let Decision { records, answers, after } = decision;
+        let Decision { records, answers, after, undo } = decision;
         let written = written.map_err(append_error);
-        if written.is_ok() {
+        if let Some(Undo { group, before }) = undo {
+            match (written, before) {
+                (Ok(()), _) => {}
+                (Err(_), Some(before)) => {
+                    self.groups.insert(group.clone(), before);
+                    self.hint(&group);
+                }
+                (Err(_), None) => {
+                    self.groups.remove(&group);
+                }
+            }
+        } else if written.is_ok() {
             for record in &records {
                 match record {
                     // A living group is ahead of its record: it knows parked calls, and protocols not chosen.
@@ -363,13 +448,13 @@ impl Coordinator {
                     }
                 }
                 After::Assigned { group, generation, assignments } => {
-                    self.step(&group, now, &mut out, |Group::Classic(group), cx| {
+                    self.step(&group, now, &mut out, |group, cx| {
                         group.assigned(generation, assignments, written, cx);
                     });
                 }
                 After::StaticReplaced(replaced) => {
                     let group = replaced.group.clone();
-                    self.step(&group, now, &mut out, |Group::Classic(group), cx| {
+                    self.step(&group, now, &mut out, |group, cx| {
                         group.static_replaced(replaced, written, cx);
                     });
                 }
@@ -378,15 +463,15 @@ impl Coordinator {
         out.answers
     }
 
-    /// Runs a step of a group and notes its next deadline. False if there is no such group.
+    /// Runs a step of a classic group and notes its next deadline. False if there is no such group.
     fn step(
         &mut self,
         group_id: &str,
         now: Now,
         out: &mut Decision,
-        step: impl FnOnce(&mut Group, &mut classic::Cx<'_>),
+        step: impl FnOnce(&mut ClassicGroup, &mut classic::Cx<'_>),
     ) -> bool {
-        let Some(group) = self.groups.get_mut(group_id) else { return false };
+        let Some(Group::Classic(group)) = self.groups.get_mut(group_id) else { return false };
         step(group, &mut classic::Cx { group_id, config: &self.config, now, out });
         self.hint(group_id);
         true
@@ -394,8 +479,7 @@ impl Coordinator {
 
     /// Makes sure that the group is looked at when it is due.
     fn hint(&mut self, group_id: &str) {
-        let Some(Group::Classic(group)) = self.groups.get(group_id) else { return };
-        let Some(deadline) = group.next_deadline() else { return };
+        let Some(deadline) = self.groups.get(group_id).and_then(Group::next_deadline) else { return };
         if self.hinted.get(group_id).is_none_or(|hinted| deadline < *hinted) {
             self.hinted.insert(group_id.to_owned(), deadline);
             self.wake_ups.push(Reverse((deadline, group_id.to_owned())));
@@ -424,6 +508,9 @@ impl Answer {
             Response::OffsetDelete(response) => {
                 response.error_code = code;
                 response.topics.clear();
+            }
+            Response::ConsumerGroupHeartbeat(response) => {
+                *response = ConsumerGroupHeartbeatResponse::default().with_error_code(code);
             }
             Response::DeleteGroups(response) => {
                 for result in &mut response.results {

@@ -73,7 +73,7 @@ impl Coordinator {
             out.answer(call, Response::OffsetCommit(commit_refusal(request, error)));
             return out;
         }
-        self.step(&request.group_id, now, &mut out, |Group::Classic(group), cx| {
+        self.step(&request.group_id, now, &mut out, |group, cx| {
             group.note_commit(&request.member_id, cx.now);
         });
         // Asked for in versions 2 to 4; -1: the broker's retention.
@@ -128,6 +128,12 @@ impl Coordinator {
                 request.group_instance_id.as_deref(),
                 generation,
             ),
+            Some(Group::Consumer(group)) => {
+                let partitions = request.topics.iter().flat_map(|topic| {
+                    topic.partitions.iter().map(|partition| (topic.topic_id, partition.partition_index))
+                });
+                group.check_offset_commit(&request.member_id, generation, version, partitions)
+            }
             // A simple group begins with its first commit.
             None if generation < 0 => Ok(()),
             None if version >= GROUP_ID_NOT_FOUND_VERSION => Err(ErrorCode::GroupIdNotFound),
@@ -185,6 +191,7 @@ impl Coordinator {
         let checked = match group {
             None => Err(ErrorCode::GroupIdNotFound),
             Some(Group::Classic(group)) => group.check_offset_delete(),
+            Some(Group::Consumer(_)) => Ok(()),
         };
         if let Err(error) = checked {
             out.answer(call, Response::OffsetDelete(response.with_error_code(error.code())));
@@ -233,13 +240,12 @@ impl Coordinator {
     /// Expires offsets whose retention has passed since they could matter (KIP-211), and groups left with nothing.
     pub(super) fn expire_offsets(&self, now: Now) -> Decision {
         let mut out = Decision::default();
-        for (group_id, kind) in &self.groups {
-            let Group::Classic(group) = kind;
+        for (group_id, group) in &self.groups {
             let mut none_left = true;
             for (topic, partition, offset) in self.offsets.of_group(group_id) {
                 let expired = match (group.retention_base_ms(offset.committed_at_ms), offset.expires_at_ms) {
                     (None, _) => false,
-                    (Some(_), _) if kind.is_subscribed_to(topic) => false,
+                    (Some(_), _) if group.is_subscribed_to(topic) => false,
                     (Some(_), Some(at)) => now.ms >= at,
                     (Some(base), None) => now.ms.saturating_sub(base) >= self.config.offsets_retention_ms,
                 };
@@ -249,8 +255,8 @@ impl Coordinator {
                     none_left = false;
                 }
             }
-            if none_left && kind.is_empty() && !group.has_pending_members() {
-                out.records.push(GroupRecord::Group { group: group_id.clone(), value: None });
+            if none_left && group.is_abandoned() {
+                out.records.extend(group.tombstones(group_id));
             }
         }
         out

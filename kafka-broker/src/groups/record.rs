@@ -6,6 +6,8 @@ use kafka_wire::records::{
 };
 use kafka_wire::{StrBytes, Uuid};
 
+use super::consumer::record::ConsumerRecord;
+
 /// `GroupMetadataValue` with static members (KIP-345); the flexible version 4 is read, not written.
 const GROUP_METADATA_VERSION: i16 = 3;
 /// `OffsetCommitValue` with the topic's id (KIP-848, Kafka 4.1).
@@ -18,6 +20,7 @@ const OFFSET_COMMIT_VERSION_WITH_EXPIRY: i16 = 1;
 pub(crate) enum GroupRecord {
     Offset { group: String, topic: String, partition: i32, value: Option<CommittedOffset> },
     Group { group: String, value: Option<GroupMetadataValue> },
+    Consumer { group: String, record: ConsumerRecord },
 }
 
 /// A committed offset with what came along (Kafka's `OffsetAndMetadata`).
@@ -51,6 +54,7 @@ impl GroupRecord {
                 let value = value.as_ref().map(CommittedOffset::encode);
                 Ok((records::encode_key(&key)?, value.transpose()?))
             }
+            Self::Consumer { group, record } => record.encode(group),
         }
     }
 
@@ -71,6 +75,10 @@ impl GroupRecord {
                 let key: GroupMetadataKey = records::decode_key(key)?;
                 let value = value.map(records::decode_value::<GroupMetadataValue>).transpose()?;
                 Ok(Some(Self::Group { group: key.group.to_string(), value }))
+            }
+            kind if ConsumerRecord::is_key(kind) => {
+                let (group, record) = ConsumerRecord::decode(key, value)?;
+                Ok(Some(Self::Consumer { group, record }))
             }
             _ => Ok(None),
         }
@@ -152,8 +160,8 @@ mod tests {
 
     #[test]
     fn kinds_of_later_coordinators_are_passed_over_and_garbage_is_an_error() {
-        let consumer_group_key = Bytes::from_static(b"\x00\x03\x00\x01g");
-        assert_eq!(GroupRecord::decode(consumer_group_key, None).unwrap(), None);
+        let share_group_key = Bytes::from_static(b"\x00\x0b\x00\x01g");
+        assert_eq!(GroupRecord::decode(share_group_key, None).unwrap(), None);
         assert!(GroupRecord::decode(Bytes::from_static(b"\x00"), None).is_err());
         assert!(GroupRecord::decode(Bytes::from_static(b"\x00\x01\x00\x09g"), None).is_err());
     }

@@ -15,6 +15,7 @@ use rustc_hash::FxHashMap;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
+use super::consumer::ConsumerGroupConfig;
 use super::record::GroupRecord;
 use super::{CallId, Coordinator, Decision, GroupConfig, Now, Response, partition_for};
 use crate::config::broker::BrokerConfig;
@@ -65,6 +66,13 @@ impl GroupConfig {
             offset_metadata_max_bytes: config.offset_metadata_max_bytes(),
             offsets_retention_ms: config.offsets_retention_minutes().saturating_mul(60_000),
             offsets_check_interval: millis(config.offsets_retention_check_interval_ms()),
+            consumer: ConsumerGroupConfig {
+                session_timeout: millis(config.consumer_group_session_timeout_ms().into()),
+                heartbeat_interval: millis(config.consumer_group_heartbeat_interval_ms().into()),
+                max_size: usize::try_from(config.consumer_group_max_size()).unwrap_or(usize::MAX),
+                assignors: config.consumer_group_assignors(),
+                assignment_interval: millis(config.consumer_group_assignment_interval_ms().into()),
+            },
         }
     }
 }

@@ -14,7 +14,9 @@ use kafka_wire::messages::{
 };
 use kafka_wire::{ErrorCode, Uuid};
 
+use super::assignor::Assignor;
 use super::classic::Join;
+use super::consumer::ConsumerGroupConfig;
 use super::offsets::Commit;
 use super::record::{GroupRecord, text};
 use super::{CallId, Caller, Coordinator, Decision, GroupConfig, Now, Response};
@@ -34,6 +36,13 @@ pub(super) fn config() -> GroupConfig {
         offset_metadata_max_bytes: 4096,
         offsets_retention_ms: 7 * 24 * 3600 * 1000,
         offsets_check_interval: secs(600),
+        consumer: ConsumerGroupConfig {
+            session_timeout: secs(45),
+            heartbeat_interval: secs(5),
+            max_size: usize::MAX,
+            assignors: Assignor::ALL.to_vec(),
+            assignment_interval: Duration::ZERO,
+        },
     }
 }
 

@@ -46,9 +46,14 @@ async fn api_versions_answers_every_version_and_a_future_one_in_v0() {
         let produce = answer.api_keys.iter().find(|api| api.api_key == 0).unwrap();
         assert_eq!((produce.min_version, produce.max_version), (0, 13));
         if version >= 3 {
-            assert_eq!(answer.finalized_features[0].name.as_str(), "metadata.version");
-            let supported = &answer.supported_features[0];
-            assert!(supported.min_version <= answer.finalized_features[0].max_version_level);
+            for name in ["metadata.version", "group.version"] {
+                let finalized =
+                    answer.finalized_features.iter().find(|feature| *feature.name == *name).unwrap();
+                let supported =
+                    answer.supported_features.iter().find(|feature| *feature.name == *name).unwrap();
+                assert!(supported.min_version <= finalized.max_version_level);
+                assert_eq!(supported.max_version, finalized.max_version_level);
+            }
             assert!(answer.finalized_features_epoch >= 0);
         }
     }

@@ -26,6 +26,7 @@ use kafka_wire::{ErrorCode, StrBytes};
 pub(crate) use join::Join;
 pub(super) use join::Restore;
 pub(super) use leave::refusals as leave_refusals;
+pub(super) use subscription::CONSUMER_PROTOCOL_TYPE;
 pub(super) use sync::refusal as sync_refusal;
 
 use super::record::{GroupRecord, text};
@@ -124,7 +125,7 @@ impl Member {
     }
 }
 
-fn millis(ms: i32) -> Duration {
+pub(super) fn millis(ms: i32) -> Duration {
     Duration::from_millis(u64::try_from(ms).unwrap_or(0))
 }
 

@@ -1,7 +1,7 @@
 //! The one thing the coordinator reads in a consumer's opaque metadata: which topics it subscribes to.
 
 /// The protocol type of consumers; others (Connect, Schema Registry, Streams tools) are opaque altogether.
-pub(super) const CONSUMER_PROTOCOL_TYPE: &str = "consumer";
+pub(in crate::groups) const CONSUMER_PROTOCOL_TYPE: &str = "consumer";
 
 /// The topics of a `ConsumerProtocolSubscription`, `None` if the bytes are not one.
 ///
