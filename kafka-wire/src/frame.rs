@@ -238,6 +238,15 @@ pub fn peek_correlation_id(frame: &[u8]) -> Result<i32, FrameError> {
     Ok(i32::from_be_bytes(*id))
 }
 
+/// For how many milliseconds the broker wants to be left in peace, as a response frame says it (KIP-219); `None` where
+/// it does not. Only what stands before that field is looked at.
+pub fn peek_throttle_time_ms(api_key: i16, version: i16, frame: &[u8]) -> Option<i32> {
+    let header_version =
+        kafka_protocol::messages::ApiKey::try_from(api_key).ok()?.response_header_version(version);
+    let body = shape::skip_response_header(header_version, frame)?;
+    shape::throttle_time_ms(api_key, version, body).filter(|&millis| millis > 0)
+}
+
 /// Decodes a request's header and moves `frame` to the start of its body.
 ///
 /// ApiVersions is special: a client may send a version that this library does not know, and the broker must still
@@ -393,6 +402,46 @@ mod tests {
                 decode_request_header(&mut short).and_then(|_| decode_request::<ProduceRequest>(short, 9));
             assert!(result.is_err(), "cut at {cut}");
         }
+    }
+
+    #[test]
+    fn a_pause_is_found_wherever_a_version_has_it() {
+        use kafka_protocol::messages::{
+            ApiVersionsRequest, ApiVersionsResponse, FetchRequest, FetchResponse, MetadataResponse,
+            ProduceResponse, SaslHandshakeRequest, SaslHandshakeResponse, produce_response as produce,
+        };
+        fn peek<R: Request>(response: &R::Response, version: i16) -> Option<i32> {
+            let frame = whole(&encode_response::<R>(response, version, 7, &[]).unwrap());
+            for cut in 0..frame.len() - LENGTH_BYTES {
+                let _ = peek_throttle_time_ms(R::KEY, version, &frame[LENGTH_BYTES..LENGTH_BYTES + cut]);
+            }
+            peek_throttle_time_ms(R::KEY, version, &frame[LENGTH_BYTES..])
+        }
+        let answer = produce::PartitionProduceResponse::default().with_index(3);
+        let topic = produce::TopicProduceResponse::default()
+            .with_name(TopicName(StrBytes::from_static_str("t")))
+            .with_partition_responses(vec![answer.clone(), answer]);
+        let node = produce::NodeEndpoint::default().with_host(StrBytes::from_static_str("b")).with_port(1);
+        for version in 3..=13 {
+            let nodes = if version >= 10 { vec![node.clone()] } else { Vec::new() };
+            let produced = ProduceResponse::default()
+                .with_responses(vec![topic.clone()])
+                .with_node_endpoints(nodes)
+                .with_throttle_time_ms(42);
+            assert_eq!(peek::<ProduceRequest>(&produced, version), Some(42), "Produce {version}");
+        }
+        let metadata = MetadataResponse::default().with_throttle_time_ms(9);
+        assert_eq!(peek::<MetadataRequest>(&metadata.clone().with_throttle_time_ms(0), 2), None);
+        for version in 3..=13 {
+            assert_eq!(peek::<MetadataRequest>(&metadata, version), Some(9), "Metadata {version}");
+        }
+        let versions = ApiVersionsResponse::default().with_throttle_time_ms(5);
+        assert_eq!(peek::<ApiVersionsRequest>(&versions, 4), Some(5));
+        let fetched = FetchResponse::default().with_throttle_time_ms(6);
+        assert_eq!(peek::<FetchRequest>(&fetched, 12), Some(6));
+        assert_eq!(peek::<FetchRequest>(&fetched.with_throttle_time_ms(-6), 12), None);
+        assert_eq!(peek::<SaslHandshakeRequest>(&SaslHandshakeResponse::default(), 1), None);
+        assert_eq!(peek_throttle_time_ms(3000, 0, &[0; 8]), None);
     }
 
     #[test]

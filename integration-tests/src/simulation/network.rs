@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use kafka_client::net::{BoxStream, Connecting, Connector};
+use kafka_client::net::{BoxStream, Connecting, Connector, Endpoint};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf};
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -191,7 +191,7 @@ impl Network {
 }
 
 impl Connector for Network {
-    fn connect<'a>(&'a self, _host: &'a str, _port: u16) -> Connecting<'a> {
+    fn connect<'a>(&'a self, _to: &'a Endpoint) -> Connecting<'a> {
         Box::pin(async move { Ok(Box::new(self.open().await?) as BoxStream) })
     }
 }

@@ -5,9 +5,13 @@ use kafka_wire::frame::DEFAULT_MAX_FRAME_BYTES;
 
 use super::Client;
 use crate::backoff::Backoff;
-use crate::config::{ConfigError, Properties};
+use crate::cluster::{MetadataConfig, MetadataRecovery};
+use crate::config::{ConfigError, Properties, bounded};
 use crate::error::Error;
-use crate::net::{Address, Connector, TcpConnector};
+use crate::net::{Address, ConnectionConfig, Connector, DialPolicy, DnsLookup, TcpConnector};
+
+/// What Java's `metadata.max.idle.ms` allows.
+const MIN_METADATA_MAX_IDLE: Duration = Duration::from_secs(5);
 
 /// Options of a [`Client`]. Defaults are the Java client's unless said otherwise.
 #[derive(Debug, Clone)]
@@ -18,12 +22,20 @@ pub struct ClientBuilder {
     pub(super) request_timeout: Duration,
     pub(super) api_timeout: Duration,
     pub(super) setup_timeout: Duration,
-    pub(super) reconnect_backoff: (Duration, Duration),
-    pub(super) retry_backoff: (Duration, Duration),
-    pub(super) metadata_max_age: Duration,
-    pub(super) max_frame_bytes: usize,
+    setup_timeout_max: Duration,
+    connections_max_idle: Duration,
+    send_buffer_bytes: Option<u32>,
+    receive_buffer_bytes: Option<u32>,
+    pub(super) dns_lookup: DnsLookup,
+    reconnect_backoff: (Duration, Duration),
+    retry_backoff: (Duration, Duration),
+    metadata_max_age: Duration,
+    metadata_max_idle: Duration,
+    metadata_recovery: MetadataRecovery,
+    rebootstrap_trigger: Duration,
+    max_frame_bytes: usize,
     pub(super) auto_create_topics: bool,
-    pub(super) connector: Arc<dyn Connector>,
+    connector: Option<Arc<dyn Connector>>,
     pub(super) properties: Properties,
 }
 
@@ -35,12 +47,20 @@ impl ClientBuilder {
             request_timeout: Duration::from_secs(30),
             api_timeout: Duration::from_secs(60),
             setup_timeout: Duration::from_secs(10),
+            setup_timeout_max: Duration::from_secs(30),
+            connections_max_idle: Duration::from_secs(9 * 60),
+            send_buffer_bytes: None,
+            receive_buffer_bytes: None,
+            dns_lookup: DnsLookup::default(),
             reconnect_backoff: (Duration::from_millis(50), Duration::from_secs(1)),
             retry_backoff: (Duration::from_millis(100), Duration::from_secs(1)),
             metadata_max_age: Duration::from_secs(5 * 60),
+            metadata_max_idle: Duration::from_secs(5 * 60),
+            metadata_recovery: MetadataRecovery::default(),
+            rebootstrap_trigger: Duration::from_secs(5 * 60),
             max_frame_bytes: DEFAULT_MAX_FRAME_BYTES,
             auto_create_topics: false,
-            connector: Arc::new(TcpConnector),
+            connector: None,
             properties: Properties::default(),
         }
     }
@@ -53,15 +73,21 @@ impl ClientBuilder {
         if let Some(id) = properties.get("client.id") {
             builder.client_id = Some(Arc::from(id));
         }
+        if let Some(timeout) = properties.millis("socket.connection.setup.timeout.ms")? {
+            builder = builder.connect_timeout(timeout);
+        }
         for (key, place) in [
             ("request.timeout.ms", &mut builder.request_timeout),
             ("default.api.timeout.ms", &mut builder.api_timeout),
-            ("socket.connection.setup.timeout.ms", &mut builder.setup_timeout),
+            ("socket.connection.setup.timeout.max.ms", &mut builder.setup_timeout_max),
+            ("connections.max.idle.ms", &mut builder.connections_max_idle),
             ("reconnect.backoff.ms", &mut builder.reconnect_backoff.0),
             ("reconnect.backoff.max.ms", &mut builder.reconnect_backoff.1),
             ("retry.backoff.ms", &mut builder.retry_backoff.0),
             ("retry.backoff.max.ms", &mut builder.retry_backoff.1),
             ("metadata.max.age.ms", &mut builder.metadata_max_age),
+            ("metadata.max.idle.ms", &mut builder.metadata_max_idle),
+            ("metadata.recovery.rebootstrap.trigger.ms", &mut builder.rebootstrap_trigger),
         ] {
             if let Some(span) = properties.millis(key)? {
                 *place = span;
@@ -72,6 +98,27 @@ impl ClientBuilder {
         }
         if let Some(create) = properties.flag("allow.auto.create.topics")? {
             builder.auto_create_topics = create;
+        }
+        for (key, place) in [
+            ("send.buffer.bytes", &mut builder.send_buffer_bytes),
+            ("receive.buffer.bytes", &mut builder.receive_buffer_bytes),
+        ] {
+            // -1 leaves it to the system.
+            if let Some(bytes) = properties.parsed::<i64>(key, "a number of bytes, or -1")? {
+                *place = u32::try_from(bytes).ok();
+            }
+        }
+        match properties.get("client.dns.lookup") {
+            Some("resolve_canonical_bootstrap_servers_only") => {
+                builder.dns_lookup = DnsLookup::CanonicalBootstrapOnly;
+            }
+            Some(_) => builder.dns_lookup = DnsLookup::UseAllDnsIps,
+            None => {}
+        }
+        match properties.get("metadata.recovery.strategy") {
+            Some("none") => builder.metadata_recovery = MetadataRecovery::None,
+            Some(_) => builder.metadata_recovery = MetadataRecovery::Rebootstrap,
+            None => {}
         }
         builder.properties = properties;
         Ok(builder)
@@ -96,10 +143,47 @@ impl ClientBuilder {
         self
     }
 
-    /// How long connecting and agreeing on versions may take (`socket.connection.setup.timeout.ms`), and how long
-    /// [`connect`](Self::connect) keeps trying. Default 10 s.
+    /// How long connecting to one address and agreeing on versions may take (`socket.connection.setup.timeout.ms`), and
+    /// how long [`connect`](Self::connect) keeps trying. Default 10 s.
+    ///
+    /// It doubles with each attempt in a row that gets no answer, up to
+    /// [`connect_timeout_max`](Self::connect_timeout_max), which is raised to this value where it is less, and has
+    /// jitter of a fifth (KIP-601).
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.setup_timeout = timeout;
+        self.setup_timeout_max = self.setup_timeout_max.max(timeout);
+        self
+    }
+
+    /// What [`connect_timeout`](Self::connect_timeout) grows to (`socket.connection.setup.timeout.max.ms`). Default 30 s.
+    pub fn connect_timeout_max(mut self, timeout: Duration) -> Self {
+        self.setup_timeout_max = timeout;
+        self
+    }
+
+    /// Closes connections over which nothing was asked for this long (`connections.max.idle.ms`); zero for never.
+    /// Default 9 minutes, less than brokers' 10.
+    pub fn connections_max_idle(mut self, idle: Duration) -> Self {
+        self.connections_max_idle = idle;
+        self
+    }
+
+    /// The size of sockets' send buffers (`send.buffer.bytes`). Default `None`: the system sizes them by the connection's
+    /// speed. Without effect on a [`connector`](Self::connector) of your own.
+    pub fn send_buffer_bytes(mut self, bytes: Option<u32>) -> Self {
+        self.send_buffer_bytes = bytes;
+        self
+    }
+
+    /// The size of sockets' receive buffers (`receive.buffer.bytes`). As [`send_buffer_bytes`](Self::send_buffer_bytes).
+    pub fn receive_buffer_bytes(mut self, bytes: Option<u32>) -> Self {
+        self.receive_buffer_bytes = bytes;
+        self
+    }
+
+    /// What bootstrap servers' names stand for (`client.dns.lookup`). Default: all of their addresses.
+    pub fn dns_lookup(mut self, lookup: DnsLookup) -> Self {
+        self.dns_lookup = lookup;
         self
     }
 
@@ -123,6 +207,28 @@ impl ClientBuilder {
         self
     }
 
+    /// How long a topic stays among those that are refreshed after it was used last (`metadata.max.idle.ms`). Default 5
+    /// minutes, at least 5 s.
+    pub fn metadata_max_idle(mut self, idle: Duration) -> Self {
+        self.metadata_max_idle = idle;
+        self
+    }
+
+    /// What to do when none of the brokers that are known can be asked (`metadata.recovery.strategy`). Default: ask the
+    /// bootstrap servers again.
+    pub fn metadata_recovery(mut self, recovery: MetadataRecovery) -> Self {
+        self.metadata_recovery = recovery;
+        self
+    }
+
+    /// Brokers that gave no metadata for this long are given up for the bootstrap servers, if
+    /// [`metadata_recovery`](Self::metadata_recovery) says so (`metadata.recovery.rebootstrap.trigger.ms`, KIP-1102).
+    /// Default 5 minutes.
+    pub fn rebootstrap_trigger(mut self, after: Duration) -> Self {
+        self.rebootstrap_trigger = after;
+        self
+    }
+
     /// The largest answer in bytes that is accepted from a broker. Default 100 MiB.
     pub fn max_frame_bytes(mut self, limit: usize) -> Self {
         self.max_frame_bytes = limit;
@@ -138,20 +244,45 @@ impl ClientBuilder {
 
     /// Where streams to brokers come from. Default plain TCP.
     pub fn connector(mut self, connector: impl Connector) -> Self {
-        self.connector = Arc::new(connector);
+        self.connector = Some(Arc::new(connector));
         self
     }
 
-    /// The client. Nothing connects before it is used.
-    pub fn build(self) -> Result<Client, ConfigError> {
+    /// The client. Nothing connects before it is used. Spans longer than a year count as a year.
+    ///
+    /// # Errors
+    /// A time-out of zero, a [`metadata_max_idle`](Self::metadata_max_idle) below 5 s, or a bootstrap server that is not
+    /// `host:port`.
+    pub fn build(mut self) -> Result<Client, ConfigError> {
         for (key, span) in [
             ("request.timeout.ms", self.request_timeout),
             ("default.api.timeout.ms", self.api_timeout),
             ("socket.connection.setup.timeout.ms", self.setup_timeout),
+            ("socket.connection.setup.timeout.max.ms", self.setup_timeout_max),
         ] {
             if span.is_zero() {
                 return Err(crate::config::invalid(key, 0, "more than 0"));
             }
+        }
+        if self.metadata_max_idle < MIN_METADATA_MAX_IDLE {
+            let given = self.metadata_max_idle.as_millis();
+            return Err(crate::config::invalid("metadata.max.idle.ms", given, "5000 or more"));
+        }
+        for span in [
+            &mut self.request_timeout,
+            &mut self.api_timeout,
+            &mut self.setup_timeout,
+            &mut self.setup_timeout_max,
+            &mut self.connections_max_idle,
+            &mut self.reconnect_backoff.0,
+            &mut self.reconnect_backoff.1,
+            &mut self.retry_backoff.0,
+            &mut self.retry_backoff.1,
+            &mut self.metadata_max_age,
+            &mut self.metadata_max_idle,
+            &mut self.rebootstrap_trigger,
+        ] {
+            *span = bounded(*span);
         }
         let bootstrap = Address::parse_list(&self.bootstrap)?;
         Ok(Client::start(self, bootstrap))
@@ -167,8 +298,37 @@ impl ClientBuilder {
         Ok(client)
     }
 
-    pub(super) fn backoffs(&self) -> (Backoff, Backoff) {
-        let (reconnect, retry) = (self.reconnect_backoff, self.retry_backoff);
-        (Backoff::new(reconnect.0, reconnect.1), Backoff::new(retry.0, retry.1))
+    pub(super) fn retry_backoff_policy(&self) -> Backoff {
+        Backoff::new(self.retry_backoff.0, self.retry_backoff.1)
+    }
+
+    pub(super) fn dialing(&self) -> DialPolicy {
+        DialPolicy {
+            setup_timeout: Backoff::new(self.setup_timeout, self.setup_timeout_max),
+            reconnect_backoff: Backoff::new(self.reconnect_backoff.0, self.reconnect_backoff.1),
+        }
+    }
+
+    pub(super) fn connection(&self) -> ConnectionConfig {
+        ConnectionConfig {
+            client_id: self.client_id.clone(),
+            max_frame_bytes: self.max_frame_bytes,
+            max_idle: Some(self.connections_max_idle).filter(|idle| !idle.is_zero()),
+        }
+    }
+
+    pub(super) fn metadata(&self) -> MetadataConfig {
+        MetadataConfig {
+            max_age: self.metadata_max_age,
+            max_idle: self.metadata_max_idle,
+            retry_backoff: self.retry_backoff_policy(),
+            recovery: self.metadata_recovery,
+            rebootstrap_trigger: self.rebootstrap_trigger,
+        }
+    }
+
+    pub(super) fn stream_connector(&self) -> Arc<dyn Connector> {
+        let (send, receive) = (self.send_buffer_bytes, self.receive_buffer_bytes);
+        self.connector.clone().unwrap_or_else(|| Arc::new(TcpConnector::with_buffers(send, receive)))
     }
 }

@@ -1,5 +1,6 @@
 //! The shared handle: configuration, connections and what is known of the cluster.
 
+mod bootstrap;
 mod builder;
 mod request;
 
@@ -14,11 +15,15 @@ use tokio::time::Instant;
 pub use builder::ClientBuilder;
 pub use request::{ClientRequest, Target};
 
+use self::bootstrap::{Bootstrap, candidates, choose};
 use crate::backoff::{Backoff, random_unit};
-use crate::cluster::{self, Asked, Cluster, CoordinatorKind, Coordinators, Metadata, MetadataConfig};
+use crate::cluster::{self, Asked, Cluster, CoordinatorKind, Coordinators, Metadata, Source};
 use crate::config::{ConfigError, Properties};
 use crate::error::Error;
-use crate::net::{Address, Call, Connection, Node, Pool, PoolConfig, Purpose, RequestError};
+use crate::net::{Address, Call, Connection, Node, Pool, Purpose, RequestError, metadata_refreshed};
+
+/// Older brokers may answer with leader epochs that they made up (KAFKA-9212).
+const FIRST_VERSION_WITH_RELIABLE_EPOCHS: i16 = 9;
 
 /// A handle to a Kafka cluster: cheap to clone, shared by every producer, consumer and request.
 ///
@@ -32,7 +37,7 @@ pub struct Client {
 #[derive(Debug)]
 struct Inner {
     config: ClientBuilder,
-    bootstrap: Vec<Node>,
+    bootstrap: Bootstrap,
     pool: Pool,
     metadata: Arc<Metadata>,
     coordinators: Coordinators,
@@ -70,17 +75,14 @@ impl Client {
     }
 
     fn start(config: ClientBuilder, bootstrap: Vec<Address>) -> Self {
-        let (_, retry_backoff) = config.backoffs();
-        let pool = new_pool(&config);
-        let bootstrap = bootstrap.into_iter().zip(1..).map(|(address, n)| Node { id: -n, address }).collect();
         let inner = Inner {
-            config,
-            bootstrap,
-            pool,
-            metadata: Arc::new(Metadata::new()),
+            bootstrap: Bootstrap::new(bootstrap, config.dns_lookup),
+            pool: new_pool(&config),
+            metadata: Arc::new(Metadata::new(config.metadata())),
             coordinators: Coordinators::default(),
-            retry_backoff,
+            retry_backoff: config.retry_backoff_policy(),
             refreshing: OnceLock::new(),
+            config,
         };
         Self { inner: Arc::new(inner) }
     }
@@ -246,70 +248,76 @@ impl Client {
     /// The refreshing task starts with the first question, which is asked from inside a runtime.
     fn ensure_refreshing(&self) {
         self.inner.refreshing.get_or_init(|| {
-            let config = MetadataConfig {
-                max_age: self.inner.config.metadata_max_age,
-                retry_backoff: self.inner.retry_backoff,
-            };
             // Weak, so that the task does not keep alive the client whose end it waits for.
-            let inner = Arc::downgrade(&self.inner);
-            let fetch = move |asked| fetch_metadata(inner.clone(), asked);
-            tokio::spawn(cluster::run(self.inner.metadata.clone(), config, fetch));
+            let source = WeakClient(Arc::downgrade(&self.inner));
+            tokio::spawn(cluster::run(self.inner.metadata.clone(), source));
         });
     }
 }
 
 fn new_pool(config: &ClientBuilder) -> Pool {
-    let (reconnect_backoff, _) = config.backoffs();
-    let pool_config = PoolConfig {
-        client_id: config.client_id.clone(),
-        max_frame_bytes: config.max_frame_bytes,
-        setup_timeout: config.setup_timeout,
-        reconnect_backoff,
-    };
-    Pool::new(config.connector.clone(), pool_config)
+    Pool::new(config.stream_connector(), config.connection(), config.dialing())
 }
 
 impl Inner {
     async fn any_connection(&self, purpose: Purpose) -> Result<Connection, RequestError> {
         let now = Instant::now();
+        let connector = self.pool.connector();
+        let bootstrap = self.bootstrap.nodes(connector, self.config.setup_timeout).await;
         let cluster = self.metadata.snapshot();
-        let known = cluster.brokers().map(|b| Node { id: b.id, address: b.address.clone() });
-        // The bootstrap servers stay candidates: a cluster may have moved away from under us (KIP-899).
-        let candidates =
-            known.map(|node| (false, node)).chain(self.bootstrap.iter().map(|n| (true, n.clone())));
-        let best = candidates.min_by(|(a_bootstrap, a), (b_bootstrap, b)| {
-            let rank = |node| self.pool.readiness(node, purpose, now);
-            rank(a).cmp(&rank(b)).then(a_bootstrap.cmp(b_bootstrap)).then_with(|| {
-                if random_unit() < 0.5 { std::cmp::Ordering::Less } else { std::cmp::Ordering::Greater }
-            })
-        });
-        // There is at least one bootstrap server.
-        let (_, node) = best.ok_or(RequestError::ClientClosed)?;
+        let sources = self.metadata.sources();
+        let nodes = candidates(sources, &cluster, bootstrap.as_deref().unwrap_or_default());
+        let ready = |node: Node| {
+            let readiness = self.pool.readiness(&node, purpose, now);
+            (node, readiness)
+        };
+        let chosen = choose(nodes.into_iter().map(ready).collect(), random_unit());
+        // At least one bootstrap server was given; without brokers either, its name did not resolve.
+        let node = match (chosen, bootstrap) {
+            (Some(node), _) => node,
+            (None, Err(error)) => return Err(RequestError::NotSent(error)),
+            (None, Ok(_)) => return Err(RequestError::ClientClosed),
+        };
         self.pool.connection(&node, purpose).await.map_err(RequestError::NotSent)
+    }
+
+    async fn fetch_metadata(&self, asked: Asked) -> Result<MetadataResponse, RequestError> {
+        let topic = |name: &Arc<str>| {
+            let name = TopicName(StrBytes::from_string(name.to_string()));
+            MetadataRequestTopic::default().with_name(Some(name))
+        };
+        let request = MetadataRequest::default()
+            .with_topics(match asked {
+                Asked::All => None,
+                Asked::Topics(names) => Some(names.iter().map(topic).collect()),
+            })
+            .with_allow_auto_topic_creation(self.config.auto_create_topics);
+        let connection = self.any_connection(Purpose::Control).await?;
+        let version = connection.version_of::<MetadataRequest>(i16::MAX)?;
+        let mut response = connection.request(&request, Call::within(self.config.request_timeout)).await?;
+        if version < FIRST_VERSION_WITH_RELIABLE_EPOCHS {
+            let partitions = response.topics.iter_mut().flat_map(|topic| &mut topic.partitions);
+            partitions.for_each(|partition| partition.leader_epoch = -1);
+        }
+        metadata_refreshed(self.config.client_id.as_ref());
+        Ok(response)
     }
 }
 
-/// Asks whichever broker is there; `None` once the client is gone.
-async fn fetch_metadata(client: Weak<Inner>, asked: Asked) -> Option<Result<MetadataResponse, RequestError>> {
-    let inner = client.upgrade()?;
-    let topics = match asked {
-        Asked::All => None,
-        Asked::Topics(names) => Some(
-            names
-                .iter()
-                .map(|name| {
-                    let name = TopicName(StrBytes::from_string(name.to_string()));
-                    MetadataRequestTopic::default().with_name(Some(name))
-                })
-                .collect(),
-        ),
-    };
-    let request = MetadataRequest::default()
-        .with_topics(topics)
-        .with_allow_auto_topic_creation(inner.config.auto_create_topics);
-    let answer = match inner.any_connection(Purpose::Control).await {
-        Ok(connection) => connection.request(&request, Call::within(inner.config.request_timeout)).await,
-        Err(error) => Err(error),
-    };
-    Some(answer)
+#[derive(Debug)]
+struct WeakClient(Weak<Inner>);
+
+impl Source for WeakClient {
+    async fn fetch(&self, asked: Asked) -> Option<Result<MetadataResponse, RequestError>> {
+        let inner = self.0.upgrade()?;
+        Some(inner.fetch_metadata(asked).await)
+    }
+
+    fn rebootstrap(&self) {
+        if let Some(inner) = self.0.upgrade() {
+            inner.bootstrap.forget();
+            inner.coordinators.forget_all();
+            inner.pool.let_go();
+        }
+    }
 }

@@ -29,6 +29,11 @@ impl Coordinators {
         self.known.lock().insert((kind, key.to_owned()), node);
     }
 
+    /// Forgets every answer: they were another cluster's, perhaps.
+    pub(crate) fn forget_all(&self) {
+        self.known.lock().clear();
+    }
+
     /// Forgets an answer that turned out wrong (`NOT_COORDINATOR`, or the broker is gone).
     pub(crate) fn forget(&self, kind: CoordinatorKind, key: &str) {
         self.known.lock().remove(&(kind, key.to_owned()));

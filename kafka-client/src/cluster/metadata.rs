@@ -1,54 +1,30 @@
-//! When to ask for metadata: on demand, together with whoever else asks, and every `metadata.max.age`.
+//! The snapshot, who waits for a newer one, and the task that fetches it as the [`Refresher`] says.
 
-use std::collections::{BTreeSet, HashMap};
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use kafka_wire::ErrorCode;
 use kafka_wire::messages::MetadataResponse;
 use parking_lot::Mutex;
-use rustc_hash::FxBuildHasher;
 use tokio::sync::Notify;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
+use super::refresh::{MetadataConfig, Refresher, Sources, Step, Verdict};
 use super::rounds::{Follower, Rounds};
 use super::snapshot::Asked;
 use super::{Broker, Cluster};
-use crate::backoff::Backoff;
+use crate::backoff::random_unit;
 use crate::net::RequestError;
-
-/// A topic that nobody used for this long is not asked for any more (Kafka's `metadata.max.idle.ms`).
-const MAX_IDLE: Duration = Duration::from_secs(5 * 60);
-/// So many rounds may follow each other at once, as at start-up, where each new topic is a question of its own. More
-/// than that is a broker which keeps answering "not leader", and is asked at the pace of the back-off.
-const BURST: u32 = 5;
-
-#[derive(Debug, Clone)]
-pub(crate) struct MetadataConfig {
-    /// `metadata.max.age`: the snapshot is refreshed this often even if nobody asks.
-    pub(crate) max_age: Duration,
-    pub(crate) retry_backoff: Backoff,
-}
 
 /// The snapshot and who wants it refreshed.
 #[derive(Debug)]
 pub(crate) struct Metadata {
     snapshot: ArcSwap<Cluster>,
-    asks: Mutex<Asks>,
+    refresher: Mutex<Refresher>,
     wanted: Notify,
     /// Counts finished rounds of asking, with how the last one went.
     rounds: Rounds,
-}
-
-/// What to ask for in the next round.
-#[derive(Debug, Default)]
-pub(crate) struct Asks {
-    wanted: bool,
-    all: bool,
-    topics: BTreeSet<Arc<str>>,
-    used_at: HashMap<Arc<str>, Instant, FxBuildHasher>,
-    rounds_begun: u64,
 }
 
 /// A finished round of asking.
@@ -61,10 +37,10 @@ pub(crate) struct Round {
 }
 
 impl Metadata {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(config: MetadataConfig) -> Self {
         Self {
             snapshot: ArcSwap::default(),
-            asks: Mutex::default(),
+            refresher: Mutex::new(Refresher::new(config)),
             wanted: Notify::new(),
             rounds: Rounds::default(),
         }
@@ -72,6 +48,11 @@ impl Metadata {
 
     pub(crate) fn snapshot(&self) -> Arc<Cluster> {
         self.snapshot.load_full()
+    }
+
+    /// Which servers may be asked.
+    pub(crate) fn sources(&self) -> Sources {
+        self.refresher.lock().sources()
     }
 
     /// Wakes the refreshing task, so that it notices that the client is gone.
@@ -97,12 +78,7 @@ impl Metadata {
 
     /// Keeps `topic` among the topics that are refreshed.
     pub(crate) fn touch(&self, topic: &Arc<str>) {
-        let now = Instant::now();
-        let mut asks = self.asks.lock();
-        match asks.used_at.get_mut(topic) {
-            Some(at) => *at = now,
-            None => drop(asks.used_at.insert(topic.clone(), now)),
-        }
+        self.refresher.lock().touch(Instant::now(), topic);
     }
 
     /// Takes a newer leader from a produce or fetch answer (KIP-951); whether it was news.
@@ -128,66 +104,53 @@ impl Metadata {
     }
 
     fn ask<'a>(&self, topics: impl IntoIterator<Item = &'a Arc<str>>, all: bool) -> u64 {
-        let now = Instant::now();
-        let mut asks = self.asks.lock();
-        asks.wanted = true;
-        asks.all |= all;
-        for topic in topics {
-            asks.topics.insert(topic.clone());
-            asks.used_at.insert(topic.clone(), now);
-        }
-        let begun = asks.rounds_begun;
-        drop(asks);
+        let begun = self.refresher.lock().ask(Instant::now(), topics, all);
         self.wanted.notify_one();
         begun
     }
 
-    /// What the next round asks for; `periodic` rounds ask for everything in use.
-    fn begin(&self, periodic: bool, now: Instant) -> Asked {
-        let mut asks = self.asks.lock();
-        asks.rounds_begun += 1;
-        asks.wanted = false;
-        let mut topics = std::mem::take(&mut asks.topics);
-        if std::mem::take(&mut asks.all) {
-            return Asked::All;
-        }
-        if periodic {
-            let unused: Vec<Arc<str>> =
-                asks.used_at.extract_if(|_, at| now.duration_since(*at) > MAX_IDLE).map(|(t, _)| t).collect();
-            topics.extend(asks.used_at.keys().cloned());
-            if !unused.is_empty() {
-                self.snapshot.rcu(|cluster| cluster.without_topics(&unused));
+    /// Waits for the next round.
+    async fn next_round(&self) -> Asked {
+        loop {
+            let step = self.refresher.lock().poll(Instant::now());
+            match step {
+                Step::Ask { asked, unused } => {
+                    if !unused.is_empty() {
+                        self.snapshot.rcu(|cluster| cluster.without_topics(&unused));
+                    }
+                    return asked;
+                }
+                // Either way it is time to look again.
+                Step::Wait { until: Some(until) } => drop(timeout_at(until, self.wanted.notified()).await),
+                Step::Wait { until: None } => self.wanted.notified().await,
             }
         }
-        Asked::Topics(topics.into_iter().collect())
     }
 
+    /// Takes the answer; whether the brokers are to be forgotten.
     fn finish(&self, asked: &Asked, answer: Result<MetadataResponse, RequestError>) -> bool {
         let error = match answer {
-            Ok(response) => {
-                let code = kafka_wire::ErrorCode::from(response.error_code);
-                self.snapshot.rcu(|cluster| cluster.updated(response.clone(), asked));
-                code.into_result().err().map(|code| RequestError::Refused { code })
-            }
+            Ok(response) => match ErrorCode::from(response.error_code) {
+                ErrorCode::None => {
+                    self.snapshot.rcu(|cluster| cluster.updated(response.clone(), asked));
+                    None
+                }
+                code => Some(RequestError::Refused { code }),
+            },
             Err(error) => Some(error),
         };
-        let failed = error.is_some();
-        let mut asks = self.asks.lock();
-        if let (Some(error), Asked::Topics(topics)) = (&error, asked)
-            && error.is_retriable()
-        {
-            // Whoever only said that the snapshot is stale does not wait, and still needs it.
-            asks.topics.extend(topics.iter().cloned());
-            asks.wanted = !topics.is_empty();
+        if let Some(error) = &error {
+            tracing::warn!(%error, "metadata refresh failed");
         }
-        let begun = asks.rounds_begun;
-        drop(asks);
-        self.rounds.tell(Round { begun, error });
-        failed
-    }
-
-    fn is_wanted(&self) -> bool {
-        self.asks.lock().wanted
+        let mut refresher = self.refresher.lock();
+        let outcome = error.as_ref().map_or(Ok(()), Err);
+        let verdict = refresher.answered(Instant::now(), asked, outcome, random_unit());
+        let begun = refresher.round();
+        drop(refresher);
+        if verdict != Verdict::Rebootstrap {
+            self.rounds.tell(Round { begun, error });
+        }
+        verdict != Verdict::Told
     }
 
     /// Changes with each finished round.
@@ -196,34 +159,30 @@ impl Metadata {
     }
 }
 
-/// The refreshing task: asks by `fetch`, which is given what to ask for and answers `None` once the client is gone.
-pub(crate) async fn run<F, Fut>(metadata: Arc<Metadata>, config: MetadataConfig, mut fetch: F)
-where
-    F: FnMut(Asked) -> Fut,
-    Fut: Future<Output = Option<Result<MetadataResponse, RequestError>>>,
-{
-    let mut failures: u32 = 0;
-    let mut in_a_row: u32 = 0;
+/// Where metadata comes from.
+pub(crate) trait Source {
+    /// Asks a server; `None` once the client is gone.
+    fn fetch(
+        &self,
+        asked: Asked,
+    ) -> impl Future<Output = Option<Result<MetadataResponse, RequestError>>> + Send;
+
+    /// Lets go of every connection: what is asked next is asked of the bootstrap servers.
+    fn rebootstrap(&self);
+}
+
+/// The refreshing task.
+pub(crate) async fn run(metadata: Arc<Metadata>, source: impl Source) {
     loop {
-        let mut periodic = false;
-        let waiting_since = Instant::now();
-        while !metadata.is_wanted() && !periodic {
-            periodic = tokio::time::timeout(config.max_age, metadata.wanted.notified()).await.is_err();
-        }
-        let calm = waiting_since.elapsed() >= config.retry_backoff.delay(1, 1.0);
-        in_a_row = if calm { 0 } else { in_a_row.saturating_add(1) };
-        let asked = metadata.begin(periodic, Instant::now());
-        tracing::debug!(?asked, periodic, "refreshing metadata");
-        let Some(answer) = fetch(asked.clone()).await else {
+        let asked = metadata.next_round().await;
+        tracing::debug!(?asked, "refreshing metadata");
+        let Some(answer) = source.fetch(asked.clone()).await else {
             metadata.finish(&asked, Err(RequestError::ClientClosed));
             return;
         };
-        if let Err(error) = &answer {
-            tracing::warn!(%error, failures, "metadata refresh failed");
-        }
-        failures = if metadata.finish(&asked, answer) { failures.saturating_add(1) } else { 0 };
-        if failures > 0 || in_a_row >= BURST {
-            tokio::time::sleep(config.retry_backoff.random_delay(failures.max(1))).await;
+        if metadata.finish(&asked, answer) {
+            tracing::warn!("turning to the bootstrap servers again");
+            source.rebootstrap();
         }
     }
 }

@@ -2,11 +2,15 @@
 
 mod coordinator;
 mod metadata;
+mod refresh;
 mod rounds;
 mod snapshot;
+mod update;
 
+pub use refresh::MetadataRecovery;
 pub use snapshot::{Broker, Cluster, Partition, Topic};
 
 pub(crate) use coordinator::{CoordinatorKind, Coordinators, answer, question};
-pub(crate) use metadata::{Metadata, MetadataConfig, run};
+pub(crate) use metadata::{Metadata, Source, run};
+pub(crate) use refresh::{MetadataConfig, Sources};
 pub(crate) use snapshot::Asked;

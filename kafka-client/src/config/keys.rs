@@ -85,7 +85,6 @@ const SHARE_GROUPS: &str = "share groups are not supported yet";
 const JVM_INTERCEPTORS: &str =
     "classes of the JVM cannot be loaded; give a Rust interceptor to the producer's builder";
 const BYTES_ONLY: &str = "keys and values are bytes; the application encodes and decodes them";
-const YET: &str = "it is not built yet";
 const METRICS: &str = "metrics go to the recorder that the application installs for the `metrics` crate";
 const TRACING: &str = "the application's `tracing` subscriber decides what is logged";
 const BY_TIME_OUT: &str = "a request without an answer is noticed by request.timeout.ms";
@@ -103,22 +102,32 @@ pub(super) static CLIENT: &[Key] = &[
         "client.dns.lookup",
         Word(&["use_all_dns_ips", "resolve_canonical_bootstrap_servers_only"]),
         "use_all_dns_ips",
-        Refused(YET),
+        Used,
     ),
     key("client.id", Text, "kafka-client-rust", Differs("Java's default is empty")),
     key("config.providers", Text, "", Only(&[""], "values are taken as they stand, and ${...} in them too")),
-    key("connections.max.idle.ms", long_ms(i64::MIN), "540000", Refused(YET)),
+    key(
+        "connections.max.idle.ms",
+        long_ms(i64::MIN),
+        "540000",
+        Differs("Java's admin client has 300000; 0 or less means never"),
+    ),
     key("default.api.timeout.ms", int_ms(0), "60000", Used),
     key("enable.metrics.push", Flag, "true", NoEffect("no metrics are pushed to brokers (KIP-714) yet")),
     key("metadata.max.age.ms", long_ms(0), "300000", Used),
-    key("metadata.max.idle.ms", long_ms(5000), "300000", Refused(YET)),
-    key("metadata.recovery.rebootstrap.trigger.ms", long_ms(0), "300000", Refused(YET)),
-    key("metadata.recovery.strategy", AnyCaseWord(&["rebootstrap", "none"]), "rebootstrap", Refused(YET)),
+    key("metadata.max.idle.ms", long_ms(5000), "300000", Used),
+    key("metadata.recovery.rebootstrap.trigger.ms", long_ms(0), "300000", Used),
+    key("metadata.recovery.strategy", AnyCaseWord(&["rebootstrap", "none"]), "rebootstrap", Used),
     key("metric.reporters", Text, "org.apache.kafka.common.metrics.JmxReporter", NoEffect(METRICS)),
     key("metrics.num.samples", Number(1, INT, "samples"), "2", NoEffect(METRICS)),
     key("metrics.recording.level", Word(&["INFO", "DEBUG", "TRACE"]), "INFO", NoEffect(METRICS)),
     key("metrics.sample.window.ms", long_ms(0), "30000", NoEffect(METRICS)),
-    key("receive.buffer.bytes", int_bytes(-1), "-1", Refused(YET)),
+    key(
+        "receive.buffer.bytes",
+        int_bytes(-1),
+        "-1",
+        Differs("-1 lets the system size it by the connection's speed; Java's default is 32768 or 65536"),
+    ),
     key("reconnect.backoff.max.ms", long_ms(0), "1000", Used),
     key("reconnect.backoff.ms", long_ms(0), "50", Used),
     key(
@@ -136,8 +145,13 @@ pub(super) static CLIENT: &[Key] = &[
         Only(&["PLAINTEXT"], SECURITY),
     ),
     key("security.providers", Text, "", Refused("classes of the JVM cannot be loaded")),
-    key("send.buffer.bytes", int_bytes(-1), "-1", Refused(YET)),
-    key("socket.connection.setup.timeout.max.ms", long_ms(i64::MIN), "30000", Refused(YET)),
+    key(
+        "send.buffer.bytes",
+        int_bytes(-1),
+        "-1",
+        Differs("-1 lets the system size it by the connection's speed; Java's default is 131072"),
+    ),
+    key("socket.connection.setup.timeout.max.ms", long_ms(i64::MIN), "30000", Used),
     key("socket.connection.setup.timeout.ms", long_ms(i64::MIN), "10000", Used),
 ];
 

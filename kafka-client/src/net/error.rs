@@ -14,6 +14,14 @@ use super::Address;
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConnectionError {
+    /// The broker's name has no address.
+    #[error("cannot resolve {address}: {source}")]
+    Resolve {
+        /// The broker.
+        address: Address,
+        /// What the system said.
+        source: Arc<io::Error>,
+    },
     /// No stream could be opened.
     #[error("cannot connect to {address}: {source}")]
     Connect {
@@ -76,6 +84,14 @@ pub enum ConnectionError {
         /// The broker.
         address: Address,
     },
+    /// Nobody used the connection for so long that the client closed it.
+    #[error("connection to {address} closed after {idle:?} without a request")]
+    Idle {
+        /// The broker.
+        address: Address,
+        /// `connections.max.idle.ms`.
+        idle: Duration,
+    },
     /// A request was not answered in time; the connection was given up because its answer could still come.
     #[error("{address} did not answer within {waited:?}")]
     RequestTimeout {
@@ -92,6 +108,22 @@ impl ConnectionError {
         match self {
             Self::Handshake { code, .. } => code.is_retriable(),
             _ => true,
+        }
+    }
+
+    /// A word for it, for the labels of metrics.
+    pub(super) fn reason(&self) -> &'static str {
+        match self {
+            Self::Resolve { .. } => "resolve",
+            Self::Connect { .. } => "connect",
+            Self::SetupTimeout { .. } => "setup_timeout",
+            Self::Handshake { .. } => "handshake",
+            Self::Closed { .. } => "closed_by_broker",
+            Self::Io { .. } => "io",
+            Self::InvalidFrame { .. } | Self::OutOfTurn { .. } => "protocol",
+            Self::Busy { .. } => "busy",
+            Self::Idle { .. } => "idle",
+            Self::RequestTimeout { .. } => "request_timeout",
         }
     }
 }

@@ -3,17 +3,23 @@
 mod address;
 mod connection;
 mod connector;
+mod dial;
+mod dns;
 mod error;
+pub mod metrics;
 mod pool;
 #[cfg(test)]
 mod tests;
 
 pub use address::{Address, AddressError};
-pub use connector::{BoxStream, Connecting, Connector, Stream, TcpConnector};
+pub use connector::{BoxStream, Connecting, Connector, Endpoint, Naming, Resolving, Stream, TcpConnector};
+pub use dns::DnsLookup;
 pub use error::{ConnectionError, RequestError};
 
-pub(crate) use connection::{Call, Connection};
-pub(crate) use pool::{Node, Pool, PoolConfig};
+pub(crate) use connection::{Call, Connection, ConnectionConfig};
+pub(crate) use dial::DialPolicy;
+pub(crate) use metrics::metadata_refreshed;
+pub(crate) use pool::{Node, Pool, Readiness};
 
 /// What a connection is for. Classes of traffic do not share one, so that a produce never waits behind a long poll.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -26,4 +32,16 @@ pub(crate) enum Purpose {
     Coordinator,
     /// Everything else: metadata, offsets, administration.
     Control,
+}
+
+impl Purpose {
+    /// For labels of metrics and spans.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Produce => "produce",
+            Self::Fetch => "fetch",
+            Self::Coordinator => "coordinator",
+            Self::Control => "control",
+        }
+    }
 }

@@ -5,10 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until, timeout};
 
-use super::{Address, Connection, ConnectionError, Connector, Purpose};
-use crate::backoff::Backoff;
+use super::connector::Endpoint;
+use super::dial::{DialPolicy, Dialer, Step, Verdict};
+use super::metrics::Labels;
+use super::{Address, Connection, ConnectionConfig, ConnectionError, Connector, Purpose};
+use crate::backoff::random_unit;
 
 /// A broker to connect to. Bootstrap servers have negative numbers, as in Java: who they are is not known yet.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -17,46 +20,63 @@ pub(crate) struct Node {
     pub(crate) address: Address,
 }
 
-#[derive(Debug, Clone)]
-pub(crate) struct PoolConfig {
-    pub(crate) client_id: Option<Arc<str>>,
-    pub(crate) max_frame_bytes: usize,
-    /// `socket.connection.setup.timeout`: connecting and agreeing on versions.
-    pub(crate) setup_timeout: Duration,
-    pub(crate) reconnect_backoff: Backoff,
-}
-
 #[derive(Debug)]
 pub(crate) struct Pool {
     connector: Arc<dyn Connector>,
-    config: PoolConfig,
+    config: ConnectionConfig,
+    policy: DialPolicy,
     slots: Mutex<HashMap<(i32, Purpose), Arc<Slot>>>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Slot {
+    address: Address,
     current: Mutex<Current>,
     /// Held by the one caller that connects; others wait for it in line and then use its connection.
     connecting: tokio::sync::Mutex<()>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Current {
     connection: Option<Connection>,
-    failures: u32,
-    retry_at: Option<Instant>,
+    dialer: Dialer,
 }
 
 impl Slot {
-    fn live(&self, address: &Address) -> Option<Connection> {
-        let current = self.current.lock();
-        current.connection.clone().filter(|c| !c.is_closed() && c.address() == address)
+    fn new(policy: DialPolicy, node: &Node) -> Self {
+        let current = Current { connection: None, dialer: Dialer::new(policy) };
+        Self {
+            address: node.address.clone(),
+            current: Mutex::new(current),
+            connecting: tokio::sync::Mutex::default(),
+        }
+    }
+}
+
+impl Current {
+    /// The connection that is up. One that was lost counts for the back-off, once.
+    fn live(&mut self) -> Option<Connection> {
+        if let Some(gone) = self.connection.take_if(|connection| connection.is_closed())
+            && let Some(at) = gone.ended_at()
+        {
+            self.dialer.lost(at, random_unit());
+        }
+        self.connection.clone()
     }
 }
 
 impl Pool {
-    pub(crate) fn new(connector: Arc<dyn Connector>, config: PoolConfig) -> Self {
-        Self { connector, config, slots: Mutex::default() }
+    pub(crate) fn new(connector: Arc<dyn Connector>, config: ConnectionConfig, policy: DialPolicy) -> Self {
+        Self { connector, config, policy, slots: Mutex::default() }
+    }
+
+    pub(crate) fn connector(&self) -> &dyn Connector {
+        &*self.connector
+    }
+
+    /// Forgets every connection, and what is known of how to get at brokers. Connections end when their users are done.
+    pub(crate) fn let_go(&self) {
+        self.slots.lock().clear();
     }
 
     /// The connection to `node`, opened if there is none. Waits out the back-off after failures.
@@ -67,64 +87,116 @@ impl Pool {
         node: &Node,
         purpose: Purpose,
     ) -> Result<Connection, ConnectionError> {
-        let slot = self.slots.lock().entry((node.id, purpose)).or_default().clone();
-        if let Some(connection) = slot.live(&node.address) {
+        let slot = self.slot(node, purpose);
+        if let Some(connection) = slot.current.lock().live() {
             return Ok(connection);
         }
         let _turn = slot.connecting.lock().await;
-        if let Some(connection) = slot.live(&node.address) {
+        if let Some(connection) = slot.current.lock().live() {
             return Ok(connection);
         }
-        let retry_at = slot.current.lock().retry_at;
-        if let Some(at) = retry_at {
-            tokio::time::sleep_until(at).await;
-        }
-        let opened = self.open(&node.address).await;
-        let mut current = slot.current.lock();
-        match opened {
-            Ok(connection) => {
-                *current = Current { connection: Some(connection.clone()), failures: 0, retry_at: None };
-                tracing::debug!(broker = node.id, address = %node.address, ?purpose, "connected");
-                Ok(connection)
-            }
-            Err(error) => {
-                let failures = current.failures.saturating_add(1);
-                let delay = self.config.reconnect_backoff.random_delay(failures);
-                *current = Current { connection: None, failures, retry_at: Some(Instant::now() + delay) };
-                tracing::debug!(broker = node.id, %error, failures, ?delay, "could not connect");
-                Err(error)
-            }
-        }
+        self.dial(&slot, node, purpose).await
     }
 
     /// How soon a request to `node` could leave: the rank of a candidate when any broker will do.
     pub(crate) fn readiness(&self, node: &Node, purpose: Purpose, now: Instant) -> Readiness {
         let slot = self.slots.lock().get(&(node.id, purpose)).cloned();
-        let Some(slot) = slot else {
+        let Some(slot) = slot.filter(|slot| slot.address == node.address) else {
             return Readiness::Untried;
         };
-        if slot.live(&node.address).is_some() {
-            return Readiness::Connected;
-        }
-        match slot.current.lock().retry_at {
-            Some(at) if at > now => Readiness::BackingOff(at),
-            _ => Readiness::Untried,
+        let mut current = slot.current.lock();
+        match current.live() {
+            Some(connection) => connection.muted_until(now).map_or(Readiness::Connected, Readiness::Muted),
+            None => current.dialer.backing_off(now).map_or(Readiness::Untried, Readiness::BackingOff),
         }
     }
 
-    async fn open(&self, address: &Address) -> Result<Connection, ConnectionError> {
+    fn slot(&self, node: &Node, purpose: Purpose) -> Arc<Slot> {
+        let mut slots = self.slots.lock();
+        let slot = slots
+            .entry((node.id, purpose))
+            // A broker that moved is another peer; who still waits for the old one gets its answer or its end.
+            .and_modify(|slot| {
+                if slot.address != node.address {
+                    *slot = Arc::new(Slot::new(self.policy, node));
+                }
+            })
+            .or_insert_with(|| Arc::new(Slot::new(self.policy, node)));
+        slot.clone()
+    }
+
+    /// Does what the slot's dialer says until there is a connection or it gives up. Each lock is held for one question:
+    /// the future may be dropped anywhere, and the next caller goes on from there.
+    async fn dial(&self, slot: &Slot, node: &Node, purpose: Purpose) -> Result<Connection, ConnectionError> {
+        loop {
+            let step = slot.current.lock().dialer.step(Instant::now(), random_unit());
+            let attempt = match step {
+                Step::Wait { until } => {
+                    sleep_until(until).await;
+                    continue;
+                }
+                Step::Resolve { within } => match self.resolve(&node.address, within).await {
+                    Ok(addresses) => {
+                        slot.current.lock().dialer.resolved(addresses);
+                        continue;
+                    }
+                    Err(error) => Err(error),
+                },
+                Step::Connect { to, within } => {
+                    let to = Endpoint::new(node.address.clone(), to);
+                    self.open(&to, node, purpose, within).await
+                }
+            };
+            let mut current = slot.current.lock();
+            match attempt {
+                Ok(connection) => {
+                    current.dialer.connected();
+                    current.connection = Some(connection.clone());
+                    tracing::debug!(broker = node.id, address = %node.address, ?purpose, "connected");
+                    return Ok(connection);
+                }
+                Err(error) => {
+                    let timed_out = matches!(error, ConnectionError::SetupTimeout { .. });
+                    let verdict = current.dialer.failed(Instant::now(), timed_out, random_unit());
+                    Labels::new(self.config.client_id.as_ref(), node, purpose).failed();
+                    tracing::debug!(broker = node.id, ?step, %error, ?verdict, "could not connect");
+                    if verdict == Verdict::GiveUp {
+                        return Err(error);
+                    }
+                }
+            }
+        }
+    }
+
+    async fn resolve(
+        &self,
+        address: &Address,
+        within: Duration,
+    ) -> Result<Vec<std::net::SocketAddr>, ConnectionError> {
+        let timed_out = |_| ConnectionError::SetupTimeout { address: address.clone(), waited: within };
+        let resolved = timeout(within, self.connector.resolve(address)).await.map_err(timed_out)?;
+        resolved
+            .map_err(|source| ConnectionError::Resolve { address: address.clone(), source: Arc::new(source) })
+    }
+
+    async fn open(
+        &self,
+        to: &Endpoint,
+        node: &Node,
+        purpose: Purpose,
+        within: Duration,
+    ) -> Result<Connection, ConnectionError> {
+        let address = || to.address.clone();
         let setup = async {
-            let stream = self.connector.connect(&address.host, address.port).await.map_err(|source| {
-                ConnectionError::Connect { address: address.clone(), source: Arc::new(source) }
+            let stream = self.connector.connect(to).await.map_err(|source| ConnectionError::Connect {
+                address: address(),
+                source: Arc::new(source),
             })?;
-            let PoolConfig { client_id, max_frame_bytes, setup_timeout, .. } = &self.config;
-            Connection::open(stream, address.clone(), client_id.clone(), *max_frame_bytes, *setup_timeout)
-                .await
+            Connection::open(stream, node, purpose, &self.config, within).await
         };
-        let waited = self.config.setup_timeout;
-        tokio::time::timeout(waited, setup)
+        timeout(within, setup)
             .await
-            .unwrap_or_else(|_| Err(ConnectionError::SetupTimeout { address: address.clone(), waited }))
+            .unwrap_or_else(|_| Err(ConnectionError::SetupTimeout { address: address(), waited: within }))
     }
 }
 
@@ -133,5 +205,7 @@ impl Pool {
 pub(crate) enum Readiness {
     Connected,
     Untried,
+    /// Connected, and asked for a pause (KIP-219).
+    Muted(Instant),
     BackingOff(Instant),
 }

@@ -18,10 +18,18 @@ use crate::testing::{Peer, kafka_4_3_versions};
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 
+const CONFIG: ConnectionConfig =
+    ConnectionConfig { client_id: None, max_frame_bytes: 1 << 20, max_idle: Some(Duration::from_secs(540)) };
+
+/// Opens a connection over one end of a pipe.
+async fn open(stream: tokio::io::DuplexStream) -> Result<Connection, ConnectionError> {
+    let node = Node { id: 1, address: Address::new("peer", 1) };
+    Connection::open(Box::new(stream), &node, Purpose::Control, &CONFIG, TIMEOUT).await
+}
+
 async fn connected() -> (Connection, Peer) {
     let (stream, mut peer) = Peer::pair();
-    let open = Connection::open(Box::new(stream), Address::new("peer", 1), None, 1 << 20, TIMEOUT);
-    let (connection, ()) = tokio::join!(open, peer.shake_hands());
+    let (connection, ()) = tokio::join!(open(stream), peer.shake_hands());
     (connection.unwrap(), peer)
 }
 
@@ -151,7 +159,7 @@ async fn the_connection_ends_with_its_last_handle() {
 #[tokio::test(start_paused = true)]
 async fn an_older_broker_is_asked_again_in_a_version_that_it_knows() {
     let (stream, mut peer) = Peer::pair();
-    let open = Connection::open(Box::new(stream), Address::new("old", 1), None, 1 << 20, TIMEOUT);
+    let open = open(stream);
     let script = async {
         let (mut header, _) = peer.next().await.unwrap();
         assert!(header.request_api_version > 2);
@@ -172,7 +180,7 @@ async fn an_older_broker_is_asked_again_in_a_version_that_it_knows() {
 #[tokio::test(start_paused = true)]
 async fn a_refused_handshake_names_the_code() {
     let (stream, mut peer) = Peer::pair();
-    let open = Connection::open(Box::new(stream), Address::new("p", 1), None, 1 << 20, TIMEOUT);
+    let open = open(stream);
     let script = async {
         let (header, _) = peer.next().await.unwrap();
         let refusal =

@@ -123,6 +123,33 @@ pub(crate) fn check_response(api_key: i16, version: i16, body: &[u8]) -> Result<
     check(find(tables::RESPONSES, api_key)?, version, body)
 }
 
+/// The pause in milliseconds that a response's body asks for (KIP-219); `None` where its version has no such field, or
+/// the body does not reach it. Most messages start with it, so that there is little to walk over.
+pub(crate) fn throttle_time_ms(api_key: i16, version: i16, body: &[u8]) -> Option<i32> {
+    const NAME: &str = "ThrottleTimeMs";
+    let shape = find(tables::RESPONSES, api_key).ok().filter(|shape| shape.versions.contains(version))?;
+    let mut walk = Walk::new(shape, version, body);
+    let mut fields = shape.fields.iter().filter(|f| f.tag.is_none() && f.versions.contains(version));
+    if fields.clone().all(|field| field.name != NAME) {
+        return None;
+    }
+    loop {
+        let field = fields.next()?;
+        if field.name == NAME {
+            return walk.array(NAME).ok().map(i32::from_be_bytes);
+        }
+        walk.value(field, &field.kind, field.nullable.contains(version)).ok()?;
+    }
+}
+
+/// Moves past a response's header.
+pub(crate) fn skip_response_header(header_version: i16, frame: &[u8]) -> Option<&[u8]> {
+    let shape = &tables::RESPONSE_HEADER;
+    let mut walk = Walk::new(shape, header_version, frame);
+    walk.fields(shape.fields).ok()?;
+    Some(walk.bytes)
+}
+
 fn find(shapes: &[(i16, &'static Shape)], api_key: i16) -> Result<&'static Shape, ShapeError> {
     let at = shapes.binary_search_by_key(&api_key, |&(key, _)| key).ok();
     at.and_then(|at| shapes.get(at)).map(|&(_, shape)| shape).ok_or(ShapeError::UnknownApi { api_key })
@@ -132,8 +159,7 @@ fn check(shape: &Shape, version: i16, bytes: &[u8]) -> Result<(), ShapeError> {
     if !shape.versions.contains(version) {
         return Err(ShapeError::UnknownVersion { version });
     }
-    let flexible = shape.flexible.contains(version);
-    Walk { bytes, version, flexible, elements_left: MAX_ELEMENTS }.fields(shape.fields)
+    Walk::new(shape, version, bytes).fields(shape.fields)
 }
 
 /// One message's fields in every version.
@@ -218,6 +244,11 @@ struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
+    fn new(shape: &Shape, version: i16, bytes: &'a [u8]) -> Self {
+        let flexible = shape.flexible.contains(version);
+        Self { bytes, version, flexible, elements_left: MAX_ELEMENTS }
+    }
+
     fn fields(&mut self, fields: &[Field]) -> Result<(), ShapeError> {
         for field in fields {
             if field.tag.is_none() && field.versions.contains(self.version) {

@@ -1,0 +1,245 @@
+//! How to get at one broker: which of its addresses to try next, for how long, and when. Pure: callers pass `now`.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::backoff::Backoff;
+
+/// More addresses of one name than this are not tried.
+const MAX_ADDRESSES: usize = 64;
+
+/// When a broker is tried again, and for how long.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct DialPolicy {
+    /// `socket.connection.setup.timeout.ms` to `.max.ms`: doubles with each time-out in a row (KIP-601).
+    pub(crate) setup_timeout: Backoff,
+    /// `reconnect.backoff.ms` to `.max.ms`: doubles each time that all of a broker's addresses failed (KIP-144).
+    pub(crate) reconnect_backoff: Backoff,
+}
+
+/// The way to one broker. Its addresses are tried in turn without a pause in between, each once; then comes the
+/// back-off, and the name is resolved again, as it is after a connection was lost (KIP-302, KIP-602): addresses behind a
+/// name change when brokers are replaced.
+#[derive(Debug)]
+pub(super) struct Dialer {
+    policy: DialPolicy,
+    /// Addresses not tried yet. `None` stands for the name itself, where nobody resolves it.
+    untried: VecDeque<Option<SocketAddr>>,
+    /// How often in a row every address failed.
+    failures: u32,
+    /// How many attempts in a row were given up for lack of an answer.
+    timeouts: u32,
+    retry_at: Option<Instant>,
+}
+
+/// What to do next.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Step {
+    Wait { until: Instant },
+    Resolve { within: Duration },
+    Connect { to: Option<SocketAddr>, within: Duration },
+}
+
+/// What to make of a failed attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// There is another address, to be tried at once.
+    TryNext,
+    /// Tell the caller, who may have other brokers to turn to.
+    GiveUp,
+}
+
+impl Dialer {
+    pub(super) fn new(policy: DialPolicy) -> Self {
+        Self { policy, untried: VecDeque::new(), failures: 0, timeouts: 0, retry_at: None }
+    }
+
+    /// Until when nothing is tried, if that is later than `now`.
+    pub(super) fn backing_off(&self, now: Instant) -> Option<Instant> {
+        self.retry_at.filter(|&at| at > now)
+    }
+
+    /// The next step, with jitter from `unit` in `0.0..1.0`. An address is handed out once: an attempt that nobody
+    /// finishes counts as tried.
+    pub(super) fn step(&mut self, now: Instant, unit: f64) -> Step {
+        if let Some(until) = self.backing_off(now) {
+            return Step::Wait { until };
+        }
+        let within = self.policy.setup_timeout.delay(self.timeouts.saturating_add(1), unit);
+        match self.untried.pop_front() {
+            Some(to) => Step::Connect { to, within },
+            None => Step::Resolve { within },
+        }
+    }
+
+    /// The name's addresses; none if it is for the connector to resolve.
+    pub(super) fn resolved(&mut self, addresses: Vec<SocketAddr>) {
+        self.untried = addresses.into_iter().take(MAX_ADDRESSES).map(Some).collect();
+        if self.untried.is_empty() {
+            self.untried.push_back(None);
+        }
+    }
+
+    pub(super) fn connected(&mut self) {
+        self.failures = 0;
+        self.timeouts = 0;
+        self.retry_at = None;
+        self.untried.clear();
+    }
+
+    /// The name could not be resolved, or the address did not lead to a broker.
+    pub(super) fn failed(&mut self, now: Instant, timed_out: bool, unit: f64) -> Verdict {
+        if timed_out {
+            self.timeouts = self.timeouts.saturating_add(1);
+        }
+        if self.untried.is_empty() {
+            self.failures = self.failures.saturating_add(1);
+            self.retry_at = Some(now + self.policy.reconnect_backoff.delay(self.failures, unit));
+            return Verdict::GiveUp;
+        }
+        // Time-outs would add up for a caller who waits for all of them.
+        if timed_out { Verdict::GiveUp } else { Verdict::TryNext }
+    }
+
+    /// The connection ended at `at`. Also a broker that takes connections and drops them is not to be hammered.
+    pub(super) fn lost(&mut self, at: Instant, unit: f64) {
+        self.retry_at = Some(at + self.policy.reconnect_backoff.delay(1, unit));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn policy() -> DialPolicy {
+        DialPolicy {
+            setup_timeout: Backoff::new(Duration::from_secs(10), Duration::from_secs(30)),
+            reconnect_backoff: Backoff::new(Duration::from_millis(50), Duration::from_secs(1)),
+        }
+    }
+
+    fn dialer() -> Dialer {
+        Dialer::new(policy())
+    }
+
+    fn addresses(count: u8) -> Vec<SocketAddr> {
+        (1..=count).map(|n| SocketAddr::from(([10, 0, 0, n], 9092))).collect()
+    }
+
+    const PLAIN: f64 = 0.5;
+
+    #[test]
+    fn every_address_is_tried_before_the_back_off_and_the_name_is_resolved_again_after_it() {
+        let (mut dialer, now) = (dialer(), Instant::now());
+        let within = Duration::from_secs(10);
+        assert_eq!(dialer.step(now, PLAIN), Step::Resolve { within });
+        dialer.resolved(addresses(3));
+        for (address, verdict) in
+            addresses(3).into_iter().zip([Verdict::TryNext, Verdict::TryNext, Verdict::GiveUp])
+        {
+            assert_eq!(dialer.step(now, PLAIN), Step::Connect { to: Some(address), within });
+            assert_eq!(dialer.failed(now, false, PLAIN), verdict);
+        }
+        let until = now + Duration::from_millis(50);
+        assert_eq!(dialer.step(now, PLAIN), Step::Wait { until });
+        assert_eq!(dialer.step(until, PLAIN), Step::Resolve { within });
+    }
+
+    #[test]
+    fn a_broker_that_is_down_is_asked_ever_less_often() {
+        let (mut dialer, mut now) = (dialer(), Instant::now());
+        let mut pauses = Vec::new();
+        for _ in 0..7 {
+            dialer.resolved(addresses(1));
+            dialer.step(now, PLAIN);
+            assert_eq!(dialer.failed(now, false, PLAIN), Verdict::GiveUp);
+            let Step::Wait { until } = dialer.step(now, PLAIN) else { panic!() };
+            pauses.push((until - now).as_millis());
+            now = until;
+        }
+        assert_eq!(pauses, [50, 100, 200, 400, 800, 1000, 1000]);
+        dialer.connected();
+        dialer.lost(now, PLAIN);
+        assert_eq!(dialer.backing_off(now), Some(now + Duration::from_millis(50)));
+    }
+
+    #[test]
+    fn attempts_get_more_time_after_each_that_got_no_answer() {
+        let (mut dialer, now) = (dialer(), Instant::now());
+        let mut given = Vec::new();
+        for _ in 0..4 {
+            dialer.retry_at = None;
+            dialer.resolved(addresses(2));
+            let Step::Connect { within, .. } = dialer.step(now, PLAIN) else { panic!() };
+            given.push(within.as_secs());
+            // The caller does not wait for the second address too.
+            assert_eq!(dialer.failed(now, true, PLAIN), Verdict::GiveUp);
+            assert_eq!(dialer.backing_off(now), None);
+        }
+        assert_eq!(given, [10, 20, 30, 30]);
+        dialer.connected();
+        assert_eq!(dialer.step(now, PLAIN), Step::Resolve { within: Duration::from_secs(10) });
+    }
+
+    #[test]
+    fn a_name_that_does_not_resolve_is_a_broker_that_is_down() {
+        let (mut dialer, now) = (dialer(), Instant::now());
+        assert_eq!(dialer.failed(now, false, PLAIN), Verdict::GiveUp);
+        assert!(matches!(dialer.step(now, PLAIN), Step::Wait { .. }));
+    }
+
+    #[test]
+    fn a_connector_that_resolves_nothing_is_given_the_name() {
+        let (mut dialer, now) = (dialer(), Instant::now());
+        dialer.resolved(Vec::new());
+        assert!(matches!(dialer.step(now, PLAIN), Step::Connect { to: None, .. }));
+    }
+
+    proptest! {
+        /// Whatever happens, no pause and no attempt is longer than configured (and a fifth of jitter), no address is
+        /// tried twice between two looks at the name, and all of them are tried.
+        #[test]
+        fn attempts_are_bounded_and_fair(
+            outcomes in prop::collection::vec((0u8..4, 0.0..1.0f64, 1u8..5), 1..200),
+        ) {
+            let (mut dialer, mut now) = (dialer(), Instant::now());
+            let mut left: Vec<SocketAddr> = Vec::new();
+            for (outcome, unit, count) in outcomes {
+                match dialer.step(now, unit) {
+                    Step::Wait { until } => {
+                        prop_assert!(until > now && until - now <= Duration::from_millis(1200));
+                        now = until;
+                    }
+                    Step::Resolve { within } => {
+                        prop_assert!(left.is_empty(), "{left:?} were not tried");
+                        prop_assert!(within <= Duration::from_secs(36));
+                        if outcome == 0 {
+                            prop_assert_eq!(dialer.failed(now, false, unit), Verdict::GiveUp);
+                            prop_assert!(dialer.backing_off(now).is_some());
+                        } else {
+                            left = addresses(count);
+                            dialer.resolved(left.clone());
+                        }
+                    }
+                    Step::Connect { to, within } => {
+                        prop_assert!(within >= Duration::from_secs(8) && within <= Duration::from_secs(36));
+                        prop_assert_eq!(to, Some(left.remove(0)));
+                        if outcome == 0 {
+                            dialer.connected();
+                            left.clear();
+                            dialer.lost(now, unit);
+                        } else {
+                            let verdict = dialer.failed(now, outcome == 1, unit);
+                            prop_assert_eq!(dialer.backing_off(now).is_some(), left.is_empty());
+                            prop_assert!(verdict == Verdict::GiveUp || !left.is_empty());
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

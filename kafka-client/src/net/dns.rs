@@ -1,0 +1,11 @@
+/// What names in `bootstrap.servers` and in metadata stand for (`client.dns.lookup`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum DnsLookup {
+    /// Every address of a name is tried, one after the other (KIP-302, KIP-602).
+    #[default]
+    UseAllDnsIps,
+    /// As the default; and a bootstrap server's name stands for the full names of all hosts behind it (KIP-235), as
+    /// Kerberos wants them when one alias leads to a whole cluster.
+    CanonicalBootstrapOnly,
+}
