@@ -1,5 +1,7 @@
 //! Peers for unit tests: a scripted one, and a broker of one topic, over in-memory pipes.
 
+mod sums;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
@@ -27,6 +29,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::sync::Notify;
 
 use crate::net::Connector;
+
+pub(crate) use sums::Sums;
 
 /// The far end of a connection.
 pub(crate) struct Peer {

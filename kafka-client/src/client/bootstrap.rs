@@ -142,7 +142,7 @@ mod tests {
             let node = |id| Node { id, address: Address::new("b", 1) };
             choose(readiness.iter().map(|&(id, r)| (node(id), r)).collect(), unit).unwrap().id
         };
-        let (soon, late) = (Readiness::BackingOff(now), Readiness::BackingOff(now + SECOND));
+        let (soon, late) = (Readiness::Doubted(now), Readiness::Doubted(now + SECOND));
         let muted = Readiness::Muted(now);
         assert_eq!(chosen(&[(1, Readiness::Untried), (-1, Readiness::Connected)], 0.5), -1);
         assert_eq!(chosen(&[(-1, Readiness::Untried), (1, Readiness::Untried)], 0.5), 1);

@@ -57,8 +57,15 @@ impl Dialer {
         Self { policy, untried: VecDeque::new(), failures: 0, timeouts: 0, retry_at: None }
     }
 
+    /// Since or until when the broker may be tried again, if it did not take a connection when it was tried last, or the
+    /// back-off still holds. A server that failed stays behind those that did not: bootstrap servers would else never
+    /// get their turn while some broker's back-off is over.
+    pub(super) fn doubted(&self, now: Instant) -> Option<Instant> {
+        self.retry_at.filter(|&at| self.failures > 0 || at > now)
+    }
+
     /// Until when nothing is tried, if that is later than `now`.
-    pub(super) fn backing_off(&self, now: Instant) -> Option<Instant> {
+    fn backing_off(&self, now: Instant) -> Option<Instant> {
         self.retry_at.filter(|&at| at > now)
     }
 

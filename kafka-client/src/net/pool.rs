@@ -107,7 +107,7 @@ impl Pool {
         let mut current = slot.current.lock();
         match current.live() {
             Some(connection) => connection.muted_until(now).map_or(Readiness::Connected, Readiness::Muted),
-            None => current.dialer.backing_off(now).map_or(Readiness::Untried, Readiness::BackingOff),
+            None => current.dialer.doubted(now).map_or(Readiness::Untried, Readiness::Doubted),
         }
     }
 
@@ -207,5 +207,6 @@ pub(crate) enum Readiness {
     Untried,
     /// Connected, and asked for a pause (KIP-219).
     Muted(Instant),
-    BackingOff(Instant),
+    /// It failed when it was tried last, and may be tried again from then on.
+    Doubted(Instant),
 }

@@ -1,19 +1,16 @@
-//! Connections on a paused clock, against scripted peers that fall silent or lie.
+//! Connections on a paused clock, against scripted peers.
 
-use std::io;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+mod hostile;
+mod pauses;
+mod pool;
+
 use std::time::Duration;
 
 use kafka_wire::ErrorCode;
-use kafka_wire::frame::FrameError;
-use kafka_wire::messages::{
-    ApiVersionsRequest, ApiVersionsResponse, BrokerId, MetadataRequest, MetadataResponse,
-};
+use kafka_wire::messages::{ApiVersionsRequest, BrokerId, MetadataRequest, MetadataResponse};
 use tokio::time::Instant;
 
 use super::*;
-use crate::Client;
 use crate::testing::{Peer, kafka_4_3_versions};
 
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -90,51 +87,6 @@ async fn an_answer_that_nobody_waits_for_does_not_disturb_the_next_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn hostile_answers_are_typed_errors() {
-    // A length beyond the limit, a negative one, an answer to nobody's question, a frame too short for its header.
-    type Case = (&'static [u8], fn(&ConnectionError) -> bool);
-    let cases: [Case; 4] = [
-        (&[0x7f, 0xff, 0xff, 0xff], |e| {
-            matches!(e, ConnectionError::InvalidFrame { source: FrameError::TooLarge { .. }, .. })
-        }),
-        (&[0xff, 0xff, 0xff, 0xff], |e| {
-            matches!(e, ConnectionError::InvalidFrame { source: FrameError::NegativeLength { .. }, .. })
-        }),
-        (&[0, 0, 0, 4, 0, 0, 3, 0xe7], |e| {
-            matches!(e, ConnectionError::OutOfTurn { received: 999, expected: Some(_), .. })
-        }),
-        (&[0, 0, 0, 2, 0, 0], |e| {
-            matches!(e, ConnectionError::InvalidFrame { source: FrameError::TooShort { .. }, .. })
-        }),
-    ];
-    for (bytes, expected) in cases {
-        let (connection, mut peer) = connected().await;
-        let waiting = connection.start(&question(), ask()).await.unwrap();
-        peer.next().await.unwrap();
-        peer.raw(bytes).await;
-        match waiting.await.unwrap_err() {
-            RequestError::Unanswered(error) => assert!(expected(&error), "{bytes:?}: {error}"),
-            other => panic!("{bytes:?}: {other}"),
-        }
-        assert!(connection.is_closed());
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_cut_answer_is_refused_and_the_connection_lives_on() {
-    let (connection, mut peer) = connected().await;
-    let waiting = connection.start(&question(), ask()).await.unwrap();
-    let (header, _) = peer.next().await.unwrap();
-    let mut frame = vec![0, 0, 0, 7];
-    frame.extend(header.correlation_id.to_be_bytes());
-    frame.extend([0, 0, 0]);
-    peer.raw(&frame).await;
-    let error = waiting.await.unwrap_err();
-    assert!(matches!(error, RequestError::Decode { .. }), "{error}");
-    assert!(!connection.is_closed());
-}
-
-#[tokio::test(start_paused = true)]
 async fn a_peer_that_hangs_up_fails_what_is_open() {
     let (connection, mut peer) = connected().await;
     let waiting = connection.start(&question(), ask()).await.unwrap();
@@ -175,54 +127,4 @@ async fn an_older_broker_is_asked_again_in_a_version_that_it_knows() {
     };
     let (connection, ()) = tokio::join!(open, script);
     assert!(connection.unwrap().version_of::<MetadataRequest>(i16::MAX).is_ok());
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_refused_handshake_names_the_code() {
-    let (stream, mut peer) = Peer::pair();
-    let open = open(stream);
-    let script = async {
-        let (header, _) = peer.next().await.unwrap();
-        let refusal =
-            ApiVersionsResponse::default().with_error_code(ErrorCode::ClusterAuthorizationFailed.code());
-        peer.answer::<ApiVersionsRequest>(&header, &refusal).await;
-    };
-    let (connection, ()) = tokio::join!(open, script);
-    let error = connection.unwrap_err();
-    assert!(
-        matches!(error, ConnectionError::Handshake { code: ErrorCode::ClusterAuthorizationFailed, .. }),
-        "{error}"
-    );
-}
-
-#[tokio::test(start_paused = true)]
-async fn an_unreachable_cluster_is_an_error_within_the_time_out_and_is_not_hammered() {
-    let attempts = Arc::new(AtomicUsize::new(0));
-    let counted = attempts.clone();
-    let refuse = move |_host: String, _port: u16| {
-        counted.fetch_add(1, Ordering::Relaxed);
-        async { Err::<tokio::io::DuplexStream, _>(io::Error::from(io::ErrorKind::ConnectionRefused)) }
-    };
-    let started = Instant::now();
-    let error = Client::builder("nowhere:9092").connector(refuse).connect().await.unwrap_err();
-    assert!(error.to_string().contains("nowhere:9092"), "{error}");
-    assert_eq!(started.elapsed().as_secs(), 10);
-    assert!((5..40).contains(&attempts.load(Ordering::Relaxed)), "{attempts:?}");
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_server_that_accepts_and_says_nothing_times_out() {
-    let mute = |_host: String, _port: u16| async {
-        let (near, far) = tokio::io::duplex(1024);
-        tokio::spawn(async move {
-            let _open = far;
-            std::future::pending::<()>().await;
-        });
-        Ok::<_, io::Error>(near)
-    };
-    let started = Instant::now();
-    let timeout = Duration::from_secs(3);
-    let client = Client::builder("mute:9092").connector(mute).connect_timeout(timeout);
-    assert!(client.connect().await.is_err());
-    assert_eq!(started.elapsed(), timeout);
 }
