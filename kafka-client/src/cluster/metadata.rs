@@ -81,26 +81,23 @@ impl Metadata {
         self.refresher.lock().touch(Instant::now(), topic);
     }
 
-    /// Takes a newer leader from a produce or fetch answer (KIP-951); whether it was news.
-    pub(crate) fn take_leader(&self, topic: &str, partition: i32, leader: i32, epoch: i32) -> bool {
+    /// Takes a leader from a produce or fetch answer, and where it is if `nodes` tell, if that is news (KIP-951);
+    /// whether it was.
+    pub(crate) fn take_leader(
+        &self,
+        topic: &str,
+        partition: i32,
+        leader: i32,
+        epoch: i32,
+        nodes: &[Broker],
+    ) -> bool {
         let mut news = false;
-        self.snapshot.rcu(|cluster| match cluster.with_leader(topic, partition, leader, epoch) {
-            Some(next) => {
-                news = true;
-                Arc::new(next)
-            }
-            None => {
-                news = false;
-                cluster.clone()
-            }
+        self.snapshot.rcu(|cluster| {
+            let next = cluster.with_leader(topic, partition, leader, epoch, nodes);
+            news = next.is_some();
+            next.map_or_else(|| cluster.clone(), Arc::new)
         });
         news
-    }
-
-    /// Takes the address of a broker from a produce or fetch answer that names it as a new leader (KIP-951).
-    pub(crate) fn take_broker(&self, broker: &Broker) {
-        self.snapshot
-            .rcu(|cluster| cluster.with_broker(broker.clone()).map_or_else(|| cluster.clone(), Arc::new));
     }
 
     fn ask<'a>(&self, topics: impl IntoIterator<Item = &'a Arc<str>>, all: bool) -> u64 {

@@ -105,10 +105,22 @@ impl Cluster {
         }
     }
 
-    /// The snapshot after an answer named a newer leader (KIP-951); `None` where it does not.
-    pub(crate) fn with_leader(&self, topic: &str, partition: i32, leader: i32, epoch: i32) -> Option<Self> {
+    /// The snapshot after an answer named a newer leader, and perhaps in `nodes` where it listens (KIP-951); `None` where
+    /// it is no news, or the leader is not known.
+    pub(crate) fn with_leader(
+        &self,
+        topic: &str,
+        partition: i32,
+        leader: i32,
+        epoch: i32,
+        nodes: &[Broker],
+    ) -> Option<Self> {
         let known = self.topic(topic)?;
-        if !self.brokers.contains_key(&leader) || known.partition(partition)?.leader_epoch >= epoch {
+        if known.partition(partition)?.leader_epoch >= epoch {
+            return None;
+        }
+        let told = nodes.iter().find(|node| node.id == leader);
+        if told.is_none() && !self.brokers.contains_key(&leader) {
             return None;
         }
         let mut changed = Topic::clone(known);
@@ -118,16 +130,12 @@ impl Cluster {
         slot.leader_epoch = epoch;
         let mut next = self.clone();
         next.topics.insert(changed.name.clone(), Arc::new(changed));
-        Some(next)
-    }
-
-    /// The snapshot with a broker that an answer named as the place of a new leader (KIP-951); `None` where it is known.
-    pub(crate) fn with_broker(&self, broker: Broker) -> Option<Self> {
-        if self.brokers.contains_key(&broker.id) {
-            return None;
+        // A broker that started anew elsewhere is told of here first.
+        if let Some(node) = told
+            && self.broker(leader).is_none_or(|broker| broker.address != node.address)
+        {
+            next.brokers.insert(leader, Arc::new(node.clone()));
         }
-        let mut next = self.clone();
-        next.brokers.insert(broker.id, Arc::new(broker));
         Some(next)
     }
 
@@ -249,9 +257,22 @@ mod tests {
     #[test]
     fn a_produce_answer_that_names_a_newer_leader_is_believed() {
         let now = Cluster::default().updated(answer(1, &[(1, 5)]), &asked());
-        assert!(now.with_leader("t", 0, 2, 5).is_none());
-        assert!(now.with_leader("t", 0, 9, 6).is_none());
-        assert_eq!(now.with_leader("t", 0, 2, 6).unwrap().leader("t", 0).unwrap().id, 2);
+        assert!(now.with_leader("t", 0, 2, 5, &[]).is_none());
+        assert!(now.with_leader("t", 0, 9, 6, &[]).is_none());
+        assert!(now.with_leader("t", 0, -1, 6, &[]).is_none());
+        assert_eq!(now.with_leader("t", 0, 2, 6, &[]).unwrap().leader("t", 0).unwrap().id, 2);
+    }
+
+    #[test]
+    fn a_new_leaders_address_is_taken_from_news_only() {
+        let now = Cluster::default().updated(answer(1, &[(1, 5)]), &asked());
+        let node = |id| Broker { id, address: Address::new("elsewhere", 9093), rack: None };
+        for leader in [2, 9] {
+            assert!(now.with_leader("t", 0, leader, 5, &[node(leader)]).is_none());
+            let moved = now.with_leader("t", 0, leader, 6, &[node(3), node(leader)]).unwrap();
+            assert_eq!(*moved.leader("t", 0).unwrap().address.host, *"elsewhere");
+            assert_eq!(*moved.broker(3).unwrap().address.host, *"b3");
+        }
     }
 
     #[test]
@@ -359,7 +380,7 @@ mod tests {
                     6 if seen.as_ref().is_some_and(|(id, _)| *id == stale.id) => {
                         if let Some(&epoch) = stale.epochs.get(partition) {
                             let at = i32::try_from(partition).unwrap();
-                            let hinted = cluster.with_leader("t", at, leader_of(epoch, partition), epoch);
+                            let hinted = cluster.with_leader("t", at, leader_of(epoch, partition), epoch, &[]);
                             cluster = hinted.unwrap_or(cluster);
                         }
                     }

@@ -276,7 +276,7 @@ async fn fetch(shared: &Shared, plan: &FetchPlan, options: &FetchOptions) -> Res
     for (part, broker, epoch) in hints {
         if let Some(part) = plan.parts.get(part) {
             let partition = &part.partition;
-            shared.client.metadata().take_leader(&partition.topic, partition.partition, broker, epoch);
+            shared.client.metadata().take_leader(&partition.topic, partition.partition, broker, epoch, &[]);
         }
     }
     let (has_news, needs_upkeep) = {

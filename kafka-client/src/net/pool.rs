@@ -57,7 +57,7 @@ impl Current {
     /// The connection that is up. One that was lost counts for the back-off, once.
     fn live(&mut self) -> Option<Connection> {
         if let Some(gone) = self.connection.take_if(|connection| connection.is_closed())
-            && let Some(at) = gone.ended_at()
+            && let Some(at) = gone.failed_at()
         {
             self.dialer.lost(at, random_unit());
         }

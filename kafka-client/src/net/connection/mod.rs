@@ -156,9 +156,10 @@ impl Connection {
         self.0.outgoing.is_closed()
     }
 
-    /// When it ended; `None` while it has not, or was only let go.
-    pub(super) fn ended_at(&self) -> Option<Instant> {
-        self.0.status.ended.get().map(|&(_, at)| at)
+    /// When it failed; `None` while it has not, or if it was only let go.
+    pub(super) fn failed_at(&self) -> Option<Instant> {
+        let (cause, at) = self.0.status.ended.get()?;
+        (!matches!(cause, ConnectionError::Idle { .. })).then_some(*at)
     }
 
     /// Until when the broker wants to be left in peace (KIP-219), if that is later than `now`.

@@ -446,11 +446,7 @@ impl Task {
         }
         let metadata = self.shared.client.metadata();
         // Given only where a leader moved to a broker that the client may not know yet.
-        for node in &response.node_endpoints {
-            if let Some(broker) = new_broker(node) {
-                metadata.take_broker(&broker);
-            }
-        }
+        let nodes: Vec<_> = response.node_endpoints.iter().filter_map(new_broker).collect();
         let answer_for = |lane: &Lane| {
             let topic = response.responses.iter().find(|topic| {
                 topic.name.as_str() == &*lane.name.topic || lane.topic_id == Some(topic.topic_id)
@@ -466,6 +462,7 @@ impl Task {
                     lane.name.partition,
                     hint.leader_id.0,
                     hint.leader_epoch,
+                    &nodes,
                 );
             }
             let log_append_time = Some(part.log_append_time_ms).filter(|&at| at >= 0);
