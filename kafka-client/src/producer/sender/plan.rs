@@ -51,6 +51,17 @@ impl Sender {
         state.muted_until = muted_until;
     }
 
+    /// The connection to the broker ended. Whether nothing was under way on it: then nothing failed, and the next batch
+    /// gets a new one without a pause.
+    pub(in super::super) fn ended_unused(&mut self, broker: i32) -> bool {
+        let state = self.brokers.entry(broker).or_default();
+        let unused = state.in_flight == 0 && state.link == Link::Up;
+        if unused {
+            state.link = Link::Down;
+        }
+        unused
+    }
+
     /// The broker asked for a pause (KIP-219).
     pub(in super::super) fn throttled(&mut self, now: Instant, broker: i32, until: Instant) {
         let state = self.brokers.entry(broker).or_default();

@@ -160,6 +160,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
             break;
         }
         task.follow_metadata();
+        task.drop_unused();
         task.act();
         task.publish();
         task.show();
@@ -284,6 +285,13 @@ impl Task {
             Standing::Led(leader) => self.sender.set_leader(slot, leader),
             Standing::Recreated => self.sender.retire(slot),
         }
+    }
+
+    /// Lets go of connections that ended while nobody used them (`connections.max.idle.ms`, the broker's or ours).
+    fn drop_unused(&mut self) {
+        let sender = &mut self.sender;
+        self.connections
+            .retain(|&broker, connection| !connection.is_closed() || !sender.ended_unused(broker));
     }
 
     /// Does what the sender decides until it has nothing more to say.

@@ -283,3 +283,18 @@ fn javas_property_names_configure_the_producer() {
         Client::from_properties([("bootstrap.servers", "a:1"), ("acks", "2")]).unwrap_err().to_string();
     assert!(error.contains("acks") && error.contains('2'), "{error}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_producer_whose_connection_was_closed_for_want_of_use_goes_on_without_a_failure() {
+    let broker = FakeBroker::new(1);
+    let idle = Duration::from_secs(60);
+    let client = Client::builder("fake:9092").connections_max_idle(idle).connector(broker.connector());
+    let producer = client.build().unwrap().producer().linger(Duration::ZERO).retries(0).build().unwrap();
+    for _ in 0..3 {
+        let began = Instant::now();
+        producer.send(record("a")).await.unwrap().await.unwrap();
+        assert!(began.elapsed() < Duration::from_millis(20), "{:?}", began.elapsed());
+        tokio::time::sleep(Duration::from_secs(100)).await;
+    }
+    assert_eq!(broker.values(0).len(), 3);
+}
