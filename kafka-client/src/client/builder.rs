@@ -332,3 +332,78 @@ impl ClientBuilder {
         self.connector.clone().unwrap_or_else(|| Arc::new(TcpConnector::with_buffers(send, receive)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn builder(pairs: &[(&'static str, &str)]) -> ClientBuilder {
+        let all = [("bootstrap.servers", "b:9092")].into_iter().chain(pairs.iter().copied());
+        ClientBuilder::from_properties(Properties::new(all).unwrap()).unwrap()
+    }
+
+    fn millis(n: u64) -> Duration {
+        Duration::from_millis(n)
+    }
+
+    #[test]
+    fn keys_of_connections_and_metadata_reach_those_who_heed_them() {
+        let builder = builder(&[
+            ("client.dns.lookup", "resolve_canonical_bootstrap_servers_only"),
+            ("connections.max.idle.ms", "1"),
+            ("metadata.max.age.ms", "2"),
+            ("metadata.max.idle.ms", "5003"),
+            ("metadata.recovery.strategy", "NONE"),
+            ("metadata.recovery.rebootstrap.trigger.ms", "4"),
+            ("socket.connection.setup.timeout.ms", "5"),
+            ("socket.connection.setup.timeout.max.ms", "6"),
+            ("socket.send.buffer.bytes", "7"),
+            ("receive.buffer.bytes", "-1"),
+        ]);
+        assert_eq!(builder.dns_lookup, DnsLookup::CanonicalBootstrapOnly);
+        assert_eq!(builder.connection().max_idle, Some(millis(1)));
+        assert_eq!((builder.send_buffer_bytes, builder.receive_buffer_bytes), (Some(7), None));
+        let setup = builder.dialing().setup_timeout;
+        assert_eq!([1, 2].map(|attempt| setup.delay(attempt, 0.5)), [millis(5), millis(6)]);
+        let metadata = builder.metadata();
+        assert_eq!(metadata.recovery, MetadataRecovery::None);
+        assert_eq!(
+            [metadata.max_age, metadata.max_idle, metadata.rebootstrap_trigger],
+            [2, 5003, 4].map(millis)
+        );
+    }
+
+    #[test]
+    fn a_time_out_alone_raises_its_maximum_and_no_idleness_is_not_a_time() {
+        let long = builder(&[("socket.connection.setup.timeout.ms", "60000")]);
+        assert_eq!(long.dialing().setup_timeout.delay(1, 0.5), millis(60_000));
+        for never in ["0", "-1"] {
+            assert_eq!(builder(&[("connections.max.idle.ms", never)]).connection().max_idle, None);
+        }
+    }
+
+    #[test]
+    fn spans_that_cannot_work_are_refused_and_endless_ones_are_a_year() {
+        let client = || Client::builder("b:9092");
+        for (builder, key) in [
+            (client().connect_timeout(Duration::ZERO), "socket.connection.setup.timeout.ms"),
+            (client().connect_timeout_max(Duration::ZERO), "socket.connection.setup.timeout.max.ms"),
+            (client().metadata_max_idle(millis(4999)), "metadata.max.idle.ms"),
+            (client().request_timeout(Duration::ZERO), "request.timeout.ms"),
+        ] {
+            let error = builder.build().unwrap_err().to_string();
+            assert!(error.contains(key), "{error}");
+        }
+        let client = client()
+            .request_timeout(Duration::MAX)
+            .connect_timeout(Duration::MAX)
+            .metadata_max_age(Duration::MAX)
+            .connections_max_idle(Duration::MAX)
+            .reconnect_backoff(Duration::MAX, Duration::MAX)
+            .build();
+        let config = &client.unwrap().inner.config;
+        let year = millis(365 * 24 * 60 * 60 * 1000);
+        assert_eq!((config.request_timeout, config.metadata_max_age), (year, year));
+        assert_eq!(config.connection().max_idle, Some(year));
+    }
+}
