@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::Client;
 use crate::cluster::CoordinatorKind;
+use crate::config::bounded;
 use crate::net::{Call, Connection, Purpose, RequestError};
 
 /// Which broker a request goes to.
@@ -54,7 +55,7 @@ impl<R: Request> ClientRequest<R> {
     /// How long to try as a whole and to wait for the answer. Default: the client's `api_timeout` to find and reach the
     /// broker, its `request_timeout` for the answer.
     pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = Some(timeout);
+        self.timeout = Some(bounded(timeout));
         self
     }
 
