@@ -84,12 +84,12 @@ pub(super) fn candidates(sources: Sources, cluster: &Cluster, bootstrap: &[Node]
 
 /// The one that can be asked soonest; among equals a broker before a bootstrap server, and which of them is drawn by
 /// `unit` in `0.0..1.0`.
-pub(super) fn choose(candidates: Vec<(Node, Readiness)>, unit: f64) -> Option<Node> {
+pub(super) fn choose(candidates: Vec<(Node, Readiness)>, unit: f64) -> Option<(Node, Readiness)> {
     let rank = |(node, readiness): &(Node, Readiness)| (*readiness, node.id < 0);
     let best = candidates.iter().map(rank).min()?;
     let mut equals: Vec<_> = candidates.into_iter().filter(|one| rank(one) == best).collect();
     let at = (unit * equals.len() as f64) as usize;
-    Some(equals.swap_remove(at.min(equals.len() - 1)).0)
+    Some(equals.swap_remove(at.min(equals.len() - 1)))
 }
 
 #[cfg(test)]
@@ -140,7 +140,7 @@ mod tests {
         let now = Instant::now();
         let chosen = |readiness: &[(i32, Readiness)], unit| {
             let node = |id| Node { id, address: Address::new("b", 1) };
-            choose(readiness.iter().map(|&(id, r)| (node(id), r)).collect(), unit).unwrap().id
+            choose(readiness.iter().map(|&(id, r)| (node(id), r)).collect(), unit).unwrap().0.id
         };
         let (soon, late) = (Readiness::Doubted(now), Readiness::Doubted(now + SECOND));
         let muted = Readiness::Muted(now);

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use kafka_wire::messages::metadata_request::MetadataRequestTopic;
 use kafka_wire::messages::{FindCoordinatorRequest, MetadataRequest, MetadataResponse, TopicName};
-use kafka_wire::{Request, StrBytes};
+use kafka_wire::{ErrorCode, Request, StrBytes};
 use tokio::time::Instant;
 
 pub use builder::ClientBuilder;
@@ -20,7 +20,9 @@ use crate::backoff::{Backoff, random_unit};
 use crate::cluster::{self, Asked, Cluster, CoordinatorKind, Coordinators, Metadata, Source};
 use crate::config::{ConfigError, Properties};
 use crate::error::Error;
-use crate::net::{Address, Call, Connection, Node, Pool, Purpose, RequestError, metadata_refreshed};
+use crate::net::{
+    Address, Call, Connection, Node, Pool, Purpose, Readiness, RequestError, metadata_refreshed,
+};
 
 /// Older brokers may answer with leader epochs that they made up (KAFKA-9212).
 const FIRST_VERSION_WITH_RELIABLE_EPOCHS: i16 = 9;
@@ -260,25 +262,35 @@ fn new_pool(config: &ClientBuilder) -> Pool {
 }
 
 impl Inner {
+    /// Servers that are not known to be down are tried one after the other; of those that are, one.
     async fn any_connection(&self, purpose: Purpose) -> Result<Connection, RequestError> {
-        let now = Instant::now();
-        let connector = self.pool.connector();
-        let bootstrap = self.bootstrap.nodes(connector, self.config.setup_timeout).await;
-        let cluster = self.metadata.snapshot();
-        let sources = self.metadata.sources();
-        let nodes = candidates(sources, &cluster, bootstrap.as_deref().unwrap_or_default());
-        let ready = |node: Node| {
-            let readiness = self.pool.readiness(&node, purpose, now);
-            (node, readiness)
-        };
-        let chosen = choose(nodes.into_iter().map(ready).collect(), random_unit());
-        // At least one bootstrap server was given; without brokers either, its name did not resolve.
-        let node = match (chosen, bootstrap) {
-            (Some(node), _) => node,
-            (None, Err(error)) => return Err(RequestError::NotSent(error)),
-            (None, Ok(_)) => return Err(RequestError::ClientClosed),
-        };
-        self.pool.connection(&node, purpose).await.map_err(RequestError::NotSent)
+        let mut failed = None;
+        loop {
+            let connector = self.pool.connector();
+            let bootstrap = self.bootstrap.nodes(connector, self.config.setup_timeout).await;
+            let now = Instant::now();
+            let cluster = self.metadata.snapshot();
+            let sources = self.metadata.sources();
+            let nodes = candidates(sources, &cluster, bootstrap.as_deref().unwrap_or_default());
+            let ready = |node: Node| {
+                let readiness = self.pool.readiness(&node, purpose, now);
+                (node, readiness)
+            };
+            let chosen = choose(nodes.into_iter().map(ready).collect(), random_unit());
+            // At least one bootstrap server was given; without brokers either, its name did not resolve.
+            let (node, readiness) = match (chosen, bootstrap) {
+                (Some(chosen), _) => chosen,
+                (None, Err(error)) => return Err(RequestError::NotSent(error)),
+                (None, Ok(_)) => return Err(RequestError::ClientClosed),
+            };
+            if let Some(error) = failed.take_if(|_| readiness > Readiness::Untried) {
+                return Err(RequestError::NotSent(error));
+            }
+            match self.pool.connection(&node, purpose).await {
+                Ok(connection) => return Ok(connection),
+                Err(error) => failed = Some(error),
+            }
+        }
     }
 
     async fn fetch_metadata(&self, asked: Asked) -> Result<MetadataResponse, RequestError> {
@@ -299,7 +311,9 @@ impl Inner {
             let partitions = response.topics.iter_mut().flat_map(|topic| &mut topic.partitions);
             partitions.for_each(|partition| partition.leader_epoch = -1);
         }
-        metadata_refreshed(self.config.client_id.as_ref());
+        if ErrorCode::from(response.error_code).is_ok() {
+            metadata_refreshed(self.config.client_id.as_ref());
+        }
         Ok(response)
     }
 }

@@ -4,6 +4,8 @@ use kafka_wire::frame::FrameError;
 use kafka_wire::messages::api_versions_response::ApiVersion;
 use kafka_wire::messages::{ApiVersionsResponse, FetchRequest};
 
+use proptest::prelude::*;
+
 use super::*;
 
 #[tokio::test(start_paused = true)]
@@ -184,4 +186,75 @@ async fn a_handshake_that_is_cut_short_names_what_is_wrong() {
     let error = opened.unwrap_err();
     assert!(matches!(error, ConnectionError::InvalidFrame { .. }), "{error}");
     assert!(peer.next().await.is_none());
+}
+
+/// What a peer that is out of its mind sends.
+#[derive(Debug, Clone)]
+enum Noise {
+    Answer,
+    Frame { correlation_id: i32, body: Vec<u8> },
+    Bytes(Vec<u8>),
+    Pause(u64),
+}
+
+fn noise() -> impl Strategy<Value = Noise> {
+    let body = || prop::collection::vec(any::<u8>(), 0..40);
+    prop_oneof![
+        3 => Just(Noise::Answer),
+        3 => (0..8i32, body()).prop_map(|(correlation_id, body)| Noise::Frame { correlation_id, body }),
+        1 => body().prop_map(Noise::Bytes),
+        1 => (0..40_000u64).prop_map(Noise::Pause),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whatever a peer sends and whenever, everybody who waits is answered, one way or the other, and in time.
+    #[test]
+    fn nobody_waits_for_ever_and_nothing_panics(
+        noise in prop::collection::vec(noise(), 0..12),
+        requests in 1usize..6,
+        shakes_hands in prop::bool::weighted(0.8),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            let (stream, mut peer) = Peer::pair();
+            let peer = tokio::spawn(async move {
+                if shakes_hands {
+                    peer.shake_hands().await;
+                }
+                for noise in noise {
+                    match noise {
+                        Noise::Answer => match peer.next().await {
+                            Some((header, _)) => peer.answer::<MetadataRequest>(&header, &answer(1)).await,
+                            None => return,
+                        },
+                        Noise::Frame { correlation_id, body } => {
+                            let length = i32::try_from(body.len()).unwrap() + 4;
+                            let frame = [&length.to_be_bytes()[..], &correlation_id.to_be_bytes(), &body];
+                            peer.raw(&frame.concat()).await;
+                        }
+                        Noise::Bytes(bytes) => peer.raw(&bytes).await,
+                        Noise::Pause(millis) => tokio::time::sleep(Duration::from_millis(millis)).await,
+                    }
+                }
+                // Then it falls silent.
+                std::future::pending::<()>().await;
+            });
+            let opened = tokio::time::timeout(2 * TIMEOUT, open(stream)).await.unwrap();
+            if let Ok(connection) = opened {
+                let mut waiting = Vec::new();
+                for _ in 0..requests {
+                    waiting.extend(connection.start(&question(), ask()).await);
+                }
+                // Pauses that the peer asked for come on top.
+                let longest = 2 * TIMEOUT + Duration::from_secs(1200);
+                for answer in waiting {
+                    let _ = tokio::time::timeout(longest, answer).await.unwrap();
+                }
+            }
+            peer.abort();
+        });
+    }
 }

@@ -223,6 +223,19 @@ async fn callers_who_give_up_leave_the_way_open_for_the_others() {
     assert_eq!(world.tried(), [1, 2]);
 }
 
+#[tokio::test(start_paused = true)]
+async fn one_bootstrap_server_of_many_that_is_up_is_found_at_once() {
+    let names: [(&str, &[u8]); 4] = [("a", &[1]), ("b", &[2]), ("c", &[3]), ("d", &[4, 5])];
+    let world = World::new(&names, &[(5, Server::Serves(1))]);
+    world.set_brokers(&[(1, "d")]);
+    for _ in 0..10 {
+        let began = Instant::now();
+        world.client("a:1,b:1,c:1,d:1,e:1").connect().await.unwrap();
+        assert_eq!(began.elapsed(), Duration::ZERO);
+        assert_eq!(world.tried().last(), Some(&5));
+    }
+}
+
 /// A cluster of two brokers behind a name, known to the client.
 async fn acquainted(recovery: MetadataRecovery) -> (World, Client) {
     let names: [(&str, &[u8]); 4] = [("boot", &[9]), ("b1", &[1]), ("b2", &[2]), ("b3", &[3])];
