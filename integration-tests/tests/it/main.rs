@@ -2,6 +2,7 @@
 
 mod child_broker;
 mod consume;
+mod consume_engine;
 mod cuts;
 mod groups;
 mod hostile;

@@ -29,7 +29,7 @@ pub struct ClientBuilder {
     pub(super) dns_lookup: DnsLookup,
     reconnect_backoff: (Duration, Duration),
     retry_backoff: (Duration, Duration),
-    metadata_max_age: Duration,
+    pub(crate) metadata_max_age: Duration,
     metadata_max_idle: Duration,
     metadata_recovery: MetadataRecovery,
     rebootstrap_trigger: Duration,

@@ -209,14 +209,9 @@ pub(super) static CONSUMER: &[Key] = &[
         Differs("holds for producers too; Java's default is true, and a misspelt name then is a new topic"),
     ),
     key("auto.commit.interval.ms", int_ms(0), "5000", Used),
-    key(
-        "auto.offset.reset",
-        Word(&["latest", "earliest", "none"]),
-        "latest",
-        Differs("by_duration is not supported yet"),
-    ),
+    key("auto.offset.reset", Text, "latest", Used),
     key("check.crcs", Flag, "true", Used),
-    key("client.rack", Text, "", Differs("for assignors; records are fetched from leaders only")),
+    key("client.rack", Text, "", Used),
     key("enable.auto.commit", Flag, "true", Used),
     key(
         "exclude.internal.topics",

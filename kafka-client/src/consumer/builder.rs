@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::fetch::FetchConfig;
 use super::fetch::request::FetchOptions;
 use super::listener::RebalanceListener;
-use super::{Consumer, IsolationLevel, OffsetReset};
+use super::{Consumer, IsolationLevel, OffsetReset, TopicRecreation};
 use crate::TopicPartition;
 use crate::client::Client;
 use crate::config::{ConfigError, Properties, invalid};
@@ -29,6 +29,7 @@ pub(super) struct Options {
     pub instance_id: Option<String>,
     pub rack: Option<String>,
     pub reset: OffsetReset,
+    pub recreation: TopicRecreation,
     pub isolation: IsolationLevel,
     pub assignors: Vec<Arc<dyn Assignor>>,
     pub listener: Option<Arc<dyn RebalanceListener>>,
@@ -47,13 +48,15 @@ pub(super) struct Options {
 const DEFAULT_AUTO_COMMIT: Duration = Duration::from_secs(5);
 
 impl Options {
-    pub(super) fn fetch_config(&self) -> FetchConfig {
+    pub(super) fn fetch_config(&self, preferred_replica_lifetime: Duration) -> FetchConfig {
         FetchConfig {
             max_buffered_bytes: self.max_buffered_bytes,
             max_bytes: self.fetch_max_bytes,
             max_partition_bytes: self.max_partition_bytes,
             isolation: self.isolation,
             reset: self.reset,
+            recreation: self.recreation,
+            preferred_replica_lifetime,
         }
     }
 
@@ -62,8 +65,7 @@ impl Options {
             max_wait: self.fetch_max_wait,
             min_bytes: self.fetch_min_bytes,
             isolation: self.isolation,
-            // A broker that is told the rack may answer with a follower to ask instead (KIP-392) and no records.
-            rack: None,
+            rack: self.rack.clone(),
         }
     }
 
@@ -104,6 +106,7 @@ impl ConsumerBuilder {
             instance_id: None,
             rack: None,
             reset: OffsetReset::default(),
+            recreation: TopicRecreation::default(),
             isolation: IsolationLevel::default(),
             assignors: vec![Arc::new(RangeAssignor), Arc::new(CooperativeStickyAssignor)],
             listener: None,
@@ -145,6 +148,12 @@ impl ConsumerBuilder {
     /// Where to start without a committed offset (`auto.offset.reset`). Default [`OffsetReset::Latest`].
     pub fn auto_offset_reset(mut self, reset: OffsetReset) -> Self {
         self.options.reset = reset;
+        self
+    }
+
+    /// What to do about a topic that was deleted and created again. Default [`TopicRecreation::Reset`].
+    pub fn on_topic_recreation(mut self, policy: TopicRecreation) -> Self {
+        self.options.recreation = policy;
         self
     }
 
@@ -247,7 +256,8 @@ impl ConsumerBuilder {
         self
     }
 
-    /// The rack this consumer runs in, for assignors that look at it (`client.rack`, KIP-881). Default none.
+    /// The rack this consumer runs in (`client.rack`): for assignors that look at it (KIP-881), and for brokers that
+    /// send consumers to a follower in their rack (`replica.selector.class`, KIP-392). Default none.
     pub fn rack(mut self, rack: impl Into<String>) -> Self {
         self.options.rack = Some(rack.into());
         self
@@ -335,7 +345,15 @@ impl Options {
             Some("earliest") => self.reset = OffsetReset::Earliest,
             Some("latest") => self.reset = OffsetReset::Latest,
             Some("none") => self.reset = OffsetReset::None,
-            Some(other) => return Err(invalid("auto.offset.reset", other, "earliest, latest or none")),
+            Some(other) if other.starts_with("by_duration:") => {
+                let span = other.strip_prefix("by_duration:").and_then(iso_8601_duration);
+                let wanted = "by_duration: and an ISO 8601 duration such as PT1H or P7D";
+                let span = span.ok_or_else(|| invalid("auto.offset.reset", other, wanted))?;
+                self.reset = OffsetReset::ByDuration(span);
+            }
+            Some(other) => {
+                return Err(invalid("auto.offset.reset", other, "earliest, latest, none or by_duration:..."));
+            }
         }
         match properties.get("isolation.level") {
             None => {}
@@ -359,5 +377,49 @@ fn assignor_by_name(name: &str) -> Result<Arc<dyn Assignor>, ConfigError> {
         Some("range" | "RangeAssignor") => Ok(Arc::new(RangeAssignor)),
         Some("cooperative-sticky" | "CooperativeStickyAssignor") => Ok(Arc::new(CooperativeStickyAssignor)),
         _ => Err(invalid("partition.assignment.strategy", name, "range or cooperative-sticky")),
+    }
+}
+
+/// As `java.time.Duration.parse`, without signs: `P2DT3H4M5.6S`.
+fn iso_8601_duration(text: &str) -> Option<Duration> {
+    let rest = text.strip_prefix(['P', 'p'])?;
+    let (days, time) = match rest.split_once(['T', 't']) {
+        Some((_, "")) => return None,
+        Some((days, time)) => (days, time),
+        None => (rest, ""),
+    };
+    let (mut seconds, mut found) = (0.0, false);
+    for (mut part, units) in
+        [(days, &[('D', 86_400.0)][..]), (time, &[('H', 3_600.0), ('M', 60.0), ('S', 1.0)])]
+    {
+        for (unit, scale) in units {
+            if let Some((number, after)) = part.split_once([*unit, unit.to_ascii_lowercase()]) {
+                let is_plain =
+                    number.bytes().all(|byte| byte.is_ascii_digit() || (*unit == 'S' && byte == b'.'));
+                seconds += number.parse::<f64>().ok().filter(|_| is_plain)? * scale;
+                part = after;
+                found = true;
+            }
+        }
+        if !part.is_empty() {
+            return None;
+        }
+    }
+    Duration::try_from_secs_f64(seconds).ok().filter(|_| found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_read_as_java_reads_them() {
+        let seconds = |text| iso_8601_duration(text).map(|span| span.as_secs_f64());
+        assert_eq!(seconds("PT1H"), Some(3600.0));
+        assert_eq!(seconds("P7D"), Some(7.0 * 86_400.0));
+        assert_eq!(seconds("P1DT2H3M4.5S"), Some(93_784.5));
+        for wrong in ["", "P", "PT", "1H", "PT-1H", "PT1X", "P1H", "PT1M2H", "PTS"] {
+            assert_eq!(seconds(wrong), None, "{wrong}");
+        }
     }
 }

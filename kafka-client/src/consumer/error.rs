@@ -28,6 +28,17 @@ pub enum ConsumeError {
         /// The position that the leader refused; `None` if nothing was committed.
         position: Option<i64>,
     },
+    /// Records that were read are not in the leader's log any more, as after an unclean election (KIP-320), and
+    /// `auto.offset.reset` is `none`.
+    #[error("the log of {partition} was truncated below offset {position}, which was read")]
+    LogTruncated {
+        /// Which partition waits for a seek.
+        partition: TopicPartition,
+        /// The position, behind what was read.
+        position: i64,
+        /// The first offset that is not what was read; `None` if the leader does not know.
+        diverged_at: Option<i64>,
+    },
     /// The topic was deleted and created again under the same name: positions in the old one mean nothing.
     #[error("topic of {partition} was deleted and created again")]
     TopicRecreated {

@@ -21,6 +21,7 @@
 //! done, and is committed before another member goes on from there.
 
 mod builder;
+mod epochs;
 mod error;
 mod fetch;
 mod listener;
@@ -71,8 +72,29 @@ pub enum OffsetReset {
     /// At the first record with this timestamp or a later one, in milliseconds since 1970; at the end if there
     /// is none.
     Timestamp(i64),
+    /// At the first record of so long ago or later (`by_duration:PT1H`, KIP-1106), counted from when the place is
+    /// looked up.
+    ByDuration(Duration),
+    /// At the first record with the timestamp of the last record that this consumer handed out of the partition, or a
+    /// later one: after records were lost to retention or a truncation, little is read twice and nothing is left out
+    /// that is there. Where nothing was handed out yet, at the oldest record.
+    LastConsumed,
     /// Nowhere: report [`ConsumeError::NoOffset`] and wait for a seek.
     None,
+}
+
+/// What to do about a topic that was deleted and created again under the same name while it was read. Positions in the
+/// old one mean nothing in the new one, and are never carried over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum TopicRecreation {
+    /// Go on where `auto.offset.reset` says; with [`OffsetReset::None`], report it. The default.
+    #[default]
+    Reset,
+    /// Go on at the new topic's beginning: none of its records can have been read.
+    Earliest,
+    /// Report [`ConsumeError::TopicRecreated`] and wait for a seek.
+    Fail,
 }
 
 /// Whether records of open and aborted transactions are read (`isolation.level`).
@@ -300,9 +322,17 @@ impl Consumer {
         self.shared().positions().into_iter().map(|(partition, at)| (partition, at.offset)).collect()
     }
 
-    /// The high watermark of a partition as of the last fetch: with [`Consumer::position`], the lag.
+    /// The high watermark of a partition as of the last fetch: how far records are committed by its replicas.
     pub fn high_watermark(&self, partition: &TopicPartition) -> Option<i64> {
-        self.shared().fetcher.lock().high_watermark(partition)
+        self.shared().fetcher.lock().ends(partition).map(|ends| ends.high_watermark)
+    }
+
+    /// How many offsets lie between the position and the last one that can be read, as of the last fetch; the end is
+    /// the high watermark, or the last stable offset with [`IsolationLevel::ReadCommitted`]. `None` until both are
+    /// known.
+    pub fn lag(&self, partition: &TopicPartition) -> Option<i64> {
+        self.shared().positions();
+        self.shared().fetcher.lock().lag(partition)
     }
 
     /// Goes on reading a partition at `offset`.
@@ -445,7 +475,8 @@ impl Consumer {
         partitions: impl IntoIterator<Item = P>,
         edge: OffsetReset,
     ) -> Result<BTreeMap<TopicPartition, i64>, OffsetsError> {
-        let timestamps = partitions.into_iter().map(|p| (p.borrow().clone(), edge.timestamp())).collect();
+        let timestamps =
+            partitions.into_iter().map(|p| (p.borrow().clone(), edge.timestamp(Duration::ZERO))).collect();
         let found = self.list_offsets(timestamps).await?;
         Ok(found.into_iter().filter_map(|(partition, at)| Some((partition, at?.offset))).collect())
     }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use kafka_wire::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use kafka_wire::messages::offset_commit_request::{OffsetCommitRequestPartition, OffsetCommitRequestTopic};
@@ -84,14 +84,21 @@ pub struct OffsetAndTimestamp {
 }
 
 impl OffsetReset {
-    /// The timestamp that ListOffsets takes.
-    pub(super) fn timestamp(self) -> i64 {
+    /// The timestamp that ListOffsets takes; `now` is the time since 1970.
+    pub(super) fn timestamp(self, now: Duration) -> i64 {
+        let millis = |span: Duration| i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
         match self {
-            Self::Earliest => EARLIEST_TIMESTAMP,
+            Self::Earliest | Self::LastConsumed => EARLIEST_TIMESTAMP,
             Self::Latest | Self::None => LATEST_TIMESTAMP,
             Self::Timestamp(timestamp) => timestamp.max(0),
+            Self::ByDuration(span) => millis(now.saturating_sub(span)),
         }
     }
+}
+
+/// The time since 1970 by the system's clock.
+pub(super) fn since_1970() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 fn string(text: &str) -> StrBytes {

@@ -51,9 +51,18 @@ fn fetch(shared: &Shared, partition: i32, records: Bytes) -> i64 {
     fetcher.update_leaders(|p| (Some(Leader { broker: p.partition, epoch: 0 }), None));
     let Planned::Fetch(plan) = fetcher.plan(partition, now) else { panic!("nothing to ask") };
     let offset = plan.parts[0].offset;
-    let answer =
-        PartitionAnswer { part: 0, code: ErrorCode::None, high_watermark: 100, aborted: Vec::new(), records };
-    fetcher.answered(&plan, vec![answer], now);
+    let answer = PartitionAnswer {
+        part: 0,
+        code: ErrorCode::None,
+        high_watermark: 100,
+        last_stable_offset: 100,
+        log_start_offset: 0,
+        diverging: None,
+        preferred_replica: None,
+        aborted: Vec::new(),
+        records,
+    };
+    fetcher.answered(&plan, 0, vec![answer], now);
     drop(fetcher);
     shared.readable.notify();
     offset

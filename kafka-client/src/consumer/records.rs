@@ -2,11 +2,14 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use kafka_wire::compression::CompressionType;
 use kafka_wire::record_batch::{
     BatchError, Headers, Record, RecordBatch, RecordView, Records, TimestampType,
 };
 
 use super::ConsumeError;
+use super::fetch::Position;
+use super::fetch::budget::{Budget, Charge};
 use crate::TopicPartition;
 
 /// A record as a consumer got it. Key, value and headers are slices of the fetched batch: cheap to clone, and
@@ -66,12 +69,17 @@ pub struct PartitionRecords {
     pub(super) epoch: u64,
     /// The position when these records were fetched; a batch may begin before it.
     pub(super) position: i64,
-    pub(super) next_offset: i64,
+    /// The position behind these records.
+    pub(super) end: Position,
     pub(super) batches: VecDeque<RecordBatch>,
     pub(super) high_watermark: i64,
     pub(super) max_decompressed: usize,
-    /// What these records take from the consumer's byte budget.
-    pub(super) charge: usize,
+    /// Bytes of the batches.
+    pub(super) size: usize,
+    /// What the frame of these records takes from the consumer's byte budget; `None` once the application has them.
+    pub(super) charge: Option<Charge>,
+    /// Where decompressed bytes are counted.
+    pub(super) budget: Option<Arc<Budget>>,
 }
 
 impl PartitionRecords {
@@ -97,12 +105,12 @@ impl PartitionRecords {
 
     /// The consumer's position after these records: what to commit once they are processed.
     pub fn next_offset(&self) -> i64 {
-        self.next_offset
+        self.end.offset
     }
 
-    /// The leader epoch of the last record, -1 if unknown; belongs to [`PartitionRecords::next_offset`].
+    /// The leader epoch of the last batch, -1 if unknown; belongs to [`PartitionRecords::next_offset`].
     pub fn leader_epoch(&self) -> i32 {
-        self.batches.back().map_or(-1, RecordBatch::leader_epoch)
+        self.end.leader_epoch
     }
 
     /// The partition's high watermark when the leader answered: how far consumers can read.
@@ -135,6 +143,7 @@ impl PartitionRecords {
         for batch in &self.batches {
             let corrupt = |source| corrupt(&self.partition, batch, self.position, source);
             let mut records = batch.records(self.max_decompressed).map_err(corrupt)?;
+            let _decompressed = self.count_decompressed(batch, &records);
             while let Some(view) = records.next_view() {
                 let view = view.map_err(corrupt)?;
                 if view.offset >= self.position {
@@ -145,6 +154,35 @@ impl PartitionRecords {
         Ok(())
     }
 
+    /// Takes what a batch was decompressed into from the budget while it is needed.
+    fn count_decompressed(&self, batch: &RecordBatch, records: &Records) -> Option<Charge> {
+        let is_compressed = batch.compression().is_ok_and(|codec| codec != CompressionType::None);
+        let budget = self.budget.as_ref().filter(|_| is_compressed)?;
+        Some(budget.decompressed(records.body_bytes()))
+    }
+
+    /// Copies the batches out of the frame they came in, so that it can go.
+    pub(super) fn detach(&mut self, charge: Charge) {
+        for batch in &mut self.batches {
+            let mut copy = Bytes::copy_from_slice(batch.bytes());
+            if let Ok(Some(copy)) = RecordBatch::split_from(&mut copy) {
+                *batch = copy;
+            }
+        }
+        self.charge = Some(charge);
+    }
+
+    /// Drops what lies at `end` or behind it.
+    pub(super) fn cut_at(&mut self, end: Position) {
+        while let Some(last) = self.batches.back()
+            && last.next_offset() > end.offset
+        {
+            self.size = self.size.saturating_sub(last.size_bytes());
+            self.batches.pop_back();
+        }
+        self.end = end;
+    }
+
     /// Checks every batch's checksum. A bad one is cut off with all behind it and returned, unless it is the
     /// first: then nothing is left.
     pub(super) fn verify(&mut self) -> Result<(), (i64, BatchError)> {
@@ -153,7 +191,8 @@ impl PartitionRecords {
             if let Err(error) = batch.verify_crc() {
                 let offset = batch.base_offset().max(self.position);
                 self.batches.truncate(index);
-                self.next_offset = offset;
+                let leader_epoch = self.batches.back().map_or(-1, RecordBatch::leader_epoch);
+                self.end = Position { offset, leader_epoch };
                 return Err((offset, error));
             }
         }
@@ -187,7 +226,7 @@ impl IntoIterator for PartitionRecords {
 #[derive(Debug)]
 pub struct IntoRecords {
     rest: PartitionRecords,
-    current: Option<(RecordBatch, Records)>,
+    current: Option<(RecordBatch, Records, Option<Charge>)>,
     /// The offset after the last record that was yielded.
     done_to: Option<(i64, i32)>,
 }
@@ -204,7 +243,7 @@ impl IntoRecords {
 
     /// What was not yielded yet, to be read later.
     pub(super) fn into_rest(mut self) -> PartitionRecords {
-        if let Some((batch, _)) = self.current.take() {
+        if let Some((batch, ..)) = self.current.take() {
             self.rest.batches.push_front(batch);
         }
         if let Some((offset, _)) = self.done_to {
@@ -220,7 +259,7 @@ impl Iterator for IntoRecords {
     #[inline]
     fn next(&mut self) -> Option<Self::Item> {
         loop {
-            if let Some((batch, records)) = &mut self.current {
+            if let Some((batch, records, _)) = &mut self.current {
                 match records.next() {
                     Some(Ok(record)) if record.offset < self.rest.position => continue,
                     Some(Ok(record)) => {
@@ -238,7 +277,10 @@ impl Iterator for IntoRecords {
             }
             let batch = self.rest.batches.pop_front()?;
             match batch.records(self.rest.max_decompressed) {
-                Ok(records) => self.current = Some((batch, records)),
+                Ok(records) => {
+                    let decompressed = self.rest.count_decompressed(&batch, &records);
+                    self.current = Some((batch, records, decompressed));
+                }
                 Err(source) => {
                     let error = corrupt(&self.rest.partition, &batch, self.rest.position, source);
                     self.rest.batches.clear();

@@ -124,8 +124,8 @@ impl Shared {
         let (commands, received) = mpsc::unbounded_channel();
         let shared = Self {
             pool: client.own_connections(),
+            fetcher: Mutex::new(Fetcher::new(options.fetch_config(client.config().metadata_max_age))),
             client,
-            fetcher: Mutex::new(Fetcher::new(options.fetch_config())),
             options,
             reader: Mutex::default(),
             version: AtomicU64::new(0),
@@ -251,7 +251,7 @@ impl Shared {
             self.give_up_cursor(reader);
             return Some(Err(error));
         }
-        let records = match reader.cursor.take() {
+        let mut records = match reader.cursor.take() {
             Some(cursor) => cursor.records.into_rest(),
             None => match self.pop()? {
                 Ok(records) => records,
@@ -260,12 +260,9 @@ impl Shared {
         };
         let before = Position { offset: records.position(), leader_epoch: -1 };
         reader.last_batch = Some((records.partition.clone(), before));
-        let after = Position { offset: records.next_offset(), leader_epoch: records.leader_epoch() };
-        {
-            let mut fetcher = self.fetcher.lock();
-            fetcher.read_to(&records.partition, records.epoch, after);
-            fetcher.release(records.charge);
-        }
+        self.fetcher.lock().read_to(&records.partition, records.epoch, records.end);
+        // From here on they are the application's.
+        records.charge = None;
         self.fetchable.notify();
         Some(Ok(records))
     }
@@ -283,10 +280,10 @@ impl Shared {
         let mut fetcher = self.fetcher.lock();
         let epoch = fetcher.refetch(&records.partition, records.epoch, offset, Instant::now());
         if records.batches.is_empty() {
-            fetcher.release(records.charge);
             drop(fetcher);
+            let partition = records.partition.clone();
+            drop(records);
             self.fetchable.notify();
-            let partition = records.partition;
             return Some(Err(ConsumeError::CorruptBatch { partition, offset, source }));
         }
         // What came before the damage is good; the rest is fetched again.
@@ -312,10 +309,7 @@ impl Shared {
                     fetcher.put_back(cursor.records.into_rest());
                 }
             }
-            Currency::Void => {
-                fetcher.release(records.charge);
-                reader.cursor = None;
-            }
+            Currency::Void => reader.cursor = None,
         }
         drop(fetcher);
         self.fetchable.notify();
@@ -324,12 +318,8 @@ impl Shared {
     fn finish_cursor(&self, reader: &mut Reader) {
         let Some(cursor) = reader.cursor.take() else { return };
         let records = cursor.records.records();
-        let leader_epoch = cursor.records.done_to().map_or(-1, |(_, epoch)| epoch);
-        let end = Position { offset: records.next_offset, leader_epoch };
-        let mut fetcher = self.fetcher.lock();
-        fetcher.read_to(&records.partition, records.epoch, end);
-        fetcher.release(records.charge);
-        drop(fetcher);
+        self.fetcher.lock().read_to(&records.partition, records.epoch, records.end);
+        drop(cursor);
         self.fetchable.notify();
     }
 
@@ -341,8 +331,8 @@ impl Shared {
         let records = cursor.records.records();
         let offset = cursor.records.done_to().map_or(records.position, |(offset, _)| offset);
         fetcher.refetch(&records.partition, records.epoch, offset, Instant::now());
-        fetcher.release(records.charge);
         drop(fetcher);
+        drop(cursor);
         self.fetchable.notify();
     }
 

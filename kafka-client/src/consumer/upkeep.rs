@@ -5,21 +5,27 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use kafka_wire::ErrorCode;
+use kafka_wire::messages::FetchRequest;
+use kafka_wire::messages::fetch_response::NodeEndpoint;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use super::epochs;
 use super::fetch::request::{self, FetchOptions};
 use super::fetch::{FetchPlan, Leader, Lookup, Planned, Position};
-use super::offsets::list_offsets_once;
+use super::offsets::{list_offsets_once, since_1970};
 use super::shared::Shared;
 use super::{ConsumeError, OffsetReset, OffsetsError};
 use crate::TopicPartition;
-use crate::cluster::Cluster;
-use crate::net::{Call, Purpose, RequestError};
+use crate::cluster::{Broker, Cluster};
+use crate::net::{Address, Call, Purpose, RequestError};
 
 /// How long to wait before asking for metadata again that did not help.
 const METADATA_BACKOFF: Duration = Duration::from_millis(200);
+/// How long closing fetch sessions may take, in the background.
+const CLOSE_SESSION_TIMEOUT: Duration = Duration::from_secs(5);
 /// Fetch versions from here on name topics by id only (KIP-516).
 const LAST_FETCH_VERSION_WITH_NAMES: i16 = 12;
 
@@ -39,8 +45,8 @@ pub(super) async fn run(shared: Arc<Shared>, mut closed: watch::Receiver<bool>) 
         let now = Instant::now();
 
         let leaderless = adopt_leaders(&shared);
-        let leaders = shared.fetcher.lock().leaders();
-        for broker in leaders {
+        let sources = shared.fetcher.lock().sources();
+        for broker in sources {
             if fetched_from.insert(broker) {
                 fetchers.spawn(fetch_from(Arc::clone(&shared), broker));
             }
@@ -73,11 +79,29 @@ pub(super) async fn run(shared: Arc<Shared>, mut closed: watch::Receiver<bool>) 
         tokio::select! {
             _ = upkeep.changed() => {}
             changed = rounds.changed() => if changed.is_err() { return },
-            _ = closed.wait_for(|closed| *closed) => return,
+            _ = closed.wait_for(|closed| *closed) => break,
             () = sleep_until(wake_at) => {}
             Some(_) = lookups.join_next(), if !lookups.is_empty() => {}
         }
     }
+    fetchers.shutdown().await;
+    close_sessions(&shared).await;
+}
+
+/// So that brokers need not remember them until they are evicted. Nobody waits for it.
+async fn close_sessions(shared: &Shared) {
+    let sessions = shared.fetcher.lock().open_sessions();
+    let closes = sessions.into_iter().map(|(broker, id)| async move {
+        let Some(node) = shared.client.node(broker) else { return };
+        let Ok(connection) = shared.pool.connection(&node, Purpose::Fetch).await else { return };
+        // Versions that know topics by id only are no different where no topic is named.
+        let call = Call::within(CLOSE_SESSION_TIMEOUT);
+        if let Err(error) = connection.request(&request::close_session(id), call).await {
+            tracing::debug!(broker, %error, "fetch session not closed");
+        }
+    });
+    let all = futures::future::join_all(closes);
+    let _ = tokio::time::timeout(CLOSE_SESSION_TIMEOUT, all).await;
 }
 
 pub(super) async fn sleep_until(at: Option<Instant>) {
@@ -126,6 +150,14 @@ fn start_lookups(shared: &Arc<Shared>, running: &mut JoinSet<()>, now: Instant) 
     if !committed.is_empty() {
         running.spawn(look_up_committed(Arc::clone(shared), committed));
     }
+    let checks = shared.fetcher.lock().take_epoch_checks(now);
+    if !checks.is_empty() {
+        let shared = Arc::clone(shared);
+        running.spawn(async move {
+            epochs::check(Arc::clone(&shared), checks).await;
+            after_lookup(&shared);
+        });
+    }
     let resets = shared.fetcher.lock().take_resets(now);
     if !resets.is_empty() {
         running.spawn(look_up_resets(Arc::clone(shared), resets));
@@ -162,8 +194,9 @@ async fn look_up_committed(shared: Arc<Shared>, asked: Vec<(TopicPartition, u64)
 }
 
 async fn look_up_resets(shared: Arc<Shared>, asked: Vec<Lookup>) {
+    let now = since_1970();
     let timestamps: BTreeMap<TopicPartition, i64> =
-        asked.iter().map(|lookup| (lookup.partition.clone(), lookup.reset.timestamp())).collect();
+        asked.iter().map(|lookup| (lookup.partition.clone(), lookup.reset.timestamp(now))).collect();
     let isolation = shared.options.isolation;
     let mut answers: BTreeMap<_, _> =
         list_offsets_once(&shared.client, isolation, &timestamps).await.into_iter().collect();
@@ -171,7 +204,7 @@ async fn look_up_resets(shared: Arc<Shared>, asked: Vec<Lookup>) {
     let beyond: BTreeMap<TopicPartition, i64> = answers
         .iter()
         .filter(|(_, answer)| matches!(answer, Ok(None)))
-        .map(|(partition, _)| (partition.clone(), OffsetReset::Latest.timestamp()))
+        .map(|(partition, _)| (partition.clone(), OffsetReset::Latest.timestamp(now)))
         .collect();
     if !beyond.is_empty() {
         answers.extend(list_offsets_once(&shared.client, isolation, &beyond).await);
@@ -200,10 +233,7 @@ async fn look_up_resets(shared: Arc<Shared>, asked: Vec<Lookup>) {
 }
 
 /// Errors that will pass are tried again in silence.
-fn reportable(
-    error: &OffsetsError,
-    refused: impl FnOnce(kafka_wire::ErrorCode) -> ConsumeError,
-) -> Option<ConsumeError> {
+fn reportable(error: &OffsetsError, refused: impl FnOnce(ErrorCode) -> ConsumeError) -> Option<ConsumeError> {
     if error.is_retriable() {
         tracing::debug!(%error, "an offset could not be looked up yet");
         return None;
@@ -255,6 +285,11 @@ async fn fetch_from(shared: Arc<Shared>, broker: i32) {
                 }
             }
             Planned::Wait(at) => {
+                if shared.fetcher.lock().take_sources_changed() {
+                    shared.fetchable.notify();
+                    shared.upkeep.notify();
+                    continue;
+                }
                 tokio::select! {
                     changed = fetchable.changed() => if changed.is_err() { return },
                     () = sleep_until(at) => {}
@@ -269,26 +304,53 @@ async fn fetch(shared: &Shared, plan: &FetchPlan, options: &FetchOptions) -> Res
         shared.client.node(plan.broker).ok_or(RequestError::UnknownBroker { broker_id: plan.broker })?;
     let connection = shared.pool.connection(&node, Purpose::Fetch).await.map_err(RequestError::NotSent)?;
     let max_version = if request::has_topic_ids(plan) { i16::MAX } else { LAST_FETCH_VERSION_WITH_NAMES };
-    let call =
-        Call { timeout: shared.client.request_timeout() + options.max_wait, max_version, payloads: &[] };
-    let response = connection.request(&request::request(plan, options), call).await?;
-    let (answers, hints) = request::answers(plan, response).map_err(|code| RequestError::Refused { code })?;
+    let version = connection.version_of::<FetchRequest>(max_version)?;
+    let call = Call {
+        timeout: shared.client.request_timeout() + options.max_wait,
+        max_version: version,
+        payloads: &[],
+    };
+    let response = connection.request(&request::request(plan, options, version), call).await?;
+    if let Err(code) = ErrorCode::from(response.error_code).into_result() {
+        tracing::debug!(broker = plan.broker, %code, "fetch refused");
+        shared.fetcher.lock().refused(plan, code, Instant::now());
+        return Ok(());
+    }
+    for endpoint in &response.node_endpoints {
+        take_broker(shared, endpoint);
+    }
+    let session_id = response.session_id;
+    let (answers, hints) = request::answers(plan, response);
     for (part, broker, epoch) in hints {
         if let Some(part) = plan.parts.get(part) {
             let partition = &part.partition;
             shared.client.metadata().take_leader(&partition.topic, partition.partition, broker, epoch, &[]);
         }
     }
-    let (has_news, needs_upkeep) = {
+    let (has_news, needs_upkeep, moved) = {
         let mut fetcher = shared.fetcher.lock();
-        let has_news = fetcher.answered(plan, answers, Instant::now());
-        (has_news, fetcher.needs_upkeep())
+        let has_news = fetcher.answered(plan, session_id, answers, Instant::now());
+        (has_news, fetcher.needs_upkeep(), fetcher.take_sources_changed())
     };
     if has_news {
         shared.readable.notify();
     }
-    if needs_upkeep {
+    if needs_upkeep || moved {
         shared.upkeep.notify();
     }
+    if moved {
+        shared.fetchable.notify();
+    }
     Ok(())
+}
+
+/// Where a leader is that the answer names (KIP-951).
+fn take_broker(shared: &Shared, endpoint: &NodeEndpoint) {
+    if let Ok(port) = u16::try_from(endpoint.port) {
+        shared.client.metadata().take_broker(&Broker {
+            id: endpoint.node_id.0,
+            address: Address::new(endpoint.host.as_str(), port),
+            rack: endpoint.rack.as_ref().map(|rack| Arc::from(rack.as_str())),
+        });
+    }
 }

@@ -4,9 +4,11 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use tokio::time::Instant;
 
-use super::{Currency, Fetcher, Lookup, PARTITION_BACKOFF, Partition, Place, Position, REPORTED_BACKOFF};
+use super::{
+    Currency, Ends, Fetcher, Lookup, PARTITION_BACKOFF, Partition, Place, Position, REPORTED_BACKOFF,
+};
 use crate::TopicPartition;
-use crate::consumer::{ConsumeError, OffsetReset};
+use crate::consumer::{ConsumeError, IsolationLevel, OffsetReset};
 
 impl Fetcher {
     /// Starts reading partitions: from the group's committed offset, or by the reset policy.
@@ -17,23 +19,27 @@ impl Fetcher {
     ) {
         for partition in partitions {
             let epoch = self.next_id();
-            let place =
-                if from_committed { Some(Place::Committed { asked: false }) } else { self.reset_place() };
+            let place = match from_committed {
+                true => Some(Place::Committed { asked: false }),
+                false => self.reset_place(&partition),
+            };
             let mut state = Partition {
                 epoch,
                 place: place.unwrap_or(Place::Nowhere),
                 paused: false,
                 leader: None,
+                preferred: None,
                 topic_id: None,
                 in_flight: None,
                 served: 0,
                 not_before: None,
                 pieces: VecDeque::new(),
-                buffered: 0,
+                handed_to: 0,
+                handed_timestamp: None,
                 error: None,
                 queued: false,
                 max_bytes: self.config.max_partition_bytes,
-                high_watermark: None,
+                ends: None,
             };
             if place.is_none() {
                 state.error = Some(ConsumeError::NoOffset { partition: partition.clone(), position: None });
@@ -84,17 +90,29 @@ impl Fetcher {
             .collect()
     }
 
-    pub(crate) fn high_watermark(&self, partition: &TopicPartition) -> Option<i64> {
-        self.partitions.get(partition)?.high_watermark
+    pub(crate) fn ends(&self, partition: &TopicPartition) -> Option<Ends> {
+        self.partitions.get(partition)?.ends
+    }
+
+    /// How many offsets lie between the reader and what it could read, as of the last answer.
+    pub(crate) fn lag(&self, partition: &TopicPartition) -> Option<i64> {
+        let state = self.partitions.get(partition)?;
+        let (Place::At { position, .. }, Some(ends)) = (state.place, state.ends) else { return None };
+        let end = match self.config.isolation {
+            IsolationLevel::ReadCommitted => ends.last_stable_offset,
+            IsolationLevel::ReadUncommitted => ends.high_watermark,
+        };
+        Some((end - position.offset).max(0))
     }
 
     /// The next record to read is the one at `offset`. False if the partition is not assigned.
     pub(crate) fn seek(&mut self, partition: &TopicPartition, to: Position) -> bool {
-        self.move_to(partition, Place::At { position: to, fetch_offset: to.offset })
+        self.move_to(partition, Place::at(to))
     }
 
     /// Looks the position up anew. False if the partition is not assigned.
     pub(crate) fn seek_to(&mut self, partition: &TopicPartition, to: OffsetReset) -> bool {
+        let to = self.as_looked_up(partition, to);
         self.move_to(partition, Place::Reset { to, asked: false })
     }
 
@@ -106,7 +124,9 @@ impl Fetcher {
         state.in_flight = None;
         state.not_before = None;
         state.pieces.clear();
-        state.buffered = 0;
+        if let Place::At { position, .. } = place {
+            state.handed_to = position.offset;
+        }
         state.error = None;
         state.max_bytes = self.config.max_partition_bytes;
         true
@@ -142,14 +162,14 @@ impl Fetcher {
 
     /// The group's committed offset; `None` where it has none.
     pub(crate) fn committed(&mut self, partition: &TopicPartition, epoch: u64, found: Option<Position>) {
-        let reset = self.reset_place();
+        let reset = self.reset_place(partition);
         let Some(state) = self.partitions.get_mut(partition) else { return };
         if state.epoch != epoch || !matches!(state.place, Place::Committed { .. }) {
             return;
         }
         match (found, reset) {
             (Some(position), _) => {
-                state.place = Place::At { position, fetch_offset: position.offset };
+                self.move_to(partition, Place::at(position));
             }
             (None, Some(place)) => state.place = place,
             (None, None) => {
@@ -174,11 +194,11 @@ impl Fetcher {
     }
 
     pub(crate) fn reset_found(&mut self, partition: &TopicPartition, epoch: u64, position: Position) {
-        if let Some(state) = self.partitions.get_mut(partition)
+        if let Some(state) = self.partitions.get(partition)
             && state.epoch == epoch
             && matches!(state.place, Place::Reset { .. })
         {
-            state.place = Place::At { position, fetch_offset: position.offset };
+            self.move_to(partition, Place::at_checked(position));
         }
     }
 
@@ -211,17 +231,27 @@ impl Fetcher {
     pub(crate) fn lookups_due_at(&self) -> Option<Instant> {
         self.partitions
             .values()
-            .filter(|state| {
-                matches!(state.place, Place::Committed { asked: false } | Place::Reset { asked: false, .. })
-            })
+            .filter(|state| state.place.is_open())
             .filter_map(|state| state.not_before)
             .min()
     }
 
-    pub(super) fn reset_place(&self) -> Option<Place> {
+    /// Where the reset policy sends a reader, if there is one.
+    pub(super) fn reset_place(&self, partition: &TopicPartition) -> Option<Place> {
         match self.config.reset {
             OffsetReset::None => None,
-            to => Some(Place::Reset { to, asked: false }),
+            to => Some(Place::Reset { to: self.as_looked_up(partition, to), asked: false }),
+        }
+    }
+
+    /// "Where I was" as the time of the last record that was handed out.
+    fn as_looked_up(&self, partition: &TopicPartition, to: OffsetReset) -> OffsetReset {
+        match to {
+            OffsetReset::LastConsumed => {
+                let timestamp = self.partitions.get(partition).and_then(|state| state.handed_timestamp);
+                timestamp.map_or(OffsetReset::Earliest, OffsetReset::Timestamp)
+            }
+            to => to,
         }
     }
 }

@@ -5,7 +5,8 @@ use std::collections::{HashSet, VecDeque};
 use bytes::Bytes;
 use kafka_wire::record_batch::{BatchError, ControlType, RecordBatch};
 
-use super::{FetchConfig, FetchPart, HAND_OVER_BYTES, PartitionAnswer};
+use super::budget::Charge;
+use super::{FetchConfig, FetchPart, HAND_OVER_BYTES, PartitionAnswer, Position};
 use crate::consumer::{IsolationLevel, PartitionRecords};
 
 /// Goes over one partition's fetched batches: drops what the reader must not see, cuts the rest into pieces.
@@ -18,12 +19,30 @@ pub(super) struct Scan<'a> {
     aborted: Vec<(i64, i64)>,
     /// Producers whose transaction is aborted here.
     aborting: HashSet<i64>,
-    offset: i64,
+    /// After the last whole batch, and that batch's leader epoch.
+    end: Position,
+    /// Of the frame that the batches are slices of.
+    charge: &'a Charge,
     pieces: Vec<PartitionRecords>,
 }
 
+/// What a scan found.
+pub(super) struct Scanned {
+    pub(super) pieces: Vec<PartitionRecords>,
+    /// Where the next fetch goes on.
+    pub(super) end: Position,
+    pub(super) largest_batch: usize,
+    /// What stopped the scan early.
+    pub(super) damage: Option<BatchError>,
+}
+
 impl<'a> Scan<'a> {
-    pub(super) fn new(config: &'a FetchConfig, part: &'a FetchPart, answer: PartitionAnswer) -> Self {
+    pub(super) fn new(
+        config: &'a FetchConfig,
+        part: &'a FetchPart,
+        answer: PartitionAnswer,
+        charge: &'a Charge,
+    ) -> Self {
         let mut aborted = answer.aborted;
         aborted.sort_unstable_by_key(|(_, first_offset)| std::cmp::Reverse(*first_offset));
         Self {
@@ -33,17 +52,19 @@ impl<'a> Scan<'a> {
             high_watermark: answer.high_watermark,
             aborted,
             aborting: HashSet::new(),
-            offset: part.offset,
+            end: Position { offset: part.offset, leader_epoch: part.last_fetched_epoch },
+            charge,
             pieces: Vec::new(),
         }
     }
 
-    /// The pieces, the offset after the last whole batch, and what stopped the scan early.
-    pub(super) fn run(mut self) -> (Vec<PartitionRecords>, i64, Option<BatchError>) {
+    pub(super) fn run(mut self) -> Scanned {
         let mut damage = None;
+        let mut largest_batch = 0;
         loop {
             match RecordBatch::split_from(&mut self.records) {
                 Ok(Some(batch)) => {
+                    largest_batch = largest_batch.max(batch.size_bytes());
                     if let Err(error) = self.take(batch) {
                         damage = Some(error);
                         break;
@@ -56,41 +77,43 @@ impl<'a> Scan<'a> {
                 }
             }
         }
-        (self.pieces, self.offset, damage)
+        Scanned { pieces: self.pieces, end: self.end, largest_batch, damage }
     }
 
     fn take(&mut self, batch: RecordBatch) -> Result<(), BatchError> {
-        let next_offset = batch.next_offset();
-        if next_offset <= self.offset {
+        let end = Position { offset: batch.next_offset(), leader_epoch: batch.leader_epoch() };
+        if end.offset <= self.end.offset {
             // A batch from before the position: brokers answer with whole batches.
             return Ok(());
         }
         if self.is_hidden(&batch)? {
-            self.offset = next_offset;
             if let Some(last) = self.pieces.last_mut() {
-                last.next_offset = next_offset;
+                last.end = end;
             }
+            self.end = end;
             return Ok(());
         }
         let size = batch.size_bytes();
         match self.pieces.last_mut() {
-            Some(last) if last.charge + size <= HAND_OVER_BYTES => {
-                last.charge += size;
-                last.next_offset = next_offset;
+            Some(last) if last.size + size <= HAND_OVER_BYTES => {
+                last.size += size;
+                last.end = end;
                 last.batches.push_back(batch);
             }
             _ => self.pieces.push(PartitionRecords {
                 partition: self.part.partition.clone(),
                 epoch: self.part.epoch,
-                position: self.offset,
-                next_offset,
+                position: self.end.offset,
+                end,
                 batches: VecDeque::from([batch]),
                 high_watermark: self.high_watermark,
                 max_decompressed: self.config.max_buffered_bytes.max(64 * 1024 * 1024),
-                charge: size,
+                size,
+                charge: Some(self.charge.clone()),
+                budget: None,
             }),
         }
-        self.offset = next_offset;
+        self.end = end;
         Ok(())
     }
 
