@@ -316,15 +316,19 @@ async fn fetch(shared: &Shared, plan: &FetchPlan, options: &FetchOptions) -> Res
         shared.fetcher.lock().refused(plan, code, Instant::now());
         return Ok(());
     }
-    for endpoint in &response.node_endpoints {
-        take_broker(shared, endpoint);
-    }
+    let nodes: Vec<Broker> = response.node_endpoints.iter().filter_map(named_broker).collect();
     let session_id = response.session_id;
     let (answers, hints) = request::answers(plan, response);
     for (part, broker, epoch) in hints {
         if let Some(part) = plan.parts.get(part) {
             let partition = &part.partition;
-            shared.client.metadata().take_leader(&partition.topic, partition.partition, broker, epoch, &[]);
+            shared.client.metadata().take_leader(
+                &partition.topic,
+                partition.partition,
+                broker,
+                epoch,
+                &nodes,
+            );
         }
     }
     let (has_news, needs_upkeep, moved) = {
@@ -345,12 +349,10 @@ async fn fetch(shared: &Shared, plan: &FetchPlan, options: &FetchOptions) -> Res
 }
 
 /// Where a leader is that the answer names (KIP-951).
-fn take_broker(shared: &Shared, endpoint: &NodeEndpoint) {
-    if let Ok(port) = u16::try_from(endpoint.port) {
-        shared.client.metadata().take_broker(&Broker {
-            id: endpoint.node_id.0,
-            address: Address::new(endpoint.host.as_str(), port),
-            rack: endpoint.rack.as_ref().map(|rack| Arc::from(rack.as_str())),
-        });
-    }
+fn named_broker(endpoint: &NodeEndpoint) -> Option<Broker> {
+    Some(Broker {
+        id: endpoint.node_id.0,
+        address: Address::new(endpoint.host.as_str(), u16::try_from(endpoint.port).ok()?),
+        rack: endpoint.rack.as_ref().map(|rack| Arc::from(rack.as_str())),
+    })
 }

@@ -90,8 +90,7 @@ impl Fetcher {
             state.pieces.clear();
             return;
         }
-        let position = *position;
-        tracing::warn!(%partition, position = position.offset, ?end, "records that were read are lost");
+        tracing::warn!(%partition, seen_to, ?end, "records that were read are lost");
         let place = match end {
             // As Java: where histories part is a better place to go on than where the policy points.
             Some(end) if self.config.reset != crate::consumer::OffsetReset::None => {
@@ -108,7 +107,7 @@ impl Fetcher {
                 self.move_to(partition, Place::Nowhere);
                 let error = ConsumeError::LogTruncated {
                     partition: partition.clone(),
-                    position: position.offset,
+                    position: seen_to,
                     diverged_at: end.map(|end| end.offset),
                 };
                 self.report(partition, error, Place::Nowhere);
