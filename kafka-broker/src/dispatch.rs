@@ -69,6 +69,7 @@ macro_rules! apis {
             match api_key {
                 ProduceRequest::KEY => Some(served::<ProduceRequest>()),
                 FetchRequest::KEY => Some(served::<FetchRequest>()),
+                ShareFetchRequest::KEY => Some(served::<ShareFetchRequest>()),
                 ApiVersionsRequest::KEY => Some(served::<ApiVersionsRequest>()),
                 $($request::KEY => Some(served::<$request>()),)*
                 _ => None,
@@ -123,6 +124,12 @@ apis! {
     DescribeTopicPartitionsRequest => api::cluster::describe_topic_partitions,
     DescribeQuorumRequest => api::cluster::describe_quorum,
     ElectLeadersRequest => api::elections::elect_leaders,
+    ShareAcknowledgeRequest => api::share_fetch::acknowledge,
+    ShareGroupHeartbeatRequest => api::share_groups::heartbeat,
+    ShareGroupDescribeRequest => api::share_groups::describe,
+    DescribeShareGroupOffsetsRequest => api::share_offsets::describe,
+    AlterShareGroupOffsetsRequest => api::share_offsets::alter,
+    DeleteShareGroupOffsetsRequest => api::share_offsets::delete,
     OffsetForLeaderEpochRequest => api::epochs::offset_for_leader_epoch,
 }
 
@@ -177,6 +184,11 @@ pub(crate) async fn dispatch(
         FetchRequest::KEY => {
             let request = frame::decode_request::<FetchRequest>(frame, version)?;
             let answer = api::fetch::handle(state, request, version).await.encode(version, correlation_id)?;
+            return deliver(answer, fault).await;
+        }
+        ShareFetchRequest::KEY => {
+            let request = frame::decode_request::<ShareFetchRequest>(frame, version)?;
+            let answer = api::share_fetch::fetch(state, request).await.encode(version, correlation_id)?;
             return deliver(answer, fault).await;
         }
         ApiVersionsRequest::KEY => {

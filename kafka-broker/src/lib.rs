@@ -44,6 +44,7 @@ mod replication_tests;
 mod replicator;
 mod scatter;
 mod server;
+mod share;
 mod state;
 mod storage;
 mod topics;

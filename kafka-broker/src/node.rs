@@ -22,8 +22,9 @@ use crate::fetch_session::FetchSessions;
 use crate::folder::Logs;
 use crate::groups::service::Groups;
 use crate::groups::{self, GroupConfig};
+use crate::share::service::Shares;
 use crate::state::BrokerState;
-use crate::{ids, maintenance, replicator, server};
+use crate::{ids, maintenance, replicator, server, share};
 
 /// In-memory connections that wait to be accepted; one more waits in `Broker::connect`.
 const IN_MEMORY_BACKLOG: usize = 128;
@@ -89,6 +90,7 @@ impl Node {
             tokio::spawn(maintenance::run(Arc::clone(&state))),
             tokio::spawn(cleaner::run(Arc::clone(&state))),
             tokio::spawn(groups::service::run(Arc::clone(&state))),
+            tokio::spawn(share::service::run(Arc::clone(&state))),
         ];
         if !is_alone {
             tasks.push(tokio::spawn(replicator::run(Arc::clone(&state))));
@@ -164,6 +166,8 @@ pub(crate) fn open_state(
         fetch_max_bytes: config.fetch_max_bytes(),
         groups: Groups::new(GroupConfig::new(&config)),
         fetch_sessions: Mutex::new(FetchSessions::new(config.max_fetch_sessions())),
+        shares: Shares::new(&config),
+        share_states: Default::default(),
         config,
         clock,
         cluster,

@@ -5,7 +5,10 @@
 //! its place afterwards.
 
 use bytes::{Bytes, BytesMut};
-use kafka_wire::frame::EncodedFrame;
+use kafka_wire::Request;
+use kafka_wire::frame::{self, EncodedFrame, FrameError};
+
+use crate::dispatch::Answer;
 
 /// Shorter batches are copied together: an own segment of a vectored write costs about as much as copying this much.
 const MIN_SEGMENT_BYTES: usize = 512;
@@ -69,8 +72,20 @@ impl Records {
     }
 }
 
+/// An answer whose message holds [`Records::for_message`] of `records`, in that order.
+pub(crate) fn encode<R: Request>(
+    response: &R::Response,
+    records: &[Records],
+    version: i16,
+    correlation_id: i32,
+) -> Result<Answer, FrameError> {
+    let payloads: Vec<Bytes> = records.iter().map(Records::for_message).collect();
+    let frame = frame::encode_response::<R>(response, version, correlation_id, &payloads)?;
+    Ok(Answer { size_bytes: frame.size_bytes(), segments: fill_in(frame, records) })
+}
+
 /// The frame's segments with each stand-in replaced by the records it stands for, in order.
-pub(crate) fn fill_in(frame: EncodedFrame, records: &[Records]) -> Vec<Bytes> {
+fn fill_in(frame: EncodedFrame, records: &[Records]) -> Vec<Bytes> {
     let mut awaited = records.iter().filter(|records| records.parts.len() > 1);
     let segments = frame.into_segments();
     let mut filled = Vec::with_capacity(segments.len() + records.len());

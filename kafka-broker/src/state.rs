@@ -21,6 +21,8 @@ use crate::groups::service::{Groups, OFFSETS_TOPIC};
 use crate::ids;
 use crate::partition::Partition;
 use crate::replica::Place;
+use crate::share::service::Shares;
+use crate::share::state::service::{SHARE_STATE_TOPIC, ShareStates};
 use crate::topics::{HostedTopic, Topics};
 
 /// How many producer ids the controller hands out at once (`ProducerIdsBlock.PRODUCER_ID_BLOCK_SIZE`).
@@ -44,6 +46,8 @@ pub(crate) struct BrokerState {
     pub(crate) producer_ids: Mutex<ProducerIds>,
     pub(crate) groups: Groups,
     pub(crate) fetch_sessions: Mutex<FetchSessions>,
+    pub(crate) shares: Shares,
+    pub(crate) share_states: ShareStates,
     pub(crate) faults: Faults,
 }
 
@@ -201,25 +205,41 @@ impl BrokerState {
         if self.topics.by_name(name).is_some() {
             return Ok(());
         }
-        let partitions = match name {
-            "__consumer_offsets" => self.config.offsets_topic_partitions(),
+        let (partitions, replication_factor, segment_bytes, cleanup_policy) = match name {
+            OFFSETS_TOPIC => (
+                self.config.offsets_topic_partitions(),
+                self.config.offsets_topic_replication_factor(),
+                self.config.offsets_topic_segment_bytes(),
+                "compact",
+            ),
+            // Updates build upon one another: none may go before a snapshot makes it redundant.
+            SHARE_STATE_TOPIC => (
+                self.config.share_state_partitions(),
+                self.config.share_state_replication_factor(),
+                self.config.share_state_segment_bytes(),
+                "delete",
+            ),
             _ => return refuse(ErrorCode::InvalidTopicException, format!("{name} is not served yet")),
         };
         let nodes = self.cluster.read(|image, _| image.live_brokers().count());
         let nodes = i16::try_from(nodes).unwrap_or(i16::MAX).max(1);
-        let segment_bytes = self.config.offsets_topic_segment_bytes().max(1024 * 1024).to_string();
-        let configs = [
-            ("cleanup.policy", "compact"),
+        let segment_bytes = segment_bytes.max(1024 * 1024).to_string();
+        let mut configs = vec![
+            ("cleanup.policy", cleanup_policy),
             ("compression.type", "producer"),
             ("segment.bytes", segment_bytes.as_str()),
         ];
+        if cleanup_policy == "delete" {
+            configs.push(("retention.ms", "-1"));
+        }
+        let configs = configs.into_iter();
         let topic = NewTopic {
             name: name.to_owned(),
             partitions,
             // As many as there are nodes, up to what is asked for: a small cluster has coordinators too.
-            replication_factor: self.config.offsets_topic_replication_factor().min(nodes),
+            replication_factor: replication_factor.min(nodes),
             assignments: Vec::new(),
-            configs: configs.map(|(key, value)| (key.to_owned(), Some(value.to_owned()))).to_vec(),
+            configs: configs.map(|(key, value)| (key.to_owned(), Some(value.to_owned()))).collect(),
         };
         match self.create_topic(&topic) {
             Ok(_) => Ok(()),

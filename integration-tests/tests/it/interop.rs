@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use crate::consume::read_all;
 
 /// Runs a program with `input` on its stdin and gives back its stdout.
-async fn run(command: &mut Command, input: &str) -> TestResult<String> {
+pub(crate) async fn run(command: &mut Command, input: &str) -> TestResult<String> {
     let mut child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -35,7 +35,7 @@ async fn run(command: &mut Command, input: &str) -> TestResult<String> {
 }
 
 /// One of Kafka's own tools.
-fn kafka_tool(class: &str) -> TestResult<Command> {
+pub(crate) fn kafka_tool(class: &str) -> TestResult<Command> {
     let jars = std::env::var_os("KAFKA_JARS")
         .ok_or("KAFKA_JARS does not name the folder of Kafka's jars (`cargo xtask kafka jars` prints it)")?;
     let mut command = Command::new("java");

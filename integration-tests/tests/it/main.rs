@@ -10,6 +10,7 @@ mod interop;
 mod nodes;
 mod produce;
 mod restart;
+mod share_java;
 mod simulation;
 mod streams;
 mod topics;

@@ -1,4 +1,4 @@
-//! IncrementalAlterConfigs and AlterConfigs: changes of topics' and brokers' configurations, which hold at once.
+//! IncrementalAlterConfigs and AlterConfigs: changes of topics', brokers' and groups' configurations, which hold at once.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::cluster::image::Image;
 use crate::cluster::record::{ConfigResource, MetadataRecord};
 use crate::cluster::topics::{Refusal, refuse};
 use crate::config::alter::{Change, Changed, Operation, Rules, incremental, replace};
-use crate::config::{broker, topic};
+use crate::config::{broker, group, topic};
 use crate::dispatch::RequestContext;
 use crate::state::BrokerState;
 
@@ -133,7 +133,11 @@ fn alter(
         Some((value, _)) => value,
         None => def.default.unwrap_or_default().to_owned(),
     };
+    let of_group = |def| group::inherited(def, &state.config);
     let rules = match resource {
+        ConfigResource::Group(_) => {
+            Rules { check: group::check_group_config, find: group::find_alterable, inherited: &of_group }
+        }
         ConfigResource::Topic(_) => {
             Rules { check: topic::check_topic_config, find: topic::find_alterable, inherited: &of_topic }
         }
@@ -157,7 +161,11 @@ fn check_exists(image: &Image, resource: &ConfigResource) -> Result<(), Refusal>
         ConfigResource::Topic(name) if image.topic(name).is_none() => {
             refuse(ErrorCode::UnknownTopicOrPartition, format!("The topic '{name}' does not exist."))
         }
-        ConfigResource::Topic(_) => Ok(()),
+        ConfigResource::Group(name) if name.is_empty() => {
+            refuse(ErrorCode::InvalidRequest, "Default group resources are not allowed.")
+        }
+        // A group is configured before it has members, usually.
+        ConfigResource::Topic(_) | ConfigResource::Group(_) => Ok(()),
         ConfigResource::Broker(name) if name.is_empty() => Ok(()),
         ConfigResource::Broker(name) => match name.parse::<i32>() {
             Ok(id) if image.brokers().contains_key(&id) => Ok(()),

@@ -30,6 +30,8 @@ pub(crate) fn handle(
         .with_supported_features(
             FEATURES
                 .iter()
+                // Clients of before version 4 refuse a level of 0 (KAFKA-17011).
+                .filter(|feature| version >= 4 || feature.min_level > 0)
                 .map(|feature| {
                     SupportedFeatureKey::default()
                         .with_name(StrBytes::from_static_str(feature.name))

@@ -1,4 +1,4 @@
-//! DescribeConfigs: every known key of a topic or of the broker, with where its value comes from.
+//! DescribeConfigs: every known key of a topic, of the broker or of a group, with where its value comes from.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::cluster::record::ConfigResource;
 use crate::cluster::topic_name;
 use crate::config::broker::SetBy;
 use crate::config::topic::broker_synonyms;
-use crate::config::{ConfigDef, broker, topic};
+use crate::config::{ConfigDef, broker, group, topic};
 use crate::dispatch::RequestContext;
 use crate::state::BrokerState;
 
@@ -27,6 +27,7 @@ mod source {
     pub(super) const DYNAMIC_DEFAULT_BROKER: i8 = 3;
     pub(super) const STATIC_BROKER: i8 = 4;
     pub(super) const DEFAULT: i8 = 5;
+    pub(super) const GROUP: i8 = 8;
 }
 
 fn source_of(by: SetBy) -> i8 {
@@ -88,6 +89,7 @@ fn describe(state: &BrokerState, resource: &DescribeConfigsResource, show: Show)
     let described = match resource.resource_type {
         ConfigResource::TOPIC => describe_topic(state, &resource.resource_name, show),
         ConfigResource::BROKER => describe_broker(state, &resource.resource_name, show),
+        ConfigResource::GROUP => describe_group(state, &resource.resource_name, show),
         other => Err((ErrorCode::InvalidRequest, format!("Unsupported resource type: {other}"))),
     };
     match described {
@@ -119,6 +121,28 @@ fn describe_topic(state: &BrokerState, name: &str, show: Show) -> Described {
         own.into_iter().chain(broker).collect()
     };
     Ok(topic_entries(state, &own).iter().map(|entry| result(entry, show, false, synonyms)).collect())
+}
+
+fn describe_group(state: &BrokerState, name: &str, show: Show) -> Described {
+    if name.is_empty() {
+        return Err((ErrorCode::InvalidRequest, "Group name must not be empty.".to_owned()));
+    }
+    let resource = ConfigResource::Group(name.to_owned());
+    let own = state.cluster.read(|image, _| image.configs(&resource).cloned()).unwrap_or_default();
+    let entries = group::TABLE.iter().map(|def| match own.get(def.name) {
+        Some(value) => Entry { def, value: value.clone(), source: source::GROUP },
+        None => {
+            let set = group::broker_synonym(def.name).and_then(|key| state.config.set_value(key));
+            let source = set.map_or(source::DEFAULT, |(_, by)| source_of(by));
+            Entry { def, value: group::inherited(def, &state.config), source }
+        }
+    });
+    let synonyms = |entry: &Entry| {
+        let own = own.get(entry.def.name).map(|value| synonym(entry.def.name, value, source::GROUP));
+        let broker = group::broker_synonym(entry.def.name).into_iter();
+        own.into_iter().chain(broker.flat_map(|key| broker_synonym(state, key))).collect()
+    };
+    Ok(entries.map(|entry| result(&entry, show, false, synonyms)).collect())
 }
 
 fn describe_broker(state: &BrokerState, name: &str, show: Show) -> Described {

@@ -10,6 +10,8 @@ use kafka_wire::messages::{BrokerId, FindCoordinatorRequest, FindCoordinatorResp
 use super::text;
 use crate::dispatch::RequestContext;
 use crate::groups::partition_for;
+use crate::share::ShareKey;
+use crate::share::state::service::SHARE_STATE_TOPIC;
 use crate::state::BrokerState;
 
 pub(crate) async fn find_coordinator(
@@ -38,7 +40,10 @@ fn find(state: &Arc<BrokerState>, key: StrBytes, kind: i8, version: i16) -> Coor
         // The node is named, so that InitProducerId gets to say that transactions do not exist here yet: an error
         // here would be retried until the producer's time is up.
         1 => Ok(None),
-        2 if version >= 6 => Err((ErrorCode::InvalidRequest, "share groups are not supported yet")),
+        2 if version >= 6 && ShareKey::is_coordinator_key(&key) => Ok(Some(SHARE_STATE_TOPIC)),
+        2 if version >= 6 => {
+            Err((ErrorCode::InvalidRequest, "a share partition's key is group:topicId:partition"))
+        }
         _ => Err((ErrorCode::InvalidRequest, "unknown coordinator key type")),
     };
     let hosted = topic.and_then(|topic| {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use kafka_wire::Uuid;
 use kafka_wire::error_code::ErrorCode;
-use kafka_wire::frame::{self, FrameError};
+use kafka_wire::frame::FrameError;
 use kafka_wire::messages::fetch_request::FetchPartition;
 use kafka_wire::messages::fetch_response::{
     EpochEndOffset, FetchableTopicResponse, LeaderIdAndEpoch, NodeEndpoint, PartitionData,
@@ -21,7 +21,7 @@ use crate::dispatch::Answer;
 use crate::fetch_session::{Cached, Context};
 use crate::ids;
 use crate::partition::{Partition, Readers};
-use crate::scatter::{Records, fill_in};
+use crate::scatter::{self, Records};
 use crate::state::BrokerState;
 use crate::waiter::Waiter;
 
@@ -41,10 +41,7 @@ pub(crate) struct Fetched {
 
 impl Fetched {
     pub(crate) fn encode(&self, version: i16, correlation_id: i32) -> Result<Answer, FrameError> {
-        let payloads: Vec<Bytes> = self.records.iter().map(Records::for_message).collect();
-        let frame =
-            frame::encode_response::<FetchRequest>(&self.response, version, correlation_id, &payloads)?;
-        Ok(Answer { size_bytes: frame.size_bytes(), segments: fill_in(frame, &self.records) })
+        scatter::encode::<FetchRequest>(&self.response, &self.records, version, correlation_id)
     }
 }
 

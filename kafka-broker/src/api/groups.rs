@@ -9,7 +9,7 @@ use kafka_wire::messages::describe_groups_response::DescribedGroup;
 use kafka_wire::messages::leave_group_request::MemberIdentity;
 use kafka_wire::messages::*;
 
-use super::{OPERATIONS_NOT_ASKED, text};
+use super::{OPERATIONS_NOT_ASKED, share_offsets, text};
 use crate::dispatch::RequestContext;
 use crate::groups::classic::Join;
 use crate::groups::consumer::{ClusterView, Heartbeat};
@@ -18,9 +18,9 @@ use crate::ids;
 use crate::state::BrokerState;
 
 /// Without an authorizer a client may READ, DELETE and DESCRIBE a group, and describe and alter its configuration.
-const GROUP_OPERATIONS: i32 = super::bits(&[3, 6, 8, 10, 11]);
+pub(super) const GROUP_OPERATIONS: i32 = super::bits(&[3, 6, 8, 10, 11]);
 
-fn caller(context: &RequestContext) -> Caller {
+pub(super) fn caller(context: &RequestContext) -> Caller {
     Caller {
         client_id: context.client_id.as_deref().unwrap_or_default().to_owned(),
         client_host: context.client_host.to_string(),
@@ -215,11 +215,19 @@ pub(crate) async fn delete_groups(
 ) -> DeleteGroupsResponse {
     let mut results = Vec::with_capacity(request.groups_names.len());
     for group_id in request.groups_names {
+        // What the share coordinator keeps of a share group goes with it.
+        let shared = state.groups.read(state, &group_id, |coordinator| coordinator.share_offsets(&group_id));
         let answer = state.groups.call(state, &group_id, |coordinator, call, _| {
             coordinator.delete_groups(call, std::slice::from_ref(&group_id))
         });
         match answer.await {
-            Ok(Response::DeleteGroups(response)) => results.extend(response.results),
+            Ok(Response::DeleteGroups(response)) => {
+                let is_deleted = response.results.iter().all(|result| result.error_code == 0);
+                if let (true, Ok(Ok((_, offsets)))) = (is_deleted, shared) {
+                    share_offsets::delete_group(state, &group_id, &offsets).await;
+                }
+                results.extend(response.results);
+            }
             other => results.push(
                 DeletableGroupResult::default()
                     .with_group_id(GroupId(text(&group_id)))

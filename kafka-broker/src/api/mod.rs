@@ -16,6 +16,9 @@ pub(crate) mod offsets;
 pub(crate) mod produce;
 pub(crate) mod producer_ids;
 pub(crate) mod records;
+pub(crate) mod share_fetch;
+pub(crate) mod share_groups;
+pub(crate) mod share_offsets;
 pub(crate) mod topics;
 
 use std::collections::BTreeSet;

@@ -40,10 +40,11 @@ pub(crate) struct Feature {
     pub(crate) max_level: i16,
 }
 
-/// `metadata.version` from 3.3-IV3 on, the oldest that Kafka 4 reads; `group.version` 1 is KIP-848.
-pub(crate) const FEATURES: [Feature; 2] = [
+/// `metadata.version` from 3.3-IV3 on, the oldest that Kafka 4 reads; `group.version` 1 is KIP-848, `share.version` 1 KIP-932.
+pub(crate) const FEATURES: [Feature; 3] = [
     Feature { name: "metadata.version", min_level: 7, max_level: METADATA_VERSION },
     Feature { name: "group.version", min_level: 0, max_level: 1 },
+    Feature { name: "share.version", min_level: 0, max_level: 1 },
 ];
 
 /// Reads of the log at start take this many bytes at a time.

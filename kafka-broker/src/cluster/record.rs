@@ -80,6 +80,7 @@ pub(crate) enum ConfigResource {
     Topic(String),
     /// A broker's id in text; empty for the default of all brokers.
     Broker(String),
+    Group(String),
     /// Any other resource type of a newer writer: kept, without effect.
     Other(i8, String),
 }
@@ -88,11 +89,13 @@ impl ConfigResource {
     /// `ConfigResource.Type` on the wire.
     pub(crate) const TOPIC: i8 = 2;
     pub(crate) const BROKER: i8 = 4;
+    pub(crate) const GROUP: i8 = 32;
 
     pub(crate) fn new(kind: i8, name: String) -> Self {
         match kind {
             Self::TOPIC => Self::Topic(name),
             Self::BROKER => Self::Broker(name),
+            Self::GROUP => Self::Group(name),
             other => Self::Other(other, name),
         }
     }
@@ -101,6 +104,7 @@ impl ConfigResource {
         match self {
             Self::Topic(name) => (Self::TOPIC, name),
             Self::Broker(name) => (Self::BROKER, name),
+            Self::Group(name) => (Self::GROUP, name),
             Self::Other(kind, name) => (*kind, name),
         }
     }

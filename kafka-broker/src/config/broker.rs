@@ -44,6 +44,13 @@ pub(crate) const TABLE: &[ConfigDef] = keys! {
     "group.max.session.timeout.ms" Kind::int(0), Some("1800000"), "The longest session timeout that a group member may ask for, in milliseconds.";
     "group.max.size" Kind::int(1), Some("2147483647"), "The most members of a group.";
     "group.min.session.timeout.ms" Kind::int(0), Some("6000"), "The shortest session timeout that a group member may ask for, in milliseconds.";
+    "group.share.delivery.count.limit" Kind::Int { min: 2, max: 10 }, Some("5"), "Default of the group key share.delivery.count.limit.";
+    "group.share.heartbeat.interval.ms" Kind::int(1), Some("5000"), "Default of the group key share.heartbeat.interval.ms.";
+    "group.share.max.share.sessions" Kind::int(1), Some("2000"), "The most share sessions of a node: members of share groups that fetch from it.";
+    "group.share.max.size" Kind::Int { min: 1, max: 1000 }, Some("200"), "The most members of a share group.";
+    "group.share.partition.max.record.locks" Kind::int(100), Some("2000"), "Default of the group key share.partition.max.record.locks.";
+    "group.share.record.lock.duration.ms" Kind::int(1000), Some("30000"), "Default of the group key share.record.lock.duration.ms.";
+    "group.share.session.timeout.ms" Kind::int(1), Some("45000"), "Default of the group key share.session.timeout.ms.";
     "log.cleaner.backoff.ms" Kind::long(0), Some("15000"), "How often logs are looked at for compaction, in milliseconds.";
     "log.cleaner.dedupe.buffer.size" Kind::long(1_048_576), Some("134217728"), "The most memory that compaction of a log takes for its keys, in bytes.";
     "log.cleaner.delete.retention.ms" Kind::long(0), Some("86400000"), "Default of the topic key delete.retention.ms.";
@@ -89,6 +96,9 @@ pub(crate) const TABLE: &[ConfigDef] = keys! {
     "producer.id.expiration.ms" Kind::int(1), Some("86400000"), "How long a partition remembers an idle producer's sequence numbers, in milliseconds.";
     "replica.lag.time.max.ms" Kind::long(1), Some("30000"), "A replica that was not caught up with its leader for this long is not in sync any more, in milliseconds.";
     "replica.selector.class" Kind::OneOf(&[RACK_AWARE, "org.apache.kafka.common.replica.LeaderSelector"]), None, "Which replica a consumer is told to read from; the rack-aware one: a follower in the consumer's rack.";
+    "share.coordinator.state.topic.num.partitions" Kind::Int { min: 1, max: 10_000 }, Some("50"), "Partitions of __share_group_state. It must not change once the topic exists.";
+    "share.coordinator.state.topic.replication.factor" Kind::Short { min: 1 }, Some("3"), "Replicas of __share_group_state, at most as many as there are nodes.";
+    "share.coordinator.state.topic.segment.bytes" Kind::int(1), Some("104857600"), "Segment size of __share_group_state, in bytes.";
     "socket.request.max.bytes" Kind::int(1), Some("104857600"), "The largest request, in bytes; a connection that announces more is closed.";
     "unclean.leader.election.enable" Kind::Boolean, Some("false"), "Default of the topic key unclean.leader.election.enable.";
 };
@@ -109,7 +119,8 @@ pub enum Profile {
     /// Kafka's defaults, except what makes tests wait or small brokers large:
     /// `group.consumer.assignment.interval.ms` 0 (Kafka: 1000), `group.consumer.heartbeat.interval.ms` 500 (5000),
     /// `group.initial.rebalance.delay.ms` 0 (3000), `group.min.session.timeout.ms` 1 (6000),
-    /// `offsets.topic.num.partitions` 4 (50).
+    /// `offsets.topic.num.partitions` and `share.coordinator.state.topic.num.partitions` 4 (50),
+    /// `group.share.heartbeat.interval.ms` 500 (5000).
     #[default]
     Embedded,
     /// Kafka's defaults without exception.
@@ -123,8 +134,10 @@ impl Profile {
                 ("group.consumer.assignment.interval.ms", "0"),
                 ("group.consumer.heartbeat.interval.ms", "500"),
                 ("group.initial.rebalance.delay.ms", "0"),
+                ("group.share.heartbeat.interval.ms", "500"),
                 ("group.min.session.timeout.ms", "1"),
                 ("offsets.topic.num.partitions", "4"),
+                ("share.coordinator.state.topic.num.partitions", "4"),
             ],
             Self::Kafka => &[],
         }
@@ -238,6 +251,12 @@ numbers! {
     producer_id_expiration_ms: i64 = "producer.id.expiration.ms";
     replica_lag_time_max_ms: i64 = "replica.lag.time.max.ms";
     offsets_topic_replication_factor: i16 = "offsets.topic.replication.factor";
+    share_max_group_size: usize = "group.share.max.size";
+    share_session_timeout_ms: i64 = "group.share.session.timeout.ms";
+    share_max_sessions: usize = "group.share.max.share.sessions";
+    share_state_partitions: i32 = "share.coordinator.state.topic.num.partitions";
+    share_state_replication_factor: i16 = "share.coordinator.state.topic.replication.factor";
+    share_state_segment_bytes: i64 = "share.coordinator.state.topic.segment.bytes";
     unclean_leader_election: bool = "unclean.leader.election.enable";
     socket_request_max_bytes: usize = "socket.request.max.bytes";
 }

@@ -1,10 +1,11 @@
-//! What can be configured: Kafka's own keys, with type, default, bounds and documentation, for the broker and for topics.
+//! What can be configured: Kafka's own keys, with type, default, bounds and documentation, for the broker, topics and groups.
 //!
-//! The tables in [`broker`] and [`topic`] are the one place where a key is written down; parsing, validation, typo
+//! The tables in [`broker`], [`topic`] and [`group`] are the one place where a key is written down; parsing, validation, typo
 //! hints and `DescribeConfigs` all read them. A key that is listed but has no effect yet says so in its documentation.
 
 pub(crate) mod alter;
 pub(crate) mod broker;
+pub(crate) mod group;
 pub(crate) mod topic;
 
 /// The type of a key's value, with the bounds that validation applies.
@@ -200,7 +201,7 @@ mod tests {
 
     #[test]
     fn every_default_passes_its_own_validation() {
-        for def in topic::TABLE.iter().chain(broker::TABLE) {
+        for def in topic::TABLE.iter().chain(broker::TABLE).chain(group::TABLE) {
             if let Some(default) = def.default {
                 assert_eq!(def.kind.check(default).as_deref(), Ok(default), "{}", def.name);
             }

@@ -53,7 +53,15 @@ impl Coordinator {
                 .with_group_state(StrBytes::from_static_str(state))
                 .with_group_type(StrBytes::from_static_str(kind))
         });
+        let shares = self.shares.list().map(|(group_id, state)| {
+            ListedGroup::default()
+                .with_group_id(GroupId(text(group_id)))
+                .with_protocol_type(StrBytes::from_static_str("share"))
+                .with_group_state(StrBytes::from_static_str(state))
+                .with_group_type(StrBytes::from_static_str("share"))
+        });
         groups
+            .chain(shares)
             .filter(|group| passes(states, &group.group_state) && passes(types, &group.group_type))
             .collect()
     }
@@ -64,7 +72,7 @@ impl Coordinator {
         let mut results = Vec::with_capacity(group_ids.len());
         for group_id in group_ids {
             let error = match self.groups.get(group_id.as_str()) {
-                None => ErrorCode::GroupIdNotFound,
+                None => self.delete_share_group(group_id, &mut out),
                 Some(group) if !group.is_empty() => ErrorCode::NonEmptyGroup,
                 Some(group) => {
                     out.records.extend(self.offset_tombstones(group_id));

@@ -8,7 +8,7 @@
 //! What a rebalance is waiting for (parked joins and syncs, sessions) is not on record, in Kafka neither: after a restart
 //! a group is Empty or Stable, and its members are heard from or expire.
 //!
-//! Classic groups and those of the consumer protocol (KIP-848) are here; share (KIP-932) and streams groups (KIP-1071) are
+//! Classic groups and those of the consumer protocol (KIP-848) are here; streams groups (KIP-1071) are
 //! further variants of [`Group`], with their records in [`record`].
 
 mod admin;
@@ -21,6 +21,8 @@ mod model;
 mod offsets;
 pub(crate) mod record;
 pub(crate) mod service;
+pub(crate) mod share;
+pub(crate) mod shares;
 #[cfg(test)]
 mod testing;
 
@@ -33,7 +35,7 @@ use kafka_wire::ErrorCode;
 use kafka_wire::messages::{
     ConsumerGroupHeartbeatResponse, DeleteGroupsResponse, HeartbeatRequest, HeartbeatResponse,
     JoinGroupResponse, LeaveGroupRequest, LeaveGroupResponse, OffsetCommitResponse, OffsetDeleteResponse,
-    SyncGroupRequest, SyncGroupResponse,
+    ShareGroupHeartbeatResponse, SyncGroupRequest, SyncGroupResponse,
 };
 
 use classic::{ClassicGroup, Join};
@@ -41,6 +43,7 @@ use consumer::{ConsumerGroup, ConsumerGroupConfig, Edit};
 use offsets::Offsets;
 pub(crate) use offsets::{Commit, commit_refusal};
 use record::GroupRecord;
+use share::ShareGroups;
 
 /// The time of a decision: monotonic for deadlines, and milliseconds since 1970 for records.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -79,6 +82,8 @@ pub(crate) struct GroupConfig {
     /// `offsets.retention.check.interval.ms`.
     pub(crate) offsets_check_interval: Duration,
     pub(crate) consumer: ConsumerGroupConfig,
+    /// `group.share.session.timeout.ms`.
+    pub(crate) share_session_timeout: Duration,
 }
 
 /// What a step decided.
@@ -120,6 +125,9 @@ pub(crate) enum Response {
     OffsetDelete(OffsetDeleteResponse),
     DeleteGroups(DeleteGroupsResponse),
     ConsumerGroupHeartbeat(ConsumerGroupHeartbeatResponse),
+    ShareGroupHeartbeat(ShareGroupHeartbeatResponse),
+    /// An answer that the handler makes up by itself.
+    Done(Result<(), ErrorCode>),
 }
 
 /// What happens once the fate of a decision's records is known.
@@ -221,6 +229,8 @@ impl Group {
 pub(crate) struct Coordinator {
     config: GroupConfig,
     groups: BTreeMap<String, Group>,
+    /// Share groups have a file and deadlines of their own; a group's id is only in one of both maps.
+    shares: ShareGroups,
     offsets: Offsets,
     /// Hints when to look at a group; a group's own deadlines decide. At most one live hint for each deadline moved
     /// forward, so that a heartbeat, which moves one back, costs nothing here.
@@ -236,6 +246,7 @@ impl Coordinator {
         Self {
             config,
             groups: BTreeMap::new(),
+            shares: ShareGroups::default(),
             offsets: Offsets::default(),
             wake_ups: BinaryHeap::new(),
             hinted: BTreeMap::new(),
@@ -255,6 +266,7 @@ impl Coordinator {
                 }
             }
             GroupRecord::Consumer { group, record } => self.replay_consumer(group, record),
+            GroupRecord::Share(record) => self.shares.replay(record),
             GroupRecord::Group { group, value: Some(value) } => {
                 self.groups.insert(group.clone(), Group::Classic(ClassicGroup::replay(value, now)));
                 self.hint(group);
@@ -265,6 +277,7 @@ impl Coordinator {
     /// The whole log has been replayed: members have a session timeout from now on to be heard.
     pub(crate) fn loaded(&mut self, now: Now) -> Decision {
         let mut out = Decision::default();
+        self.shares.loaded(now.at + self.config.share_session_timeout);
         let group_ids: Vec<String> = self.groups.keys().cloned().collect();
         for group_id in group_ids {
             if let Some(Group::Consumer(group)) = self.groups.get_mut(&group_id) {
@@ -287,6 +300,8 @@ impl Coordinator {
             Some(ErrorCode::InvalidSessionTimeout)
         } else if !request.member_id.is_empty() && !self.groups.contains_key(group_id) {
             Some(ErrorCode::UnknownMemberId)
+        } else if self.shares.contains(group_id) {
+            Some(ErrorCode::InconsistentGroupProtocol)
         } else {
             None
         };
@@ -394,6 +409,9 @@ impl Coordinator {
                 self.hint(&group_id);
             }
         }
+        if let Some(expired) = self.shares.expire(now) {
+            return Some(expired);
+        }
         if self.offsets_check_at <= now.at {
             self.offsets_check_at = now.at + self.config.offsets_check_interval.max(Duration::from_millis(1));
             return Some(self.expire_offsets(now));
@@ -404,7 +422,8 @@ impl Coordinator {
     /// When [`expire`](Self::expire) is to be asked again.
     pub(crate) fn next_wake_up(&self) -> Instant {
         let group = self.wake_ups.peek().map(|Reverse((at, _))| *at);
-        group.map_or(self.offsets_check_at, |at| at.min(self.offsets_check_at))
+        let deadlines = [Some(self.offsets_check_at), group, self.shares.next_deadline()];
+        deadlines.into_iter().flatten().min().unwrap_or(self.offsets_check_at)
     }
 
     /// Applies the records of a decision if they are `written`, and says which calls to answer.
@@ -512,6 +531,10 @@ impl Answer {
             Response::ConsumerGroupHeartbeat(response) => {
                 *response = ConsumerGroupHeartbeatResponse::default().with_error_code(code);
             }
+            Response::ShareGroupHeartbeat(response) => {
+                *response = ShareGroupHeartbeatResponse::default().with_error_code(code);
+            }
+            Response::Done(result) => *result = Err(error),
             Response::DeleteGroups(response) => {
                 for result in &mut response.results {
                     result.error_code = code;

@@ -7,6 +7,7 @@ use kafka_wire::records::{
 use kafka_wire::{StrBytes, Uuid};
 
 use super::consumer::record::ConsumerRecord;
+use super::share::record::ShareGroupRecord;
 
 /// `GroupMetadataValue` with static members (KIP-345); the flexible version 4 is read, not written.
 const GROUP_METADATA_VERSION: i16 = 3;
@@ -21,6 +22,7 @@ pub(crate) enum GroupRecord {
     Offset { group: String, topic: String, partition: i32, value: Option<CommittedOffset> },
     Group { group: String, value: Option<GroupMetadataValue> },
     Consumer { group: String, record: ConsumerRecord },
+    Share(ShareGroupRecord),
 }
 
 /// A committed offset with what came along (Kafka's `OffsetAndMetadata`).
@@ -55,6 +57,7 @@ impl GroupRecord {
                 Ok((records::encode_key(&key)?, value.transpose()?))
             }
             Self::Consumer { group, record } => record.encode(group),
+            Self::Share(record) => record.encode(),
         }
     }
 
@@ -80,7 +83,7 @@ impl GroupRecord {
                 let (group, record) = ConsumerRecord::decode(key, value)?;
                 Ok(Some(Self::Consumer { group, record }))
             }
-            _ => Ok(None),
+            _ => Ok(ShareGroupRecord::decode(key, value)?.map(Self::Share)),
         }
     }
 }
@@ -160,8 +163,8 @@ mod tests {
 
     #[test]
     fn kinds_of_later_coordinators_are_passed_over_and_garbage_is_an_error() {
-        let share_group_key = Bytes::from_static(b"\x00\x0b\x00\x01g");
-        assert_eq!(GroupRecord::decode(share_group_key, None).unwrap(), None);
+        let streams_group_key = Bytes::from_static(b"\x00\x11\x00\x01g");
+        assert_eq!(GroupRecord::decode(streams_group_key, None).unwrap(), None);
         assert!(GroupRecord::decode(Bytes::from_static(b"\x00"), None).is_err());
         assert!(GroupRecord::decode(Bytes::from_static(b"\x00\x01\x00\x09g"), None).is_err());
     }

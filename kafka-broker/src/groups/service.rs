@@ -73,6 +73,7 @@ impl GroupConfig {
                 assignors: config.consumer_group_assignors(),
                 assignment_interval: millis(config.consumer_group_assignment_interval_ms().into()),
             },
+            share_session_timeout: millis(config.share_session_timeout_ms()),
         }
     }
 }

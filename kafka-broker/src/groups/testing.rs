@@ -29,6 +29,7 @@ pub(super) fn secs(seconds: u64) -> Duration {
 
 pub(super) fn config() -> GroupConfig {
     GroupConfig {
+        share_session_timeout: Duration::from_secs(45),
         initial_rebalance_delay: secs(3),
         min_session_timeout_ms: 6_000,
         max_session_timeout_ms: 1_800_000,

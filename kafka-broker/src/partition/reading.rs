@@ -102,13 +102,23 @@ impl Log<'_> {
         max_bytes: usize,
         at_least_one: bool,
     ) -> Result<Records, ErrorCode> {
+        self.read_batches(offset, max_bytes, at_least_one).map(Records::new)
+    }
+
+    /// The same as they are in memory: one or more batches each.
+    pub(crate) fn read_batches(
+        &self,
+        offset: i64,
+        max_bytes: usize,
+        at_least_one: bool,
+    ) -> Result<Vec<Bytes>, ErrorCode> {
         let log = &self.replica.log;
         let mut batches = log.read(offset, max_bytes, at_least_one).map_err(|error| unreadable(&error))?;
         let high_watermark = self.high_watermark();
         if high_watermark < log.log_end_offset() {
             keep_below(&mut batches, high_watermark);
         }
-        Ok(Records::new(batches))
+        Ok(batches)
     }
 
     /// The same in one piece, for readers inside the broker, which see everything.
