@@ -4,7 +4,7 @@
 //! - [`messages`] and [`protocol`]: Kafka's requests and responses, from the `kafka-protocol` crate, and those it lacks
 //! - [`records`]: the records of Kafka's internal topics, generated from its schemas
 //! - [`record_batch`]: batches of records, built in place and read without copying
-//! - [`compression`], [`varint`], [`murmur2`], [`error_code`], [`versions`]: the small parts
+//! - [`compression`], [`varint`], [`murmur2`], [`error_code`], [`versions`], [`spelling`]: the small parts
 //!
 //! ```
 //! use kafka_wire::record_batch::{BatchBuilder, RecordBatch, Seal};
@@ -31,6 +31,7 @@ pub mod record_batch;
 pub mod records;
 mod scatter;
 mod shape;
+pub mod spelling;
 pub mod varint;
 pub mod versions;
 

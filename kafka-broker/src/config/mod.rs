@@ -8,6 +8,8 @@ pub(crate) mod broker;
 pub(crate) mod group;
 pub(crate) mod topic;
 
+use kafka_wire::spelling;
+
 /// The type of a key's value, with the bounds that validation applies.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Kind {
@@ -146,45 +148,16 @@ pub(crate) fn check(
     key: &str,
     value: &str,
 ) -> Result<(&'static ConfigDef, String), ConfigError> {
-    let def = find(table, key)
-        .ok_or_else(|| ConfigError::Unknown { key: key.to_owned(), nearest: nearest(table, key) })?;
+    let def = find(table, key).ok_or_else(|| ConfigError::Unknown {
+        key: key.to_owned(),
+        nearest: spelling::nearest(key, table.iter().map(|def| def.name)),
+    })?;
     let value = def.kind.check(value).map_err(|problem| ConfigError::invalid(key, value, problem))?;
     Ok((def, value))
 }
 
 pub(crate) fn find(table: &'static [ConfigDef], key: &str) -> Option<&'static ConfigDef> {
     table.iter().find(|def| def.name == key)
-}
-
-/// The known key with the fewest edits to `key`, if they are few enough to be a slip.
-fn nearest(table: &'static [ConfigDef], key: &str) -> Option<&'static str> {
-    if key.len() > 256 {
-        return None;
-    }
-    table
-        .iter()
-        .map(|def| (edit_distance(def.name, key), def.name))
-        .filter(|&(distance, name)| distance <= name.len() / 3)
-        .min()
-        .map(|(_, name)| name)
-}
-
-/// Levenshtein's distance in bytes.
-fn edit_distance(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.bytes().enumerate() {
-        let mut diagonal = i;
-        let mut left = i + 1;
-        for (cell, y) in row.iter_mut().skip(1).zip(b.bytes()) {
-            let best = (diagonal + usize::from(x != y)).min(left + 1).min(*cell + 1);
-            diagonal = std::mem::replace(cell, best);
-            left = best;
-        }
-        if let Some(first) = row.first_mut() {
-            *first = i + 1;
-        }
-    }
-    row.last().copied().unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -225,12 +198,5 @@ mod tests {
             );
         }
         assert_eq!(check(topic::TABLE, "cleanup.policy", " compact, delete ").unwrap().1, "compact,delete");
-    }
-
-    #[test]
-    fn edit_distance_counts_insertions_deletions_and_changes() {
-        assert_eq!(edit_distance("kitten", "sitting"), 3);
-        assert_eq!(edit_distance("", "abc"), 3);
-        assert_eq!(edit_distance("abc", "abc"), 0);
     }
 }

@@ -21,6 +21,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use kafka_wire::spelling;
+
 use self::keys::{ALIASES, Alias, Convert, Key, Kind, Meaning, REFUSED_FAMILIES, VALUE_ALIASES};
 use crate::net::AddressError;
 
@@ -300,35 +302,6 @@ impl fmt::Display for Kind {
 
 /// The known key nearest to `key`, if it is near enough to be a slip.
 fn nearest(key: &str) -> Option<&'static str> {
-    // Longer input cannot be a slip of a known key and would cost time.
-    if key.len() > 100 {
-        return None;
-    }
-    let slips = (key.len() / 3).max(2);
-    let lower = key.to_ascii_lowercase();
     let names = keys::all().map(|key| key.name).chain(ALIASES.iter().map(|alias| alias.name));
-    names
-        .map(|known| (edit_distance(&lower, known), known))
-        .min()
-        .filter(|&(distance, _)| distance <= slips)
-        .map(|(_, known)| known)
-}
-
-/// Levenshtein's distance, by bytes.
-fn edit_distance(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.bytes().enumerate() {
-        let mut diagonal = i;
-        let mut left = i + 1;
-        for (cell, y) in row.iter_mut().skip(1).zip(b.bytes()) {
-            let best = (diagonal + usize::from(x != y)).min(left + 1).min(*cell + 1);
-            diagonal = *cell;
-            *cell = best;
-            left = best;
-        }
-        if let Some(first) = row.first_mut() {
-            *first = i + 1;
-        }
-    }
-    row.last().copied().unwrap_or_default()
+    spelling::nearest(key, names)
 }

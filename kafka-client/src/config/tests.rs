@@ -295,13 +295,6 @@ fn a_level_goes_with_its_codec() {
     assert!(producer(&[("compression.type", "gzip"), ("compression.level", "12")]).is_err());
 }
 
-#[test]
-fn distances_are_levenshteins() {
-    assert_eq!(edit_distance("kitten", "sitting"), 3);
-    assert_eq!(edit_distance("", "abc"), 3);
-    assert_eq!(edit_distance("abc", "abc"), 0);
-}
-
 /// `keys.md` is this table as text; with `UPDATE_DOCS` set it is written anew.
 #[test]
 fn the_documented_table_is_the_one_that_is_used() {
