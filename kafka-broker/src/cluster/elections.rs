@@ -140,10 +140,7 @@ pub(crate) fn elect_leader(
     index: i32,
     election: Election,
 ) -> Result<MetadataRecord, Refusal> {
-    let Some((topic_id, state)) = image.topic(topic).and_then(|it| Some((it.id, it.partitions.get(&index)?)))
-    else {
-        return refuse(ErrorCode::UnknownTopicOrPartition, "This server does not host this topic-partition.");
-    };
+    let (topic_id, state) = known(image, topic, index)?;
     let not_needed = "Leader election not needed for topic partition.";
     let next = match election {
         Election::Preferred => {
@@ -151,7 +148,7 @@ pub(crate) fn elect_leader(
             if state.leader == preferred {
                 return refuse(ErrorCode::ElectionNotNeeded, not_needed);
             }
-            if !state.isr.contains(&preferred) || !image.is_live(preferred) {
+            if !may_lead(image, state, preferred) {
                 return refuse(
                     ErrorCode::PreferredLeaderNotAvailable,
                     "The preferred leader was not available.",
@@ -184,7 +181,7 @@ pub(crate) fn move_leader(
     if state.leader == node_id {
         return Ok(Vec::new());
     }
-    if !state.isr.contains(&node_id) || !image.is_live(node_id) {
+    if !may_lead(image, state, node_id) {
         return refuse(
             ErrorCode::IneligibleReplica,
             format!("Broker {node_id} is not in sync with {topic}-{index}."),
@@ -236,10 +233,15 @@ pub(crate) fn remove_replica(
     Ok(vec![record(topic_id, index, changed(state, next))])
 }
 
+/// Whether a replica has everything and is there.
+fn may_lead(image: &Image, state: &PartitionState, node_id: i32) -> bool {
+    state.isr.contains(&node_id) && image.is_live(node_id)
+}
+
 fn known<'a>(image: &'a Image, topic: &str, index: i32) -> Result<(Uuid, &'a PartitionState), Refusal> {
     match image.topic(topic).and_then(|it| Some((it.id, it.partitions.get(&index)?))) {
         Some(known) => Ok(known),
-        None => refuse(ErrorCode::UnknownTopicOrPartition, format!("There is no partition {topic}-{index}.")),
+        None => refuse(ErrorCode::UnknownTopicOrPartition, "This server does not host this topic-partition."),
     }
 }
 
