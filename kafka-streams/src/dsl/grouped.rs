@@ -3,7 +3,7 @@ use std::sync::Arc;
 use super::stream::RepartitionNames;
 use super::{Grouped, KStream, KTable, Store};
 use crate::processor::{Aggregate, Node, Outlets, TaskBuilder, Update};
-use crate::topology::{NodeKind, StoreSpec, naming};
+use crate::topology::{StoreSpec, naming};
 
 /// A stream whose records belong to their keys' groups.
 #[must_use = "a grouped stream does nothing until it is aggregated"]
@@ -73,11 +73,8 @@ impl<K: Send + 'static, V: Send + 'static> KGroupedStream<K, V> {
         } else {
             stream
         };
-        let mut graph = stream.graph.lock();
-        graph.stores.push(StoreSpec { name: store_name.clone(), logged: store.logged });
-        let node =
-            graph.add_node(name, NodeKind::Processor { stores: vec![store_name.clone()] }, vec![stream.node]);
-        drop(graph);
+        let kept = StoreSpec { name: store_name.clone(), logged: store.logged };
+        let node = stream.graph.lock().add_stateful(name, kept, stream.node);
         let outlets = Outlets::new();
         let children = Arc::clone(&outlets);
         let (update, value) = (Arc::new(update), grouped.value);

@@ -18,9 +18,9 @@ pub use stream::KStream;
 pub use table::KTable;
 
 use crate::error::InvalidTopology;
-use crate::processor::{Outlets, Source, SourceFactory, TableSource};
+use crate::processor::{Node, Out, Outlets, Source, SourceFactory, TableSource, TaskBuilder};
 use crate::serde::{Nullable, SharedSerde};
-use crate::topology::{Graph, NodeKind, StoreSpec, TopicRef, Topology, naming};
+use crate::topology::{Graph, NodeId, NodeKind, StoreSpec, TopicRef, Topology, naming};
 
 pub(crate) type SharedGraph = Arc<Mutex<Graph>>;
 
@@ -114,6 +114,35 @@ impl StreamsBuilder {
     pub fn build(&self) -> Result<Topology, InvalidTopology> {
         Topology::new(self.graph.lock().clone())
     }
+}
+
+/// Puts a processor without a store, named by its prefix and the next number, behind a node.
+fn attach_stateless<K, V, K2, V2, N>(
+    graph: &SharedGraph,
+    parent: NodeId,
+    parent_outlets: &Outlets<K, V>,
+    prefix: &str,
+    make: impl Fn(Out<K2, V2>) -> N + Send + Sync + 'static,
+) -> (NodeId, Arc<Outlets<K2, V2>>)
+where
+    K: Send + 'static,
+    V: Send + 'static,
+    K2: Send + 'static,
+    V2: Send + 'static,
+    N: Node<K, V> + 'static,
+{
+    let mut graph = graph.lock();
+    let name = graph.generate_name(prefix);
+    let node = graph.add_node(name, NodeKind::Processor { stores: Vec::new() }, vec![parent]);
+    drop(graph);
+    let outlets = Outlets::new();
+    let children = Arc::clone(&outlets);
+    let factory = move |tasks: &mut TaskBuilder<'_>| {
+        let node: Box<dyn Node<K, V>> = Box::new(make(children.build(tasks)?));
+        Ok(node)
+    };
+    parent_outlets.attach(node, Arc::new(factory));
+    (node, outlets)
 }
 
 pub(crate) fn source<K: Send + 'static, V: Send + 'static>(

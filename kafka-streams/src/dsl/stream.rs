@@ -3,7 +3,8 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::{
-    Grouped, KGroupedStream, KTable, Produced, Repartitioned, SharedGraph, Store, attach_table, source,
+    Grouped, KGroupedStream, KTable, Produced, Repartitioned, SharedGraph, Store, attach_stateless,
+    attach_table, source,
 };
 use crate::error::{StreamsError, TopologyError};
 use crate::processor::{
@@ -67,17 +68,7 @@ impl<K: Send + 'static, V: Send + 'static> KStream<K, V> {
         changes_key: bool,
         make: impl Fn(Out<K2, V2>) -> N + Send + Sync + 'static,
     ) -> KStream<K2, V2> {
-        let mut graph = self.graph.lock();
-        let name = graph.generate_name(prefix);
-        let node = graph.add_node(name, NodeKind::Processor { stores: Vec::new() }, vec![self.node]);
-        drop(graph);
-        let outlets = Outlets::new();
-        let children = Arc::clone(&outlets);
-        let factory = move |tasks: &mut TaskBuilder<'_>| {
-            let node: Box<dyn Node<K, V>> = Box::new(make(children.build(tasks)?));
-            Ok(node)
-        };
-        self.outlets.attach(node, Arc::new(factory));
+        let (node, outlets) = attach_stateless(&self.graph, self.node, &self.outlets, prefix, make);
         KStream::new(&self.graph, node, outlets, self.repartition_required || changes_key)
     }
 
@@ -266,11 +257,8 @@ impl<K: Send + 'static, V: Clone + Send + 'static> KStream<K, V> {
         } else {
             self
         };
-        let mut graph = stream.graph.lock();
-        graph.stores.push(StoreSpec { name: store_name.clone(), logged: store.logged });
-        let node =
-            graph.add_node(name, NodeKind::Processor { stores: vec![store_name.clone()] }, vec![stream.node]);
-        drop(graph);
+        let kept = StoreSpec { name: store_name.clone(), logged: store.logged };
+        let node = stream.graph.lock().add_stateful(name, kept, stream.node);
         let outlets = Outlets::new();
         let rows = Outlets::<K, Option<V>>::new();
         let children = Arc::clone(&rows);

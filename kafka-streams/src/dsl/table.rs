@@ -1,8 +1,8 @@
 use std::sync::Arc;
 
-use super::{KStream, SharedGraph};
-use crate::processor::{Change, Node, Out, Outlets, TableFilter, TableMapValues, TaskBuilder, ToStream};
-use crate::topology::{NodeId, NodeKind, naming};
+use super::{KStream, SharedGraph, attach_stateless};
+use crate::processor::{Change, Node, Out, Outlets, TableFilter, TableMapValues, ToStream};
+use crate::topology::{NodeId, naming};
 
 /// A table: rows by key, and the stream of their changes.
 #[must_use = "a table nobody reads does nothing unless it has a store"]
@@ -36,17 +36,7 @@ impl<K: Send + 'static, V: Send + 'static> KTable<K, V> {
         prefix: &str,
         make: impl Fn(Out<K, V2>) -> N + Send + Sync + 'static,
     ) -> (SharedGraph, NodeId, Arc<Outlets<K, V2>>) {
-        let mut graph = self.graph.lock();
-        let name = graph.generate_name(prefix);
-        let node = graph.add_node(name, NodeKind::Processor { stores: Vec::new() }, vec![self.node]);
-        drop(graph);
-        let outlets = Outlets::new();
-        let children = Arc::clone(&outlets);
-        let factory = move |tasks: &mut TaskBuilder<'_>| {
-            let node: Box<dyn Node<K, Change<V>>> = Box::new(make(children.build(tasks)?));
-            Ok(node)
-        };
-        self.outlets.attach(node, Arc::new(factory));
+        let (node, outlets) = attach_stateless(&self.graph, self.node, &self.outlets, prefix, make);
         (self.graph, node, outlets)
     }
 

@@ -103,6 +103,13 @@ impl Graph {
         self.nodes.len() - 1
     }
 
+    /// Adds a processor and the store that it keeps.
+    pub(crate) fn add_stateful(&mut self, name: String, store: StoreSpec, parent: NodeId) -> NodeId {
+        let stores = vec![store.name.clone()];
+        self.stores.push(store);
+        self.add_node(name, NodeKind::Processor { stores }, vec![parent])
+    }
+
     /// Adds a source, or joins the one that reads the same topics already.
     pub(crate) fn add_source(
         &mut self,
