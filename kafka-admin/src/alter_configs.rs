@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use futures::future;
-use kafka_client::{Client, RequestError, Target};
+use kafka_client::{Client, RequestError};
 use kafka_wire::StrBytes;
 use kafka_wire::messages::IncrementalAlterConfigsRequest;
 use kafka_wire::messages::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
 
+use crate::configs::by_target;
 use crate::driver::{Answers, Effect, Refusal, drive};
 use crate::operation::operation;
 use crate::{AdminError, ConfigResource, ItemResults};
@@ -96,12 +97,8 @@ async fn alter(
     validate_only: bool,
     timeout: Duration,
 ) -> Result<Answers<ConfigResource, ()>, RequestError> {
-    let (brokers, anywhere): (Vec<_>, Vec<_>) =
-        changes.into_iter().partition(|(resource, _)| resource.target() != Target::Any);
-    let groups = brokers.into_iter().map(|broker| vec![broker]).chain([anywhere]);
-    let requests = groups.filter(|group| !group.is_empty()).map(|group| {
-        let target = group.first().map_or(Target::Any, |(resource, _)| resource.target());
-        client.request(request(&group, validate_only)).to(target).timeout(timeout)
+    let requests = by_target(changes, |(resource, _)| resource.target()).map(|(target, changes)| {
+        client.request(request(&changes, validate_only)).to(target).timeout(timeout)
     });
     let answers = future::try_join_all(requests.map(IntoFuture::into_future)).await?;
     let results = answers.into_iter().flat_map(|answer| answer.responses).filter_map(|result| {

@@ -185,15 +185,21 @@ async fn describe(
     resources: Vec<ConfigResource>,
     timeout: Duration,
 ) -> Result<Answers<ConfigResource, Vec<ConfigEntry>>, RequestError> {
-    let (brokers, anywhere): (Vec<_>, Vec<_>) =
-        resources.into_iter().partition(|resource| resource.target() != Target::Any);
-    let groups = brokers.into_iter().map(|broker| vec![broker]).chain([anywhere]);
-    let requests = groups.filter(|group| !group.is_empty()).map(|group| {
-        let target = group.first().map_or(Target::Any, ConfigResource::target);
-        client.request(request(&group)).to(target).timeout(timeout)
-    });
+    let requests = by_target(resources, ConfigResource::target)
+        .map(|(target, resources)| client.request(request(&resources)).to(target).timeout(timeout));
     let answers = future::try_join_all(requests.map(IntoFuture::into_future)).await?;
     Ok(answers.into_iter().flat_map(|answer| answer.results).filter_map(described).collect())
+}
+
+/// Whom to ask about what: each broker about its own configuration, any about all the others at once.
+pub(crate) fn by_target<T>(
+    items: Vec<T>,
+    target: impl Fn(&T) -> Target,
+) -> impl Iterator<Item = (Target, Vec<T>)> {
+    let (brokers, anywhere): (Vec<_>, Vec<_>) =
+        items.into_iter().partition(|item| target(item) != Target::Any);
+    let brokers = brokers.into_iter().map(move |broker| (target(&broker), vec![broker]));
+    brokers.chain((!anywhere.is_empty()).then_some((Target::Any, anywhere)))
 }
 
 /// All keys of each resource.

@@ -23,6 +23,7 @@ pub mod configs;
 mod driver;
 mod error;
 pub mod groups;
+mod leaders;
 pub mod offsets;
 mod operation;
 pub mod partitions;

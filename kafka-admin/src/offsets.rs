@@ -1,18 +1,18 @@
 //! Looking up offsets of partitions.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future;
-use kafka_client::{Client, Cluster, RequestError, Target, TopicPartition};
+use kafka_client::{Client, TopicPartition};
 use kafka_wire::ErrorCode;
 use kafka_wire::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use kafka_wire::messages::list_offsets_response::ListOffsetsPartitionResponse;
 use kafka_wire::messages::{BrokerId, ListOffsetsRequest, ListOffsetsResponse};
 
 use crate::driver::{Answers, Effect, Refusal, drive, millis};
+use crate::leaders::{ask_leaders, by_topic};
 use crate::operation::operation;
-use crate::topics::topic_name;
 use crate::{AdminError, ItemResults};
 
 /// Which offset of a partition to look up.
@@ -95,69 +95,17 @@ impl ListOffsets {
                 let spec = *specs.get(&partition)?;
                 Some((partition, spec))
             });
-            lookup(self.client.clone(), wanted.collect(), self.read_committed, remaining)
+            ask_leaders(
+                self.client.clone(),
+                wanted.collect(),
+                remaining,
+                move |wanted| request(wanted, self.read_committed, remaining),
+                |_, _| true,
+                listed,
+            )
         })
         .await
     }
-}
-
-/// One request to each leader.
-async fn lookup(
-    client: Client,
-    wanted: Vec<(TopicPartition, OffsetSpec)>,
-    read_committed: bool,
-    timeout: Duration,
-) -> Result<Answers<TopicPartition, ListedOffset>, RequestError> {
-    let mut topics: Vec<&str> = wanted.iter().map(|(partition, _)| partition.topic()).collect();
-    topics.sort_unstable();
-    topics.dedup();
-    let cluster = match tokio::time::timeout(timeout, client.refresh_topics(topics)).await {
-        Ok(cluster) => cluster?,
-        Err(_) => return Err(RequestError::Timeout { waited: timeout, last: None }),
-    };
-    let (by_leader, mut answers) = route(&cluster, wanted);
-    let requests = by_leader.into_iter().map(|(leader, wanted)| {
-        let request = request(&wanted, read_committed, timeout);
-        let answer = client.request(request).to(Target::Broker(leader)).timeout(timeout);
-        async move { (wanted, answer.await) }
-    });
-    for (wanted, answer) in future::join_all(requests).await {
-        match answer {
-            Ok(answer) => answers.extend(listed(answer)),
-            Err(error) if error.is_retriable() => {
-                // Another broker may lead by now; the other leaders' answers stand.
-                let passing = |(partition, _)| (partition, Err(ErrorCode::LeaderNotAvailable.into()));
-                answers.extend(wanted.into_iter().map(passing));
-            }
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(answers)
-}
-
-/// By leader, what to ask it about.
-type Routed<T> = BTreeMap<i32, Vec<(TopicPartition, T)>>;
-
-/// Whom to ask about what; and the partitions that nobody can be asked about.
-pub(crate) fn route<T, A>(
-    cluster: &Cluster,
-    wanted: Vec<(TopicPartition, T)>,
-) -> (Routed<T>, Answers<TopicPartition, A>) {
-    let mut by_leader: Routed<T> = BTreeMap::new();
-    let mut refused = Vec::new();
-    for (partition, spec) in wanted {
-        let known = cluster.partition(partition.topic(), partition.partition);
-        match known.map(|known| known.leader) {
-            Some(Some(leader)) => by_leader.entry(leader).or_default().push((partition, spec)),
-            Some(None) => refused.push((partition, Err(ErrorCode::LeaderNotAvailable.into()))),
-            None => {
-                let code = cluster.topic_error(partition.topic());
-                let code = code.unwrap_or(ErrorCode::UnknownTopicOrPartition);
-                refused.push((partition, Err(code.into())));
-            }
-        }
-    }
-    (by_leader, refused)
 }
 
 fn request(
@@ -165,17 +113,15 @@ fn request(
     read_committed: bool,
     timeout: Duration,
 ) -> ListOffsetsRequest {
-    let mut topics: BTreeMap<&str, Vec<ListOffsetsPartition>> = BTreeMap::new();
-    for (partition, spec) in wanted {
+    let asked = wanted.iter().map(|(partition, spec)| {
         let asked = ListOffsetsPartition::default()
             .with_partition_index(partition.partition)
             .with_current_leader_epoch(-1)
             .with_timestamp(spec.timestamp());
-        topics.entry(partition.topic()).or_default().push(asked);
-    }
-    let topics = topics
-        .into_iter()
-        .map(|(name, asked)| ListOffsetsTopic::default().with_name(topic_name(name)).with_partitions(asked));
+        (partition, asked)
+    });
+    let topics = by_topic(asked)
+        .map(|(name, asked)| ListOffsetsTopic::default().with_name(name).with_partitions(asked));
     ListOffsetsRequest::default()
         .with_replica_id(BrokerId(-1))
         .with_isolation_level(i8::from(read_committed))
@@ -185,7 +131,7 @@ fn request(
 
 fn listed(answer: ListOffsetsResponse) -> Answers<TopicPartition, ListedOffset> {
     let topics = answer.topics.into_iter().flat_map(|topic| {
-        let name: std::sync::Arc<str> = std::sync::Arc::from(topic.name.as_str());
+        let name: Arc<str> = Arc::from(topic.name.as_str());
         topic.partitions.into_iter().map(move |partition| {
             let key = TopicPartition::new(name.clone(), partition.partition_index);
             // The leader may just have lost it; metadata said that it exists.
@@ -221,15 +167,6 @@ mod tests {
             })
             .collect();
         assert_eq!(topics, [("a", vec![(0, -2)]), ("b", vec![(1, -1), (0, 17)])]);
-    }
-
-    #[test]
-    fn a_partition_that_metadata_does_not_know_is_refused_without_a_request() {
-        let partition = TopicPartition::new("a", 0);
-        let (by_leader, refused) =
-            route::<_, ListedOffset>(&Cluster::default(), vec![(partition.clone(), OffsetSpec::Latest)]);
-        assert!(by_leader.is_empty());
-        assert_eq!(refused, [(partition, Err(ErrorCode::UnknownTopicOrPartition.into()))]);
     }
 
     #[test]

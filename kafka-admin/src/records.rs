@@ -1,19 +1,16 @@
 //! Deleting the oldest records of partitions.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future;
-use kafka_client::{Client, RequestError, Target, TopicPartition};
-use kafka_wire::ErrorCode;
+use kafka_client::{Client, RequestError, TopicPartition};
 use kafka_wire::messages::delete_records_request::{DeleteRecordsPartition, DeleteRecordsTopic};
 use kafka_wire::messages::{DeleteRecordsRequest, DeleteRecordsResponse};
 
 use crate::driver::{Answers, Effect, Refusal, drive, millis};
-use crate::offsets::route;
+use crate::leaders::{ask_leaders, by_topic};
 use crate::operation::operation;
-use crate::topics::topic_name;
 use crate::{AdminError, ItemResults};
 
 /// Up to where a partition's records are deleted.
@@ -64,62 +61,34 @@ impl DeleteRecords {
                 let records = *records.get(&partition)?;
                 Some((partition, records))
             });
-            delete(self.client.clone(), wanted.collect(), remaining)
+            ask_leaders(
+                self.client.clone(),
+                wanted.collect(),
+                remaining,
+                move |wanted| request(wanted, remaining),
+                may_repeat,
+                deleted,
+            )
         })
         .await
     }
 }
 
-type Wanted = Vec<(TopicPartition, RecordsToDelete)>;
-
-/// One request to each leader.
-async fn delete(
-    client: Client,
-    wanted: Wanted,
-    timeout: Duration,
-) -> Result<Answers<TopicPartition, i64>, RequestError> {
-    let mut topics: Vec<&str> = wanted.iter().map(|(partition, _)| partition.topic()).collect();
-    topics.sort_unstable();
-    topics.dedup();
-    let cluster = match tokio::time::timeout(timeout, client.refresh_topics(topics)).await {
-        Ok(cluster) => cluster?,
-        Err(_) => return Err(RequestError::Timeout { waited: timeout, last: None }),
-    };
-    let (by_leader, mut answers) = route(&cluster, wanted);
-    let requests = by_leader.into_iter().map(|(leader, wanted)| {
-        let answer = client.request(request(&wanted, timeout)).to(Target::Broker(leader)).timeout(timeout);
-        async move { (wanted, answer.await) }
-    });
-    for (wanted, answer) in future::join_all(requests).await {
-        match answer {
-            Ok(answer) => answers.extend(deleted(answer)),
-            Err(error) if error.is_retriable() && may_repeat(&wanted, &error) => {
-                let passing = |(partition, _)| (partition, Err(ErrorCode::LeaderNotAvailable.into()));
-                answers.extend(wanted.into_iter().map(passing));
-            }
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(answers)
-}
-
 /// Deleting up to an offset twice is deleting once. "All" a second time would take what was written in between.
-fn may_repeat(wanted: &Wanted, error: &RequestError) -> bool {
+fn may_repeat(wanted: &[(TopicPartition, RecordsToDelete)], error: &RequestError) -> bool {
     !error.possibly_written()
         || wanted.iter().all(|(_, records)| matches!(records, RecordsToDelete::BeforeOffset(_)))
 }
 
-fn request(wanted: &Wanted, timeout: Duration) -> DeleteRecordsRequest {
-    let mut topics: BTreeMap<&str, Vec<DeleteRecordsPartition>> = BTreeMap::new();
-    for (partition, records) in wanted {
+fn request(wanted: &[(TopicPartition, RecordsToDelete)], timeout: Duration) -> DeleteRecordsRequest {
+    let asked = wanted.iter().map(|(partition, records)| {
         let asked = DeleteRecordsPartition::default()
             .with_partition_index(partition.partition)
             .with_offset(records.offset());
-        topics.entry(partition.topic()).or_default().push(asked);
-    }
-    let topics = topics.into_iter().map(|(name, partitions)| {
-        DeleteRecordsTopic::default().with_name(topic_name(name)).with_partitions(partitions)
+        (partition, asked)
     });
+    let topics = by_topic(asked)
+        .map(|(name, asked)| DeleteRecordsTopic::default().with_name(name).with_partitions(asked));
     DeleteRecordsRequest::default().with_topics(topics.collect()).with_timeout_ms(millis(timeout))
 }
 
