@@ -438,7 +438,10 @@ impl Coordinator {
         if let Some(Undo { group, before }) = undo {
             match (written, before) {
                 (Ok(()), _) => {}
-                (Err(_), Some(before)) => {
+                (Err(_), Some(mut before)) => {
+                    if let Group::Consumer(group) = &mut before {
+                        group.postpone_timers(now);
+                    }
                     self.groups.insert(group.clone(), before);
                     self.hint(&group);
                 }

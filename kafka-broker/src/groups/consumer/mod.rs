@@ -12,6 +12,8 @@
 mod describe;
 mod heartbeat;
 pub(crate) mod member;
+#[cfg(test)]
+mod model;
 mod reconcile;
 pub(crate) mod record;
 mod subscription;
@@ -32,6 +34,9 @@ use super::record::GroupRecord;
 use super::{Group, GroupConfig, Now};
 use member::{Current, MemberState, Metadata};
 use record::{ConsumerRecord, GroupEpoch, ResolvedRegex, TargetEpoch};
+
+/// How soon a removal is tried again that could not be written (`CoordinatorTimerImpl`).
+const RETRY_BACKOFF: Duration = Duration::from_millis(500);
 
 /// The limits of consumer groups, by Kafka's keys.
 #[derive(Debug, Clone)]
@@ -179,6 +184,15 @@ impl ConsumerGroup {
             running.filter(|_| !advanced).unwrap_or(fresh)
         });
         self.timers.insert(member_id.to_owned(), Timers { session, revocation });
+    }
+
+    /// What is due could not be written; it is tried again after a while.
+    pub(super) fn postpone_timers(&mut self, now: Now) {
+        let retry_at = now.at + RETRY_BACKOFF;
+        for timers in self.timers.values_mut() {
+            timers.session = timers.session.max(retry_at);
+            timers.revocation = timers.revocation.map(|deadline| deadline.max(retry_at));
+        }
     }
 
     pub(super) fn next_deadline(&self) -> Option<Instant> {

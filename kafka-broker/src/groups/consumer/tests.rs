@@ -37,6 +37,8 @@ pub(in crate::groups) struct Client {
     pub(in crate::groups) owned: BTreeSet<(Uuid, i32)>,
     /// What it was last told to own.
     pub(in crate::groups) told: BTreeSet<(Uuid, i32)>,
+    /// An answer was lost, so the next heartbeat says everything, and is told everything.
+    pub(in crate::groups) missed: bool,
 }
 
 impl Client {
@@ -68,6 +70,9 @@ impl Client {
                 .with_topic_id(topic)
                 .with_partitions(partitions.into_iter().collect())
         });
+        if self.missed {
+            return self.joining().with_member_epoch(self.epoch).with_topic_partitions(Some(owned.collect()));
+        }
         ConsumerGroupHeartbeatRequest::default()
             .with_group_id(GroupId(text(GROUP)))
             .with_member_id(text(&self.id))
@@ -78,9 +83,17 @@ impl Client {
             .with_topic_partitions(Some(owned.collect()))
     }
 
-    /// What the client makes of an answer; it owns what it is told at once.
+    /// It is no member any more and owns nothing.
+    pub(in crate::groups) fn fence(&mut self) {
+        self.epoch = 0;
+        self.owned.clear();
+        self.told.clear();
+    }
+
+    /// What the client makes of an answer; what it owns is its own affair.
     pub(in crate::groups) fn take(&mut self, answer: &ConsumerGroupHeartbeatResponse) {
         self.epoch = answer.member_epoch;
+        self.missed = false;
         if let Some(member_id) = &answer.member_id {
             self.id = member_id.to_string();
         }
