@@ -1,16 +1,18 @@
 //! The client's connections, by broker and purpose.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::stream::{FuturesUnordered, StreamExt};
 use parking_lot::Mutex;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::connector::Endpoint;
 use super::dial::{DialPolicy, Dialer, Step, Verdict};
 use super::metrics::Labels;
-use super::{Address, Connection, ConnectionConfig, ConnectionError, Connector, Purpose};
+use super::{Address, BoxStream, Connection, ConnectionConfig, ConnectionError, Connector, Purpose};
 use crate::backoff::random_unit;
 
 /// A broker to connect to. Bootstrap servers have negative numbers, as in Java: who they are is not known yet.
@@ -128,8 +130,9 @@ impl Pool {
     /// Does what the slot's dialer says until there is a connection or it gives up. Each lock is held for one question:
     /// the future may be dropped anywhere, and the next caller goes on from there.
     async fn dial(&self, slot: &Slot, node: &Node, purpose: Purpose) -> Result<Connection, ConnectionError> {
+        let mut opening = FuturesUnordered::new();
         loop {
-            let step = slot.current.lock().dialer.step(Instant::now(), random_unit());
+            let step = slot.current.lock().dialer.step(Instant::now(), opening.len(), random_unit());
             let attempt = match step {
                 Step::Wait { until } => {
                     sleep_until(until).await;
@@ -143,8 +146,20 @@ impl Pool {
                     Err(error) => Err(error),
                 },
                 Step::Connect { to, within } => {
-                    let to = Endpoint::new(node.address.clone(), to);
-                    self.open(&to, node, purpose, within).await
+                    opening.push(self.open(Endpoint::new(node.address.clone(), to), within));
+                    continue;
+                }
+                Step::Hold { until } => {
+                    let next = opening.select_next_some();
+                    let opened = match until {
+                        Some(until) => timeout_at(until, next).await.ok(),
+                        None => Some(next.await),
+                    };
+                    match opened {
+                        Some(Ok((stream, setup))) => self.shake_hands(stream, setup, node, purpose).await,
+                        Some(Err(error)) => Err(error),
+                        None => continue,
+                    }
                 }
             };
             let mut current = slot.current.lock();
@@ -157,9 +172,10 @@ impl Pool {
                 }
                 Err(error) => {
                     let timed_out = matches!(error, ConnectionError::SetupTimeout { .. });
-                    let verdict = current.dialer.failed(Instant::now(), timed_out, random_unit());
+                    let (now, open) = (Instant::now(), opening.len());
+                    let verdict = current.dialer.failed(now, open, timed_out, random_unit());
                     Labels::new(self.config.client_id.as_ref(), node, purpose).failed();
-                    tracing::debug!(broker = node.id, ?step, %error, ?verdict, "could not connect");
+                    tracing::debug!(broker = node.id, %error, ?verdict, "could not connect");
                     if verdict == Verdict::GiveUp {
                         return Err(error);
                     }
@@ -168,35 +184,52 @@ impl Pool {
         }
     }
 
-    async fn resolve(
-        &self,
-        address: &Address,
-        within: Duration,
-    ) -> Result<Vec<std::net::SocketAddr>, ConnectionError> {
-        let timed_out = |_| ConnectionError::SetupTimeout { address: address.clone(), waited: within };
-        let resolved = timeout(within, self.connector.resolve(address)).await.map_err(timed_out)?;
+    async fn resolve(&self, address: &Address, within: Duration) -> Result<Vec<SocketAddr>, ConnectionError> {
+        let setup = Setup::begin(within);
+        let resolved = setup.bound(address, self.connector.resolve(address)).await?;
         resolved
             .map_err(|source| ConnectionError::Resolve { address: address.clone(), source: Arc::new(source) })
     }
 
-    async fn open(
+    async fn open(&self, to: Endpoint, within: Duration) -> Result<(BoxStream, Setup), ConnectionError> {
+        let setup = Setup::begin(within);
+        match setup.bound(&to.address, self.connector.connect(&to)).await? {
+            Ok(stream) => Ok((stream, setup)),
+            Err(source) => Err(ConnectionError::Connect { address: to.address, source: Arc::new(source) }),
+        }
+    }
+
+    async fn shake_hands(
         &self,
-        to: &Endpoint,
+        stream: BoxStream,
+        setup: Setup,
         node: &Node,
         purpose: Purpose,
-        within: Duration,
     ) -> Result<Connection, ConnectionError> {
-        let address = || to.address.clone();
-        let setup = async {
-            let stream = self.connector.connect(to).await.map_err(|source| ConnectionError::Connect {
-                address: address(),
-                source: Arc::new(source),
-            })?;
-            Connection::open(stream, node, purpose, &self.config, within).await
-        };
-        timeout(within, setup)
-            .await
-            .unwrap_or_else(|_| Err(ConnectionError::SetupTimeout { address: address(), waited: within }))
+        let opened = Connection::open(stream, node, purpose, &self.config, setup.within);
+        setup.bound(&node.address, opened).await?
+    }
+}
+
+/// The time that an attempt has.
+#[derive(Debug, Clone, Copy)]
+struct Setup {
+    within: Duration,
+    deadline: Instant,
+}
+
+impl Setup {
+    fn begin(within: Duration) -> Self {
+        Self { within, deadline: Instant::now() + within }
+    }
+
+    async fn bound<T>(
+        self,
+        address: &Address,
+        future: impl Future<Output = T>,
+    ) -> Result<T, ConnectionError> {
+        let timed_out = |_| ConnectionError::SetupTimeout { address: address.clone(), waited: self.within };
+        timeout_at(self.deadline, future).await.map_err(timed_out)
     }
 }
 

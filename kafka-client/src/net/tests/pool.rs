@@ -29,6 +29,8 @@ enum Server {
     Refuses,
     /// Takes the connection and says nothing.
     Mute,
+    /// Packets to it vanish.
+    Vanishes,
 }
 
 /// Names, their addresses and what is there.
@@ -82,7 +84,7 @@ impl World {
             let server = self.at(at);
             match (server, header.request_api_key) {
                 (Server::Refuses, _) => return,
-                (Server::Mute, _) => std::future::pending().await,
+                (Server::Mute | Server::Vanishes, _) => std::future::pending().await,
                 (_, 18) => peer.answer::<ApiVersionsRequest>(&header, &kafka_4_3_versions()).await,
                 (Server::HangsUp, _) => return,
                 (Server::SendsAway(_), _) => {
@@ -129,6 +131,9 @@ impl Connector for World {
         self.0.lock().tried.push(at);
         let server = self.at(at);
         Box::pin(async move {
+            if server == Server::Vanishes {
+                std::future::pending::<()>().await;
+            }
             if server == Server::Refuses {
                 return Err(io::ErrorKind::ConnectionRefused.into());
             }
@@ -166,6 +171,20 @@ async fn an_address_without_an_answer_costs_its_time_out_and_the_next_call_goes_
     let now = Instant::now();
     pool.connection(&node(), Purpose::Control).await.unwrap();
     assert_eq!((world.tried(), now.elapsed()), (vec![1, 2], Duration::ZERO));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_address_that_packets_do_not_reach_costs_a_moment_and_no_time_out() {
+    let world = World::new(&[("b", &[1, 2, 3])], &[(1, Server::Vanishes), (3, Server::Serves(1))]);
+    let (pool, began) = (world.pool(), Instant::now());
+    pool.connection(&node(), Purpose::Control).await.unwrap();
+    assert_eq!((world.tried(), began.elapsed().as_millis()), (vec![1, 2, 3], 250));
+    // With none left to turn to, it is waited for in full.
+    let world = World::new(&[("b", &[1, 2])], &[(1, Server::Vanishes)]);
+    let (pool, began) = (world.pool(), Instant::now());
+    let error = pool.connection(&node(), Purpose::Control).await.unwrap_err();
+    assert!(matches!(error, ConnectionError::SetupTimeout { .. }), "{error}");
+    assert!((8..=12).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
