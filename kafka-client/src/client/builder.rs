@@ -8,7 +8,7 @@ use crate::backoff::Backoff;
 use crate::cluster::{MetadataConfig, MetadataRecovery};
 use crate::config::{ConfigError, Properties, bounded};
 use crate::error::Error;
-use crate::net::{Address, ConnectionConfig, Connector, DialPolicy, DnsLookup, TcpConnector};
+use crate::net::{Address, AddressFamily, ConnectionConfig, Connector, DialPolicy, DnsLookup, TcpConnector};
 
 /// What Java's `metadata.max.idle.ms` allows.
 const MIN_METADATA_MAX_IDLE: Duration = Duration::from_secs(5);
@@ -27,6 +27,7 @@ pub struct ClientBuilder {
     send_buffer_bytes: Option<u32>,
     receive_buffer_bytes: Option<u32>,
     pub(super) dns_lookup: DnsLookup,
+    address_family: AddressFamily,
     reconnect_backoff: (Duration, Duration),
     retry_backoff: (Duration, Duration),
     pub(crate) metadata_max_age: Duration,
@@ -52,6 +53,7 @@ impl ClientBuilder {
             send_buffer_bytes: None,
             receive_buffer_bytes: None,
             dns_lookup: DnsLookup::default(),
+            address_family: AddressFamily::default(),
             reconnect_backoff: (Duration::from_millis(50), Duration::from_secs(1)),
             retry_backoff: (Duration::from_millis(100), Duration::from_secs(1)),
             metadata_max_age: Duration::from_secs(5 * 60),
@@ -113,6 +115,12 @@ impl ClientBuilder {
                 builder.dns_lookup = DnsLookup::CanonicalBootstrapOnly;
             }
             Some(_) => builder.dns_lookup = DnsLookup::UseAllDnsIps,
+            None => {}
+        }
+        match properties.get("broker.address.family") {
+            Some("v4") => builder.address_family = AddressFamily::V4,
+            Some("v6") => builder.address_family = AddressFamily::V6,
+            Some(_) => builder.address_family = AddressFamily::Any,
             None => {}
         }
         match properties.get("metadata.recovery.strategy") {
@@ -184,6 +192,12 @@ impl ClientBuilder {
     /// What bootstrap servers' names stand for (`client.dns.lookup`). Default: all of their addresses.
     pub fn dns_lookup(mut self, lookup: DnsLookup) -> Self {
         self.dns_lookup = lookup;
+        self
+    }
+
+    /// Which of a broker's addresses are used (librdkafka's `broker.address.family`). Default: all.
+    pub fn address_family(mut self, family: AddressFamily) -> Self {
+        self.address_family = family;
         self
     }
 
@@ -306,6 +320,7 @@ impl ClientBuilder {
         DialPolicy {
             setup_timeout: Backoff::new(self.setup_timeout, self.setup_timeout_max),
             reconnect_backoff: Backoff::new(self.reconnect_backoff.0, self.reconnect_backoff.1),
+            address_family: self.address_family,
         }
     }
 
@@ -359,7 +374,9 @@ mod tests {
             ("socket.connection.setup.timeout.max.ms", "6"),
             ("socket.send.buffer.bytes", "7"),
             ("receive.buffer.bytes", "-1"),
+            ("broker.address.family", "v6"),
         ]);
+        assert_eq!(builder.dialing().address_family, AddressFamily::V6);
         assert_eq!(builder.dns_lookup, DnsLookup::CanonicalBootstrapOnly);
         assert_eq!(builder.connection().max_idle, Some(millis(1)));
         assert_eq!((builder.send_buffer_bytes, builder.receive_buffer_bytes), (Some(7), None));

@@ -288,12 +288,7 @@ pub(super) static OTHERS: &[Key] = &[
         NoEffect("socket.connection.setup.timeout.ms covers it"),
     ),
     key("batch.num.messages", Number(1, INT, "records"), "10000", NoEffect("batch.size bounds a batch")),
-    key(
-        "broker.address.family",
-        Word(&["any", "v4", "v6"]),
-        "any",
-        Only(&["any"], "every address of a broker is tried"),
-    ),
+    key("broker.address.family", Word(&["any", "v4", "v6"]), "any", Used),
     key("broker.address.ttl", int_ms(0), "1000", NoEffect("names are resolved anew for each connection")),
     key("broker.version.fallback", Text, "", NoEffect("versions are always agreed on with the broker")),
     key("compression.level", Level(0, 22), "-1", Differs("of whichever codec compression.type names")),

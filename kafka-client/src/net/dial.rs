@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::AddressFamily;
 use crate::backoff::Backoff;
 
 /// More addresses of one name than this are not tried.
@@ -21,6 +22,8 @@ pub(crate) struct DialPolicy {
     pub(crate) setup_timeout: Backoff,
     /// `reconnect.backoff.ms` to `.max.ms`: doubles each time that all of a broker's addresses failed (KIP-144).
     pub(crate) reconnect_backoff: Backoff,
+    /// Which of a name's addresses are tried.
+    pub(crate) address_family: AddressFamily,
 }
 
 /// The way to one broker. Its addresses are tried in turn, each once and the next one as soon as the last one failed or
@@ -171,6 +174,7 @@ mod tests {
         DialPolicy {
             setup_timeout: Backoff::new(Duration::from_secs(10), Duration::from_secs(30)),
             reconnect_backoff: Backoff::new(Duration::from_millis(50), Duration::from_secs(1)),
+            address_family: AddressFamily::Any,
         }
     }
 

@@ -1,3 +1,5 @@
+use std::net::SocketAddr;
+
 /// What names in `bootstrap.servers` and in metadata stand for (`client.dns.lookup`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
@@ -8,4 +10,27 @@ pub enum DnsLookup {
     /// As the default; and a bootstrap server's name stands for the full names of all hosts behind it (KIP-235), as
     /// Kerberos wants them when one alias leads to a whole cluster.
     CanonicalBootstrapOnly,
+}
+
+/// Which addresses of a name are used (librdkafka's `broker.address.family`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum AddressFamily {
+    /// All of them.
+    #[default]
+    Any,
+    /// IPv4 addresses.
+    V4,
+    /// IPv6 addresses.
+    V6,
+}
+
+impl AddressFamily {
+    pub(super) fn includes(self, address: &SocketAddr) -> bool {
+        match self {
+            Self::Any => true,
+            Self::V4 => address.is_ipv4(),
+            Self::V6 => address.is_ipv6(),
+        }
+    }
 }

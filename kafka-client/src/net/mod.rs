@@ -13,7 +13,7 @@ mod tests;
 
 pub use address::{Address, AddressError};
 pub use connector::{BoxStream, Connecting, Connector, Endpoint, Naming, Resolving, Stream, TcpConnector};
-pub use dns::DnsLookup;
+pub use dns::{AddressFamily, DnsLookup};
 pub use error::{ConnectionError, RequestError};
 
 pub(crate) use connection::{Call, Connection, ConnectionConfig};

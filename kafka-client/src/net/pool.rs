@@ -1,6 +1,7 @@
 //! The client's connections, by broker and purpose.
 
 use std::collections::HashMap;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -186,9 +187,15 @@ impl Pool {
 
     async fn resolve(&self, address: &Address, within: Duration) -> Result<Vec<SocketAddr>, ConnectionError> {
         let setup = Setup::begin(within);
-        let resolved = setup.bound(address, self.connector.resolve(address)).await?;
-        resolved
-            .map_err(|source| ConnectionError::Resolve { address: address.clone(), source: Arc::new(source) })
+        let failed = |source| ConnectionError::Resolve { address: address.clone(), source: Arc::new(source) };
+        let mut addresses = setup.bound(address, self.connector.resolve(address)).await?.map_err(failed)?;
+        let any = !addresses.is_empty();
+        addresses.retain(|address| self.policy.address_family.includes(address));
+        if any && addresses.is_empty() {
+            let why = format!("no address of family {:?}", self.policy.address_family);
+            return Err(failed(io::Error::new(io::ErrorKind::NotFound, why)));
+        }
+        Ok(addresses)
     }
 
     async fn open(&self, to: Endpoint, within: Duration) -> Result<(BoxStream, Setup), ConnectionError> {

@@ -68,9 +68,14 @@ impl World {
     }
 
     fn pool(&self) -> Pool {
+        self.pool_of(AddressFamily::Any)
+    }
+
+    fn pool_of(&self, address_family: AddressFamily) -> Pool {
         let policy = DialPolicy {
             setup_timeout: Backoff::new(10 * SECOND, 30 * SECOND),
             reconnect_backoff: Backoff::new(SECOND / 20, SECOND),
+            address_family,
         };
         Pool::new(Arc::new(self.clone()), CONFIG, policy)
     }
@@ -206,6 +211,14 @@ async fn names_are_resolved_again_once_no_address_is_left_and_after_a_lost_conne
     pool.connection(&node(), Purpose::Control).await.unwrap();
     assert_eq!((world.tried(), world.0.lock().resolved), (vec![1, 2, 3], 3));
     assert!((40..=60).contains(&began.elapsed().as_millis()), "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn addresses_of_another_family_are_left_alone() {
+    let world = World::new(&[("b", &[1])], &[(1, Server::Serves(1))]);
+    world.pool_of(AddressFamily::V4).connection(&node(), Purpose::Control).await.unwrap();
+    let error = world.pool_of(AddressFamily::V6).connection(&node(), Purpose::Control).await.unwrap_err();
+    assert!(error.to_string().contains("V6") && world.tried() == [1], "{error}");
 }
 
 #[tokio::test(start_paused = true)]
