@@ -51,13 +51,15 @@ pub(super) enum Kind {
     Word(&'static [&'static str]),
     /// One of some words, in any case.
     AnyCaseWord(&'static [&'static str]),
+    /// One of some words, or a text that starts so and is looked at by whoever reads the key.
+    WordOr(&'static [&'static str], &'static str),
     /// Any text.
     Text,
     /// Any text but none.
     Name,
 }
 
-use Kind::{AnyCaseWord, Flag, Level, Millis, Name, Number, Text, Word};
+use Kind::{AnyCaseWord, Flag, Level, Millis, Name, Number, Text, Word, WordOr};
 use Meaning::{Differs, NoEffect, Only, Refused, Used};
 
 const INT: i64 = i32::MAX as i64;
@@ -209,7 +211,7 @@ pub(super) static CONSUMER: &[Key] = &[
         Differs("holds for producers too; Java's default is true, and a misspelt name then is a new topic"),
     ),
     key("auto.commit.interval.ms", int_ms(0), "5000", Used),
-    key("auto.offset.reset", Text, "latest", Used),
+    key("auto.offset.reset", WordOr(&["latest", "earliest", "none"], "by_duration:"), "latest", Used),
     key("check.crcs", Flag, "true", Used),
     key("client.rack", Text, "", Used),
     key("enable.auto.commit", Flag, "true", Used),

@@ -256,6 +256,9 @@ impl Kind {
             Self::AnyCaseWord(words) => {
                 words.iter().find(|word| word.eq_ignore_ascii_case(trimmed)).map(|&word| word.to_owned())
             }
+            Self::WordOr(words, start) => {
+                (words.contains(&trimmed) || trimmed.starts_with(start)).then(|| trimmed.to_owned())
+            }
             Self::Text => Some(text.to_owned()),
             Self::Name => (!trimmed.is_empty()).then(|| text.to_owned()),
         }
@@ -294,6 +297,7 @@ impl fmt::Display for Kind {
                 words(f, all)?;
                 f.write_str(", in any case")
             }
+            Self::WordOr(all, start) => write!(f, "{} or {start}...", all.join(", ")),
             Self::Text => f.write_str("text"),
             Self::Name => f.write_str("text, not empty"),
         }
