@@ -107,6 +107,8 @@ struct State {
     /// Connections end when the next produce request comes.
     hang_up: bool,
     metadata_error: Option<ErrorCode>,
+    /// The topics of each Metadata request, in the order of asking.
+    metadata_asked: Vec<Vec<String>>,
     moved: bool,
 }
 
@@ -157,6 +159,11 @@ impl FakeBroker {
     /// What Metadata says of every topic instead of its partitions.
     pub(crate) fn set_metadata_error(&self, error: Option<ErrorCode>) {
         self.0.state.lock().metadata_error = error;
+    }
+
+    /// The topics of each Metadata request since the last call.
+    pub(crate) fn take_metadata_asked(&self) -> Vec<Vec<String>> {
+        std::mem::take(&mut self.0.state.lock().metadata_asked)
     }
 
     /// Ends the connection on which the next produce request comes.
@@ -230,6 +237,8 @@ impl FakeBroker {
             topic.with_topic_id(topic_id).with_partitions((0..count).map(partition).collect())
         };
         let asked = request.topics.unwrap_or_default();
+        let names = asked.iter().flat_map(|topic| &topic.name).map(|name| name.to_string()).collect();
+        self.0.state.lock().metadata_asked.push(names);
         MetadataResponse::default()
             .with_brokers(vec![broker])
             .with_controller_id(BrokerId(1))

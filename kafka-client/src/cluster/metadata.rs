@@ -183,3 +183,41 @@ pub(crate) async fn run(metadata: Arc<Metadata>, source: impl Source) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use crate::testing::FakeBroker;
+    use crate::{Client, Record};
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_asks_for_what_it_misses_then_for_what_it_uses_and_forgets_the_rest() {
+        let broker = FakeBroker::new(1);
+        let client = Client::builder("fake:9092").connector(broker.connector()).build().unwrap();
+        let producer = client.producer().build().unwrap();
+        let send = async |topic: &str| {
+            producer.send(Record::to(topic).value("v")).await.unwrap().await.unwrap();
+        };
+        send("t-idle").await;
+        send("t-used").await;
+        assert_eq!(broker.take_metadata_asked(), [["t-idle"], ["t-used"]]);
+        for _ in 0..9 {
+            tokio::time::sleep(MINUTE).await;
+            send("t-used").await;
+        }
+        // By then one round for everything was due, and t-idle was used less than 5 minutes before it.
+        let mut asked = broker.take_metadata_asked();
+        assert_eq!(asked.len(), 1, "{asked:?}");
+        asked[0].sort();
+        assert_eq!(asked[0], ["t-idle", "t-used"]);
+        tokio::time::sleep(2 * MINUTE).await;
+        assert_eq!(broker.take_metadata_asked(), [["t-used"]]);
+        let cluster = client.cluster();
+        assert!(cluster.topic("t-idle").is_none() && cluster.topic("t-used").is_some());
+        send("t-idle").await;
+        assert_eq!(broker.take_metadata_asked(), [["t-idle"]]);
+    }
+}

@@ -45,7 +45,20 @@ impl Endpoint {
     }
 }
 
-/// Opens streams to brokers.
+/// Opens streams to brokers: a proxy, a tunnel, a pipe in memory.
+///
+/// A function from a host and a port to a stream is one.
+///
+/// ```no_run
+/// # async fn f() -> Result<(), kafka_client::Error> {
+/// use tokio::net::TcpStream;
+/// // Every broker is reached through one forwarded port.
+/// let client = kafka_client::Client::builder("kafka.internal:9092")
+///     .connector(|_host: String, _port: u16| TcpStream::connect("127.0.0.1:19092"))
+///     .connect()
+///     .await?;
+/// # Ok(()) }
+/// ```
 ///
 /// The client bounds each attempt by `socket.connection.setup.timeout` and drops the future when that is over.
 pub trait Connector: Send + Sync + 'static {
