@@ -21,7 +21,8 @@ use crate::cluster::{self, Asked, Cluster, CoordinatorKind, Coordinators, Metada
 use crate::config::{ConfigError, Properties};
 use crate::error::Error;
 use crate::net::{
-    Address, Call, Connection, Node, Pool, Purpose, Readiness, RequestError, metadata_refreshed,
+    Address, Call, Connection, ConnectionError, Node, Pool, Purpose, Readiness, RequestError,
+    metadata_refreshed,
 };
 
 /// Older brokers may answer with leader epochs that they made up (KAFKA-9212).
@@ -262,7 +263,7 @@ fn new_pool(config: &ClientBuilder) -> Pool {
 }
 
 impl Inner {
-    /// Servers that are not known to be down are tried one after the other; of those that are, one.
+    /// Servers that are not known to be down are tried until one does not refuse; of those that are, one.
     async fn any_connection(&self, purpose: Purpose) -> Result<Connection, RequestError> {
         let mut failed = None;
         loop {
@@ -283,11 +284,17 @@ impl Inner {
                 (None, Err(error)) => return Err(RequestError::NotSent(error)),
                 (None, Ok(_)) => return Err(RequestError::ClientClosed),
             };
-            if let Some(error) = failed.take_if(|_| readiness > Readiness::Untried) {
+            if readiness > Readiness::Untried
+                && let Some(error) = failed.take()
+            {
                 return Err(RequestError::NotSent(error));
             }
             match self.pool.connection(&node, purpose).await {
                 Ok(connection) => return Ok(connection),
+                // Time-outs would add up.
+                Err(error @ ConnectionError::SetupTimeout { .. }) => {
+                    return Err(RequestError::NotSent(error));
+                }
                 Err(error) => failed = Some(error),
             }
         }

@@ -256,3 +256,30 @@ impl Connection {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Peer;
+    use kafka_wire::messages::MetadataRequest;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_comes_while_the_connection_ends_is_not_sent_and_says_so() {
+        let (stream, mut peer) = Peer::pair();
+        let node = Node { id: 1, address: Address::new("peer", 1) };
+        let config = ConnectionConfig { client_id: None, max_frame_bytes: 1 << 20, max_idle: None };
+        let timeout = Duration::from_secs(30);
+        let open = Connection::open(Box::new(stream), &node, Purpose::Control, &config, timeout);
+        let (connection, ()) = tokio::join!(open, peer.shake_hands());
+        let connection = connection.unwrap();
+        let permit = connection.try_reserve().unwrap();
+        drop(peer);
+        while !connection.is_closed() {
+            tokio::task::yield_now().await;
+        }
+        let (sender, reply) = oneshot::channel();
+        connection.push(permit, &MetadataRequest::default(), 1, Call::within(timeout), Some(sender)).unwrap();
+        let error = reply.await.unwrap().unwrap_err();
+        assert!(matches!(error, RequestError::NotSent(_)) && !error.possibly_written(), "{error}");
+    }
+}

@@ -102,7 +102,7 @@ impl Task {
         self.meters.closed(end.as_ref().err());
         match end {
             Ok(()) => tracing::debug!("connection let go"),
-            Err(cause) => self.fail(cause),
+            Err(cause) => self.fail(cause).await,
         }
     }
 
@@ -307,7 +307,7 @@ impl Task {
     }
 
     /// Tells everybody who waits, each whether its request had left.
-    fn fail(mut self, cause: ConnectionError) {
+    async fn fail(mut self, cause: ConnectionError) {
         tracing::debug!(error = %cause, open = self.in_flight.len(), "connection ended");
         let _ = self.status.ended.set((cause.clone(), Instant::now()));
         self.incoming.close();
@@ -316,7 +316,8 @@ impl Task {
             let error = if sent { RequestError::Unanswered } else { RequestError::NotSent };
             let _ = request.reply.send(Err(error(cause.clone())));
         }
-        while let Ok(request) = self.incoming.try_recv() {
+        // Who found room before the end may still be encoding: such a request is not sent either.
+        while let Some(request) = self.incoming.recv().await {
             if let Some(reply) = request.reply {
                 let _ = reply.send(Err(RequestError::NotSent(cause.clone())));
             }
