@@ -9,6 +9,7 @@ mod hostile;
 mod interop;
 mod nodes;
 mod produce;
+mod quotas;
 mod restart;
 mod share_java;
 mod simulation;
