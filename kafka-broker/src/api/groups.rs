@@ -36,7 +36,8 @@ pub(crate) async fn join_group(
     let caller = caller(context);
     let fresh = ids::random();
     let answer = state.groups.call(state, &request.group_id, |coordinator, call, now| {
-        coordinator.join(Join { call, request: &request, version, caller: &caller, fresh }, now)
+        let join = Join { call, request: &request, version, caller: &caller, fresh };
+        state.cluster.read(|image, offset| coordinator.join(join, ClusterView { image, offset }, now))
     });
     let mut response = match answer.await {
         Ok(Response::JoinGroup(response)) => response,
@@ -59,9 +60,11 @@ pub(crate) async fn sync_group(
     request: SyncGroupRequest,
     _version: i16,
 ) -> SyncGroupResponse {
-    let answer = state
-        .groups
-        .call(state, &request.group_id, |coordinator, call, now| coordinator.sync(call, &request, now));
+    let answer = state.groups.call(state, &request.group_id, |coordinator, call, now| {
+        state
+            .cluster
+            .read(|image, offset| coordinator.sync(call, &request, ClusterView { image, offset }, now))
+    });
     match answer.await {
         Ok(Response::SyncGroup(response)) => response,
         other => SyncGroupResponse::default().with_error_code(failure(other)),

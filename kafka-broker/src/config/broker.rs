@@ -39,6 +39,7 @@ pub(crate) const TABLE: &[ConfigDef] = keys! {
     "group.consumer.assignors" Kind::List(&["uniform", "range"]), Some("uniform,range"), "The assignors that members of consumer groups may ask for; the first is the default.";
     "group.consumer.heartbeat.interval.ms" Kind::int(1), Some("5000"), "How often members of consumer groups are told to heartbeat, in milliseconds.";
     "group.consumer.max.size" Kind::int(1), Some("2147483647"), "The most members of a consumer group.";
+    "group.consumer.migration.policy" Kind::OneOf(&["disabled", "downgrade", "upgrade", "bidirectional"]), Some("bidirectional"), "Which way groups may change between the classic and the consumer protocol while they have members.";
     "group.consumer.session.timeout.ms" Kind::int(1), Some("45000"), "How long a member of a consumer group may be silent, in milliseconds.";
     "group.initial.rebalance.delay.ms" Kind::int(0), Some("3000"), "How long the first rebalance of an empty group waits for more members, in milliseconds.";
     "group.max.session.timeout.ms" Kind::int(0), Some("1800000"), "The longest session timeout that a group member may ask for, in milliseconds.";
@@ -229,6 +230,7 @@ numbers! {
     consumer_group_assignment_interval_ms: i32 = "group.consumer.assignment.interval.ms";
     consumer_group_heartbeat_interval_ms: i32 = "group.consumer.heartbeat.interval.ms";
     consumer_group_max_size: i32 = "group.consumer.max.size";
+    consumer_group_migration_policy: String = "group.consumer.migration.policy";
     consumer_group_session_timeout_ms: i32 = "group.consumer.session.timeout.ms";
     group_initial_rebalance_delay_ms: i32 = "group.initial.rebalance.delay.ms";
     group_max_session_timeout_ms: i32 = "group.max.session.timeout.ms";

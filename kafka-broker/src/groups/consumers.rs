@@ -4,10 +4,12 @@ use kafka_wire::messages::consumer_group_describe_response::DescribedGroup;
 use kafka_wire::messages::{ConsumerGroupHeartbeatResponse, GroupId};
 use kafka_wire::{ErrorCode, StrBytes};
 
+use super::classic::{ClassicGroup, Join};
+use super::consumer::classic::JoinRefusal;
 use super::consumer::record::ConsumerRecord;
-use super::consumer::{ConsumerGroup, Edit, Heartbeat, Refused};
+use super::consumer::{ClusterView, ConsumerGroup, Edit, Heartbeat, Refused};
 use super::record::{GroupRecord, text};
-use super::{CallId, Coordinator, Decision, Group, Now, Response, Undo};
+use super::{CallId, Coordinator, Decision, Group, GroupConfig, Now, Response, Undo};
 use crate::cluster::image::Image;
 
 impl Coordinator {
@@ -51,36 +53,105 @@ impl Coordinator {
                 }
                 out.take_edit(edit);
                 self.hint(group_id);
+                self.downgrade_if_classic(group_id, out, now);
                 answered
             }
-            Some(Group::Classic(group)) if joins && group.is_empty() && !group.has_pending_members() => {
-                let tombstone = GroupRecord::Group { group: group_id.to_owned(), value: None };
-                self.found(heartbeat, Some(tombstone), out, now)
+            Some(Group::Classic(group)) if joins && self.config.allows_upgrade(group) => {
+                self.found(heartbeat, out, now)
             }
-            None if joins => self.found(heartbeat, None, out, now),
+            None if joins => self.found(heartbeat, out, now),
             Some(_) => Err(not_found(format!("Group {group_id} is not a consumer group."))),
             None => Err(not_found(format!("Consumer group {group_id} not found."))),
         }
     }
 
-    /// A first member makes the group; an empty classic one gives way to it.
+    /// A first member makes the group. A classic one gives way to it: an empty one just so, one of consumers with its
+    /// members.
     fn found(
         &mut self,
         heartbeat: &Heartbeat<'_>,
-        tombstone: Option<GroupRecord>,
         out: &mut Decision,
         now: Now,
     ) -> Result<ConsumerGroupHeartbeatResponse, Refused> {
         let group_id = heartbeat.request.group_id.as_str();
         let mut group = ConsumerGroup::default();
         let mut edit = Edit::new(group_id, &mut group, &self.config, now);
+        let classic = match self.groups.get(group_id) {
+            Some(Group::Classic(classic)) => Some(classic),
+            _ => None,
+        };
+        if let Some(classic) = classic.filter(|classic| !classic.is_empty()) {
+            edit.take_over(classic, heartbeat.view)?;
+        }
         let response = edit.heartbeat(heartbeat)?;
-        out.records.extend(tombstone);
+        let tombstone = GroupRecord::Group { group: group_id.to_owned(), value: None };
+        out.records.extend(classic.map(|_| tombstone));
         out.records.extend(edit.finish().records);
-        let before = self.groups.insert(group_id.to_owned(), Group::Consumer(group));
+        let mut before = self.groups.insert(group_id.to_owned(), Group::Consumer(group));
+        if let Some(Group::Classic(classic)) = &mut before {
+            classic.give_way(out);
+        }
         out.undo = Some(Undo { group: group_id.to_owned(), before });
         self.hint(group_id);
         Ok(response)
+    }
+
+    /// A consumer group whose last member of its own protocol is gone becomes a classic one.
+    pub(super) fn downgrade_if_classic(&mut self, group_id: &str, out: &mut Decision, now: Now) {
+        let Some(Group::Consumer(group)) = self.groups.get(group_id) else { return };
+        let fits = group.has_only_classic_members() && group.member_count() <= self.config.max_size;
+        if !self.config.consumer.downgrades || !fits {
+            return;
+        }
+        let (classic, records) = group.downgrade(group_id, now);
+        out.records.extend(records);
+        let before = self.groups.insert(group_id.to_owned(), Group::Classic(classic));
+        out.undo.get_or_insert(Undo { group: group_id.to_owned(), before });
+        self.step(group_id, now, out, |group, cx| group.rebalance(cx));
+    }
+
+    /// JoinGroup into a consumer group.
+    pub(super) fn join_consumers(
+        &mut self,
+        join: &Join<'_>,
+        view: ClusterView<'_>,
+        out: &mut Decision,
+        now: Now,
+    ) {
+        let group_id = join.request.group_id.as_str();
+        let Some(Group::Consumer(group)) = self.groups.get_mut(group_id) else { return };
+        let mut edit = Edit::new(group_id, group, &self.config, now);
+        let joined = edit.classic_join(join, view);
+        if joined.is_err() {
+            edit.revert();
+        }
+        out.take_edit(edit);
+        match joined {
+            Ok(response) => out.answer_when_written(join.call, Response::JoinGroup(response)),
+            Err(JoinRefusal::Code(code)) => out.answer(join.call, Join::refusal(join.member_id(), code)),
+            Err(JoinRefusal::MemberIdRequired(id)) => {
+                out.answer(join.call, Join::refusal(&id, ErrorCode::MemberIdRequired));
+            }
+        }
+        self.hint(group_id);
+        self.downgrade_if_classic(group_id, out, now);
+    }
+
+    /// A call of a classic member in a consumer group; `None` if the group is not one.
+    pub(super) fn edit_consumers<R>(
+        &mut self,
+        group_id: &str,
+        out: &mut Decision,
+        now: Now,
+        step: impl FnOnce(&mut Edit<'_>) -> R,
+    ) -> Option<R> {
+        let Some(Group::Consumer(group)) = self.groups.get_mut(group_id) else { return None };
+        let mut edit = Edit::new(group_id, group, &self.config, now);
+        let result = step(&mut edit);
+        out.take_edit(edit);
+        self.hint(group_id);
+        self.downgrade_if_classic(group_id, out, now);
+        Some(result)
     }
 
     pub(super) fn replay_consumer(&mut self, group_id: &str, record: &ConsumerRecord) {
@@ -137,6 +208,15 @@ impl Coordinator {
                     .with_error_message(Some(text(&message)))
             }
         }
+    }
+}
+
+impl GroupConfig {
+    /// Whether the group may become a consumer group.
+    fn allows_upgrade(&self, group: &ClassicGroup) -> bool {
+        let is_abandoned = group.is_empty() && !group.has_pending_members();
+        let fits = group.member_count() <= self.consumer.max_size;
+        is_abandoned || (self.consumer.upgrades && group.is_of_consumers() && fits)
     }
 }
 

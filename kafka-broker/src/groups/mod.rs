@@ -32,6 +32,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use kafka_wire::ErrorCode;
+use kafka_wire::messages::leave_group_request::MemberIdentity;
 use kafka_wire::messages::{
     ConsumerGroupHeartbeatResponse, DeleteGroupsResponse, HeartbeatRequest, HeartbeatResponse,
     JoinGroupResponse, LeaveGroupRequest, LeaveGroupResponse, OffsetCommitResponse, OffsetDeleteResponse,
@@ -39,7 +40,7 @@ use kafka_wire::messages::{
 };
 
 use classic::{ClassicGroup, Join};
-use consumer::{ConsumerGroup, ConsumerGroupConfig, Edit};
+use consumer::{ClusterView, ConsumerGroup, ConsumerGroupConfig, Edit};
 use offsets::Offsets;
 pub(crate) use offsets::{Commit, commit_refusal};
 use record::GroupRecord;
@@ -290,7 +291,7 @@ impl Coordinator {
     }
 
     /// JoinGroup.
-    pub(crate) fn join(&mut self, join: Join<'_>, now: Now) -> Decision {
+    pub(crate) fn join(&mut self, join: Join<'_>, view: ClusterView<'_>, now: Now) -> Decision {
         let mut out = Decision::default();
         let (request, group_id) = (join.request, join.request.group_id.as_str());
         let timeouts = self.config.min_session_timeout_ms..=self.config.max_session_timeout_ms;
@@ -312,8 +313,7 @@ impl Coordinator {
         let tombstones = match self.groups.get(group_id) {
             Some(Group::Consumer(group)) if group.is_empty() => Some(group.tombstones(group_id)),
             Some(Group::Consumer(_)) => {
-                let error = ErrorCode::InconsistentGroupProtocol;
-                out.answer(join.call, Join::refusal(&request.member_id, error));
+                self.join_consumers(&join, view, &mut out, now);
                 return out;
             }
             Some(Group::Classic(_)) => None,
@@ -339,11 +339,29 @@ impl Coordinator {
     }
 
     /// SyncGroup.
-    pub(crate) fn sync(&mut self, call: CallId, request: &SyncGroupRequest, now: Now) -> Decision {
+    pub(crate) fn sync(
+        &mut self,
+        call: CallId,
+        request: &SyncGroupRequest,
+        view: ClusterView<'_>,
+        now: Now,
+    ) -> Decision {
         let mut out = Decision::default();
         let group_id = request.group_id.as_str();
         if group_id.is_empty() {
             out.answer(call, classic::sync_refusal(ErrorCode::InvalidGroupId));
+            return out;
+        }
+        let synced =
+            self.edit_consumers(group_id, &mut out, now, |edit| edit.classic_sync(request, view.image));
+        if let Some(synced) = synced {
+            let response = synced.map(|assignment| {
+                let response = SyncGroupResponse::default()
+                    .with_protocol_type(request.protocol_type.clone())
+                    .with_protocol_name(request.protocol_name.clone());
+                Response::SyncGroup(response.with_assignment(assignment))
+            });
+            out.answer(call, response.unwrap_or_else(classic::sync_refusal));
         } else if !self.step(group_id, now, &mut out, |group, cx| group.sync(call, request, cx)) {
             out.answer(call, classic::sync_refusal(ErrorCode::UnknownMemberId));
         }
@@ -357,6 +375,10 @@ impl Coordinator {
         let mut heard = Err(ErrorCode::UnknownMemberId);
         if group_id.is_empty() {
             heard = Err(ErrorCode::InvalidGroupId);
+        } else if let Some(of_consumers) =
+            self.edit_consumers(group_id, &mut out, now, |edit| edit.classic_heartbeat(request))
+        {
+            heard = of_consumers;
         } else {
             self.step(group_id, now, &mut out, |group, cx| {
                 heard = group.heartbeat(request, cx);
@@ -375,9 +397,15 @@ impl Coordinator {
         if group_id.is_empty() {
             response.error_code = ErrorCode::InvalidGroupId.code();
         } else {
-            let mut members = None;
+            let leave_one = |edit: &mut Edit<'_>, member: &MemberIdentity| {
+                classic::leave_response(member, edit.classic_leave(member))
+            };
+            let mut members = self.edit_consumers(group_id, &mut out, now, |edit| {
+                request.members.iter().map(|member| leave_one(edit, member)).collect()
+            });
             self.step(group_id, now, &mut out, |group, cx| {
-                members = Some(group.leave(&request.members, cx));
+                // Not for a group that became a classic one by this very request.
+                members.get_or_insert_with(|| group.leave(&request.members, cx));
             });
             response.members = members.unwrap_or_else(|| classic::leave_refusals(&request.members));
         }
@@ -393,13 +421,12 @@ impl Coordinator {
             }
             let mut out = Decision::default();
             let mut expired = false;
-            if let Some(Group::Consumer(group)) = self.groups.get_mut(&group_id) {
-                let mut edit = Edit::new(&group_id, group, &self.config, now);
-                expired = edit.expire();
-                out.take_edit(edit);
-                self.hint(&group_id);
+            match self.edit_consumers(&group_id, &mut out, now, |edit| edit.expire()) {
+                Some(done) => expired = done,
+                None => {
+                    self.step(&group_id, now, &mut out, |group, cx| expired = group.expire(cx));
+                }
             }
-            self.step(&group_id, now, &mut out, |group, cx| expired = group.expire(cx));
             if expired {
                 return Some(out);
             }

@@ -261,7 +261,7 @@ impl Model {
 
     fn generation(&self) -> i32 {
         let Some(Group::Classic(group)) = self.harness.coordinator.groups.get(GROUP) else { return 0 };
-        group.generation()
+        group.generation_id()
     }
 
     /// Everyone falls silent: every call is answered, all members go, and the log says the same as the memory.

@@ -58,6 +58,7 @@ fn now(state: &BrokerState) -> Now {
 impl GroupConfig {
     pub(crate) fn new(config: &BrokerConfig) -> Self {
         let millis = |ms: i64| Duration::from_millis(u64::try_from(ms).unwrap_or(0));
+        let policy = config.consumer_group_migration_policy();
         Self {
             initial_rebalance_delay: millis(config.group_initial_rebalance_delay_ms().into()),
             min_session_timeout_ms: config.group_min_session_timeout_ms(),
@@ -72,6 +73,8 @@ impl GroupConfig {
                 max_size: usize::try_from(config.consumer_group_max_size()).unwrap_or(usize::MAX),
                 assignors: config.consumer_group_assignors(),
                 assignment_interval: millis(config.consumer_group_assignment_interval_ms().into()),
+                upgrades: matches!(policy.as_str(), "bidirectional" | "upgrade"),
+                downgrades: matches!(policy.as_str(), "bidirectional" | "downgrade"),
             },
             share_session_timeout: millis(config.share_session_timeout_ms()),
         }

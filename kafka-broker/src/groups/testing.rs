@@ -16,10 +16,11 @@ use kafka_wire::{ErrorCode, Uuid};
 
 use super::assignor::Assignor;
 use super::classic::Join;
-use super::consumer::ConsumerGroupConfig;
+use super::consumer::{ClusterView, ConsumerGroupConfig};
 use super::offsets::Commit;
 use super::record::{GroupRecord, text};
 use super::{CallId, Caller, Coordinator, Decision, GroupConfig, Now, Response};
+use crate::cluster::image::Image;
 
 pub(super) const GROUP: &str = "g";
 
@@ -43,6 +44,8 @@ pub(super) fn config() -> GroupConfig {
             max_size: usize::MAX,
             assignors: Assignor::ALL.to_vec(),
             assignment_interval: Duration::ZERO,
+            upgrades: true,
+            downgrades: true,
         },
     }
 }
@@ -51,6 +54,9 @@ pub(super) struct Harness {
     pub(super) coordinator: Coordinator,
     pub(super) log: Vec<GroupRecord>,
     pub(super) now: Now,
+    /// The cluster's metadata, up to `offset`.
+    pub(super) image: Image,
+    pub(super) offset: i64,
     /// What the log says to the next appends.
     pub(super) append: Result<(), ErrorCode>,
     answers: BTreeMap<CallId, Response>,
@@ -68,6 +74,8 @@ impl Harness {
             coordinator: Coordinator::new(config, now),
             log: Vec::new(),
             now,
+            image: Image::default(),
+            offset: 0,
             append: Ok(()),
             answers: BTreeMap::new(),
             next_call: 0,
@@ -99,6 +107,19 @@ impl Harness {
         self.next_call += 1;
         let decision = call(&mut self.coordinator, id, self.now);
         self.settle(decision);
+        id
+    }
+
+    /// A call that looks at the cluster's metadata.
+    pub(super) fn call_with_view(
+        &mut self,
+        call: impl FnOnce(&mut Coordinator, CallId, ClusterView<'_>, Now) -> Decision,
+    ) -> CallId {
+        let image = std::mem::take(&mut self.image);
+        let offset = self.offset;
+        let id = self
+            .call(|coordinator, id, now| call(coordinator, id, ClusterView { image: &image, offset }, now));
+        self.image = image;
         id
     }
 
@@ -142,8 +163,8 @@ impl Harness {
     pub(super) fn join_call(&mut self, version: i16, request: JoinGroupRequest) -> CallId {
         let caller = Caller { client_id: "client".into(), client_host: "/127.0.0.1".into() };
         let fresh = Uuid::from_u128(u128::from(self.next_call));
-        self.call(|coordinator, call, now| {
-            coordinator.join(Join { call, request: &request, version, caller: &caller, fresh }, now)
+        self.call_with_view(|coordinator, call, view, now| {
+            coordinator.join(Join { call, request: &request, version, caller: &caller, fresh }, view, now)
         })
     }
 
@@ -194,7 +215,7 @@ impl Harness {
             .with_generation_id(generation)
             .with_member_id(text(member))
             .with_assignments(assignments.collect());
-        self.call(|coordinator, call, now| coordinator.sync(call, &request, now))
+        self.call_with_view(|coordinator, call, view, now| coordinator.sync(call, &request, view, now))
     }
 
     pub(super) fn sync_error(&mut self, member: &str, generation: i32) -> ErrorCode {

@@ -36,20 +36,26 @@ pub(crate) struct Join<'a> {
 }
 
 impl Join<'_> {
-    fn member_id(&self) -> &str {
+    pub(in crate::groups) fn member_id(&self) -> &str {
         &self.request.member_id
     }
 
-    fn instance_id(&self) -> Option<&str> {
+    pub(in crate::groups) fn instance_id(&self) -> Option<&str> {
         self.request.group_instance_id.as_deref()
     }
 
-    fn new_member_id(&self) -> String {
+    pub(in crate::groups) fn new_member_id(&self) -> String {
         format!("{}-{}", self.instance_id().unwrap_or(&self.caller.client_id), self.fresh)
     }
 
+    /// Whether the member is only told its id (KIP-394).
+    pub(in crate::groups) fn has_to_return_with_id(&self) -> bool {
+        let is_unknown = self.member_id().is_empty() && self.instance_id().is_none();
+        is_unknown && self.version >= MEMBER_ID_REQUIRED_VERSION
+    }
+
     /// In order of preference, each name once.
-    fn protocols(&self) -> Vec<(String, Bytes)> {
+    pub(in crate::groups) fn protocols(&self) -> Vec<(String, Bytes)> {
         let mut protocols: Vec<(String, Bytes)> = Vec::with_capacity(self.request.protocols.len());
         for protocol in &self.request.protocols {
             if protocols.iter().all(|(name, _)| *name != *protocol.name) {
@@ -59,7 +65,7 @@ impl Join<'_> {
         protocols
     }
 
-    fn rebalance_timeout_ms(&self) -> i32 {
+    pub(in crate::groups) fn rebalance_timeout_ms(&self) -> i32 {
         // Version 0 knows only the session timeout.
         match self.version {
             0 => self.request.session_timeout_ms,
@@ -126,7 +132,7 @@ impl ClassicGroup {
                 Some(old_id) => self.replace_static_member(join, &old_id, new_id, cx),
                 None => self.add_and_rebalance(join, new_id, cx),
             }
-        } else if join.version < MEMBER_ID_REQUIRED_VERSION {
+        } else if !join.has_to_return_with_id() {
             self.add_and_rebalance(join, new_id, cx);
         } else if self.pending.len() >= MAX_PENDING_MEMBERS {
             join.refuse("", ErrorCode::GroupMaxSizeReached, cx);

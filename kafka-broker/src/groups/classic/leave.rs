@@ -15,7 +15,7 @@ pub(in crate::groups) fn refusals(members: &[MemberIdentity]) -> Vec<MemberRespo
     members.iter().map(|member| response(member, Err(ErrorCode::UnknownMemberId))).collect()
 }
 
-fn response(member: &MemberIdentity, left: Result<(), ErrorCode>) -> MemberResponse {
+pub(in crate::groups) fn response(member: &MemberIdentity, left: Result<(), ErrorCode>) -> MemberResponse {
     MemberResponse::default()
         .with_member_id(member.member_id.clone())
         .with_group_instance_id(member.group_instance_id.clone())

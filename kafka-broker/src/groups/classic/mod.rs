@@ -5,9 +5,11 @@
 //! - [`join`]: JoinGroup, and what starts and ends a rebalance
 //! - [`sync`]: SyncGroup, Heartbeat
 //! - [`leave`]: LeaveGroup, silence, and the other deadlines
+//! - [`migrate`]: to a consumer group, and back
 
 mod join;
 mod leave;
+mod migrate;
 mod subscription;
 mod sync;
 #[cfg(test)]
@@ -25,8 +27,10 @@ use kafka_wire::{ErrorCode, StrBytes};
 
 pub(crate) use join::Join;
 pub(super) use join::Restore;
-pub(super) use leave::refusals as leave_refusals;
-pub(super) use subscription::CONSUMER_PROTOCOL_TYPE;
+pub(super) use leave::{refusals as leave_refusals, response as leave_response};
+pub(super) use subscription::{
+    CONSUMER_PROTOCOL_TYPE, NamedPartitions, assignment, encode_assignment, subscription,
+};
 pub(super) use sync::refusal as sync_refusal;
 
 use super::record::{GroupRecord, text};
@@ -217,11 +221,6 @@ impl ClassicGroup {
 
     pub(super) fn has_pending_members(&self) -> bool {
         !self.pending.is_empty()
-    }
-
-    #[cfg(test)]
-    pub(super) fn generation(&self) -> i32 {
-        self.generation
     }
 
     pub(super) fn protocol_type(&self) -> Option<&str> {

@@ -560,6 +560,7 @@ fn a_protocol_named_in_a_sync_has_to_be_the_groups() {
         .with_generation_id(1)
         .with_member_id(text(&members[0]))
         .with_protocol_type(Some(text("connect")));
-    let call: CallId = harness.call(|coordinator, call, now| coordinator.sync(call, &request, now));
+    let call: CallId =
+        harness.call_with_view(|coordinator, call, view, now| coordinator.sync(call, &request, view, now));
     assert_eq!(harness.synced(call).unwrap().error_code, ErrorCode::InconsistentGroupProtocol.code());
 }

@@ -41,7 +41,7 @@ pub(crate) struct Heartbeat<'a> {
 }
 
 /// Whose heartbeat it is.
-enum Who {
+pub(super) enum Who {
     Member(String),
     Newcomer(String),
     /// A static member is back with another member id.
@@ -185,14 +185,27 @@ impl Edit<'_> {
         if is_newcomer || metadata != *before {
             self.push(ConsumerRecord::Member(member_id.clone(), Some(Arc::new(metadata))));
         }
+        self.advance(&member_id, narrowed, is_newcomer, owned.as_ref(), heartbeat.view)?;
+        Ok(self.respond(&member_id, heartbeat, &was))
+    }
+
+    /// Lets a member's new subscription, or its coming, have its effects, and brings it closer to its target.
+    pub(super) fn advance(
+        &mut self,
+        member_id: &str,
+        narrowed: bool,
+        is_newcomer: bool,
+        owned: Option<&Partitions>,
+        view: ClusterView<'_>,
+    ) -> Result<(), Refused> {
         if narrowed {
             self.forget_unused_regexes();
         }
-        self.resolve_regexes(heartbeat.view)?;
-        self.follow_metadata(narrowed || is_newcomer, heartbeat.view);
-        self.assign_if_due(heartbeat.view.image);
-        self.reconcile(&member_id, narrowed, owned.as_ref(), heartbeat.view.image);
-        Ok(self.respond(&member_id, heartbeat, &was))
+        self.resolve_regexes(view)?;
+        self.follow_metadata(narrowed || is_newcomer, view);
+        self.assign_if_due(view.image);
+        self.reconcile(member_id, narrowed, owned, view.image);
+        Ok(())
     }
 
     /// Who sends the heartbeat, if it may. Changes nothing.
@@ -226,7 +239,10 @@ impl Edit<'_> {
                 Ok(Who::Member(id.to_owned()))
             }
             Some((id, member)) if epoch == 0 => match member.current.epoch {
-                LEFT_STATIC => Ok(Who::Successor { of: id.to_owned(), id: new_id(heartbeat) }),
+                // A process that speaks the classic protocol gives way to one that does not.
+                epoch if epoch == LEFT_STATIC || member.metadata.classic.is_some() => {
+                    Ok(Who::Successor { of: id.to_owned(), id: new_id(heartbeat) })
+                }
                 _ => refuse(
                     ErrorCode::UnreleasedInstanceId,
                     format!(
@@ -252,7 +268,7 @@ impl Edit<'_> {
     }
 
     /// Puts a static member that is back in its predecessor's place, with its target and what it owned.
-    fn admit(&mut self, who: Who, was: &Current) -> String {
+    pub(super) fn admit(&mut self, who: Who, was: &Current) -> String {
         let (of, id) = match who {
             Who::Member(id) | Who::Newcomer(id) => return id,
             Who::Successor { of, id } => (of, id),
@@ -385,7 +401,7 @@ impl Edit<'_> {
             let current = Current { epoch, pending_revocation: Assigned::new(), ..(*member.current).clone() };
             self.push(ConsumerRecord::Current(member_id.to_owned(), Some(Arc::new(current))));
             if let Some(timers) = self.group.timers.get_mut(member_id) {
-                timers.revocation = None;
+                timers.step = None;
             }
         } else {
             self.remove_member(member_id);

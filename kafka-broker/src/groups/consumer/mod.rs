@@ -5,13 +5,17 @@
 //! assignment that is computed then has that epoch; and each member comes to it by itself, by giving up what it is not to
 //! have and waiting for what others have not given up ([`reconcile`]).
 //!
+//! - [`classic`]: members that still, or again, speak the classic protocol
 //! - [`heartbeat`]: the one request that members send, joining and leaving included
 //! - [`subscription`]: which topics members read, patterns among them
 //! - [`member`], [`record`]: what there is to know, and how it rests
 
+pub(super) mod classic;
 mod describe;
 mod heartbeat;
 pub(crate) mod member;
+#[cfg(test)]
+mod migration_tests;
 #[cfg(test)]
 mod model;
 mod reconcile;
@@ -51,6 +55,10 @@ pub(crate) struct ConsumerGroupConfig {
     pub(crate) assignors: Vec<Assignor>,
     /// `group.consumer.assignment.interval.ms`: a target assignment holds at least this long.
     pub(crate) assignment_interval: Duration,
+    /// `group.consumer.migration.policy`: whether classic groups may become consumer groups while they live.
+    pub(crate) upgrades: bool,
+    /// The same the other way round.
+    pub(crate) downgrades: bool,
 }
 
 /// Why a request was refused, in Kafka's code and words for a person.
@@ -70,11 +78,12 @@ pub(crate) struct Member {
     current: Arc<Current>,
 }
 
-/// By when a member has to be heard, and to have given up what it is asked to.
+/// By when a member has to be heard, and to have done what it was told to: to give something up.
 #[derive(Debug, Clone, Copy)]
 struct Timers {
     session: Instant,
-    revocation: Option<Instant>,
+    /// Of a classic member: to join or to sync.
+    step: Option<Instant>,
 }
 
 /// The state is what the records say; only timers and `metadata_seen` are not on record.
@@ -178,12 +187,12 @@ impl ConsumerGroup {
     fn start_timers(&mut self, member_id: &str, advanced: bool, config: &GroupConfig, now: Now) {
         let Some(member) = self.members.get(member_id) else { return };
         let session = now.at + member.session_timeout(config);
-        let running = self.timers.get(member_id).and_then(|timers| timers.revocation);
-        let revocation = (member.current.state == MemberState::UnrevokedPartitions).then(|| {
+        let running = self.timers.get(member_id).and_then(|timers| timers.step);
+        let step = (member.current.state == MemberState::UnrevokedPartitions).then(|| {
             let fresh = now.at + super::classic::millis(member.metadata.rebalance_timeout_ms);
             running.filter(|_| !advanced).unwrap_or(fresh)
         });
-        self.timers.insert(member_id.to_owned(), Timers { session, revocation });
+        self.timers.insert(member_id.to_owned(), Timers { session, step });
     }
 
     /// What is due could not be written; it is tried again after a while.
@@ -191,24 +200,28 @@ impl ConsumerGroup {
         let retry_at = now.at + RETRY_BACKOFF;
         for timers in self.timers.values_mut() {
             timers.session = timers.session.max(retry_at);
-            timers.revocation = timers.revocation.map(|deadline| deadline.max(retry_at));
+            timers.step = timers.step.map(|deadline| deadline.max(retry_at));
         }
     }
 
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        self.timers.values().flat_map(|timers| timers.revocation.into_iter().chain([timers.session])).min()
+        self.timers.values().flat_map(|timers| timers.step.into_iter().chain([timers.session])).min()
     }
 
     /// A member whose time is over.
     fn overdue(&self, now: Now) -> Option<String> {
         let is_due = |timers: &Timers| {
-            timers.session <= now.at || timers.revocation.is_some_and(|deadline| deadline <= now.at)
+            timers.session <= now.at || timers.step.is_some_and(|deadline| deadline <= now.at)
         };
         self.timers.iter().find(|(_, timers)| is_due(timers)).map(|(id, _)| id.clone())
     }
 
     pub(super) fn is_empty(&self) -> bool {
         self.members.is_empty()
+    }
+
+    pub(super) fn member_count(&self) -> usize {
+        self.members.len()
     }
 
     pub(super) fn state(&self) -> GroupState {
