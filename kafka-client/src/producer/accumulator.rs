@@ -162,14 +162,15 @@ pub(super) enum NotNow {
     /// Nothing is known of the topic.
     NeedsTopic,
     /// The record names a partition beyond the `count` that are known; the topic may have grown.
-    NeedsPartition {
-        partition: i32,
-        count: usize,
-    },
+    NeedsPartition { partition: i32, count: usize },
     /// A batch cannot be opened before this much memory is there.
     NeedsRoom(u32),
-    Failed(SendError),
+    /// In a box, so that what every record's answer is made of stays small.
+    Failed(Box<SendError>),
 }
+
+// Together they are no larger than a delivery.
+const _: () = assert!(size_of::<Result<Delivery, NotNow>>() == size_of::<Delivery>());
 
 /// What a partition's first batch is granted at once, however many partitions there are.
 const FIRST_BATCH_BYTES: usize = 1024;
@@ -202,7 +203,7 @@ impl Accumulator {
         }
     }
 
-    fn append_to(
+    pub(super) fn append_to(
         &self,
         topic: &TopicState,
         record: &Record<'_>,
@@ -247,11 +248,11 @@ impl Accumulator {
             let count = partitions.len();
             match record.wanted_partition() {
                 Some(partition) if partition >= 0 => NotNow::NeedsPartition { partition, count },
-                wanted => NotNow::Failed(SendError::UnknownPartition {
+                wanted => NotNow::Failed(Box::new(SendError::UnknownPartition {
                     topic: topic.name.to_string(),
                     partition: wanted.or(i32::try_from(at).ok()).unwrap_or(-1),
                     count,
-                }),
+                })),
             }
         })
     }
@@ -305,7 +306,7 @@ impl Accumulator {
         take: impl FnOnce(Taken<'_>) -> T,
     ) -> Result<T, NotNow> {
         if open.closed || self.closed.load(Ordering::Relaxed) {
-            return Err(NotNow::Failed(SendError::Closed));
+            return Err(NotNow::Failed(SendError::Closed.into()));
         }
         if open.retired {
             return Err(NotNow::NeedsTopic);
@@ -317,7 +318,9 @@ impl Accumulator {
         ];
         for (limit_name, limit) in limits {
             if whole > limit {
-                return Err(NotNow::Failed(SendError::RecordTooLarge { size: whole, limit, limit_name }));
+                return Err(NotNow::Failed(
+                    SendError::RecordTooLarge { size: whole, limit, limit_name }.into(),
+                ));
             }
         }
         let share = if self.config.compresses {

@@ -39,10 +39,13 @@ impl Acknowledgement {
 pub struct Delivery {
     completion: Arc<Completion>,
     index: u32,
-    /// Where this delivery's waker is in the completion's list.
-    waker: Option<u32>,
+    /// Where this delivery's waker is in the completion's list, or [`NO_WAKER`].
+    waker: u32,
     timestamp: i64,
 }
+
+/// Beyond every list.
+const NO_WAKER: u32 = u32::MAX;
 
 /// What becomes of records that were sent together; [`Producer::send_all`](super::Producer::send_all) gives it.
 ///
@@ -191,7 +194,7 @@ impl Completion {
     }
 
     /// Ready when the batch is settled; `slot` remembers where the waker is.
-    fn poll_settled(&self, cx: &Context<'_>, slot: &mut Option<u32>) -> Poll<&Outcome> {
+    fn poll_settled(&self, cx: &Context<'_>, slot: &mut u32) -> Poll<&Outcome> {
         if let Some(outcome) = self.outcome.get() {
             return Poll::Ready(outcome);
         }
@@ -199,10 +202,10 @@ impl Completion {
         if let Some(outcome) = self.outcome.get() {
             return Poll::Ready(outcome);
         }
-        match slot.and_then(|at| wakers.get_mut(at as usize)) {
+        match wakers.get_mut(*slot as usize) {
             Some(known) => known.clone_from(cx.waker()),
             None => {
-                *slot = Some(wakers.len() as u32);
+                *slot = u32::try_from(wakers.len()).unwrap_or(NO_WAKER);
                 wakers.push(cx.waker().clone());
             }
         }
@@ -222,7 +225,7 @@ impl Completion {
     pub(super) async fn settled(self: Arc<Self>) {
         let mut open = vec![self];
         while let Some(completion) = open.pop() {
-            let mut slot = None;
+            let mut slot = NO_WAKER;
             std::future::poll_fn(|cx| completion.poll_settled(cx, &mut slot).map(|_| ())).await;
             if let Some(Outcome::Split(parts)) = completion.outcome() {
                 open.extend(parts.iter().map(|(_, part)| part.clone()));
@@ -233,7 +236,7 @@ impl Completion {
 
 impl Delivery {
     pub(super) fn new(completion: Arc<Completion>, index: u32, timestamp: i64) -> Self {
-        Self { completion, index, waker: None, timestamp }
+        Self { completion, index, waker: NO_WAKER, timestamp }
     }
 
     /// The partition the record goes to.
@@ -271,7 +274,7 @@ impl Future for Delivery {
             };
             this.completion = completion;
             this.index -= from;
-            this.waker = None;
+            this.waker = NO_WAKER;
         }
     }
 }

@@ -159,7 +159,7 @@ impl Producer {
     /// Dropping the future before it is ready means that the record was not taken.
     #[inline]
     pub fn send<'a>(&'a self, record: Record<'a>) -> Sending<'a> {
-        Sending::new(self, record)
+        Sending::new(self, None, record)
     }
 
     /// Puts a record into its partition's batch if that is possible right now.
@@ -172,7 +172,7 @@ impl Producer {
     }
 
     /// [`send`](Self::send) for many records, in their order: neighbours in a partition share its lock, and one handle
-    /// tells of them all.
+    /// tells of them all. The iterator runs under that lock: it must not itself send by the same producer.
     ///
     /// `max.block` is granted to each record that has to wait. A record that is not taken ends the call: the error has the
     /// deliveries of those before it, and those behind it were not looked at. So does dropping the future.
@@ -180,15 +180,29 @@ impl Producer {
     where
         I: IntoIterator<Item = Record<'a>>,
     {
-        let mut records = Intercepted { producer: self, records: records.into_iter() }.peekable();
+        let records = records.into_iter();
+        let interceptors = &self.shared().options.interceptors;
+        if interceptors.is_empty() {
+            self.send_each(records, false).await
+        } else {
+            // Nor are interceptors called under a lock.
+            self.send_each(records.map(|record| interceptors.on_send(record)), true).await
+        }
+    }
+
+    async fn send_each<'a>(
+        &self,
+        mut records: impl Iterator<Item = Record<'a>>,
+        one_by_one: bool,
+    ) -> Result<Deliveries, SendAllError> {
         let mut sent = Deliveries::default();
         loop {
-            let why = match self.shared().accumulator.append_all(&mut records, &mut sent) {
-                Ok(()) => return Ok(sent),
-                Err(NotNow::Failed(source)) => return Err(SendAllError { sent, source }),
-                Err(why) => why,
-            };
-            let Some(record) = records.next() else { return Ok(sent) };
+            let (record, why) =
+                match self.shared().accumulator.append_all(&mut records, one_by_one, &mut sent) {
+                    Ok(()) => return Ok(sent),
+                    Err((_, NotNow::Failed(source))) => return Err(SendAllError { sent, source: *source }),
+                    Err(stopped) => stopped,
+                };
             match Box::pin(self.send_slowly(record, why)).await {
                 Ok(delivery) => sent.push_delivery(&delivery),
                 Err(source) => return Err(SendAllError { sent, source }),
@@ -275,21 +289,6 @@ impl Producer {
     }
 }
 
-/// Records after the interceptors saw them.
-struct Intercepted<'p, I> {
-    producer: &'p Producer,
-    records: I,
-}
-
-impl<'a, I: Iterator<Item = Record<'a>>> Iterator for Intercepted<'_, I> {
-    type Item = Record<'a>;
-
-    #[inline]
-    fn next(&mut self) -> Option<Record<'a>> {
-        self.records.next().map(|record| self.producer.intercepted(record))
-    }
-}
-
 impl Shared {
     fn ensure_started(self: &Arc<Self>) {
         self.started.get_or_init(|| {
@@ -312,7 +311,7 @@ impl TopicHandle {
     /// [`Producer::send`], to this topic whatever the record says.
     #[inline]
     pub fn send<'a>(&'a self, record: Record<'a>) -> Sending<'a> {
-        self.producer.send(record.retarget(TopicRef::Handle(self)))
+        Sending::new(&self.producer, Some(self), record)
     }
 
     /// [`Producer::try_send`], to this topic whatever the record says.

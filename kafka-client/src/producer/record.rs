@@ -5,6 +5,7 @@ use kafka_wire::StrBytes;
 use kafka_wire::record_batch::Header;
 
 use super::TopicHandle;
+use super::accumulator::TopicState;
 
 /// A record to send: borrowed where the caller likes, since it is encoded before `send` returns.
 ///
@@ -15,7 +16,7 @@ use super::TopicHandle;
 #[derive(Debug, Clone)]
 #[must_use = "a record goes nowhere before it is given to `send`"]
 pub struct Record<'a> {
-    // No more than 128 bytes, which the compiler moves inline: a record is moved several times on its way.
+    // As small as it can be, since it is moved several times on its way.
     pub(super) topic: TopicRef<'a>,
     pub(super) key: Option<Data<'a>>,
     pub(super) value: Option<Data<'a>>,
@@ -24,7 +25,7 @@ pub struct Record<'a> {
     partition: i32,
 }
 
-const _: () = assert!(size_of::<Record<'_>>() <= 128);
+const _: () = assert!(size_of::<Record<'_>>() <= 96);
 
 /// Nobody means these when setting a timestamp or a partition.
 const NO_TIMESTAMP: i64 = i64::MIN;
@@ -44,7 +45,7 @@ pub enum TopicRef<'a> {
     Handle(&'a TopicHandle),
 }
 
-/// The bytes of a key or a value, borrowed or owned.
+/// The bytes of a key or a value, borrowed or owned. To borrow is cheapest, whatever they are kept in.
 #[derive(Debug, Clone)]
 pub struct Data<'a>(Repr<'a>);
 
@@ -52,7 +53,8 @@ pub struct Data<'a>(Repr<'a>);
 enum Repr<'a> {
     Borrowed(&'a [u8]),
     Vec(Vec<u8>),
-    Bytes(Bytes),
+    /// In a box, which keeps every record small; who has `Bytes` usually lends them.
+    Bytes(Box<Bytes>),
 }
 
 impl<'a> Record<'a> {
@@ -135,8 +137,12 @@ impl<'a> Record<'a> {
         self.headers.get_or_insert_default().0.push(header);
     }
 
-    pub(super) fn is_for(&self, topic: &str) -> bool {
-        self.topic() == topic
+    #[inline]
+    pub(super) fn is_for(&self, topic: &TopicState) -> bool {
+        match &self.topic {
+            TopicRef::Handle(handle) if std::ptr::eq(handle.state(), topic) => true,
+            _ => *self.topic() == *topic.name,
+        }
     }
 
     /// The partition that was asked for.
@@ -261,7 +267,7 @@ impl From<String> for Data<'_> {
 impl From<Bytes> for Data<'_> {
     #[inline]
     fn from(bytes: Bytes) -> Self {
-        Self(Repr::Bytes(bytes))
+        Self(Repr::Bytes(Box::new(bytes)))
     }
 }
 

@@ -32,7 +32,7 @@ impl Producer {
         let mut room: Option<Room> = None;
         loop {
             match why {
-                NotNow::Failed(error) => return Err(error),
+                NotNow::Failed(error) => return Err(*error),
                 NotNow::NeedsTopic => {
                     let since = Instant::now();
                     let learned = shared.learn_topic(record.topic(), deadline).await;
@@ -79,7 +79,7 @@ impl Producer {
         let shared = self.shared();
         let name = record.topic();
         match why {
-            NotNow::Failed(error) => Err(TrySendError::Failed(error)),
+            NotNow::Failed(error) => Err(TrySendError::Failed(*error)),
             NotNow::NeedsRoom(_) => Err(TrySendError::Full(Box::new(record))),
             _ if shared.accumulator.is_closed() => Err(TrySendError::Failed(SendError::Closed)),
             // A thread outside of the runtime may try, but cannot ask.
@@ -105,7 +105,7 @@ impl Producer {
                 }
                 match shared.accumulator.append(&record, &mut None) {
                     Ok(delivery) => Ok(delivery),
-                    Err(NotNow::Failed(error)) => Err(TrySendError::Failed(error)),
+                    Err(NotNow::Failed(error)) => Err(TrySendError::Failed(*error)),
                     Err(_) => Err(TrySendError::Full(Box::new(record))),
                 }
             }
