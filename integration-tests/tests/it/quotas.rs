@@ -11,7 +11,7 @@ use kafka_client::{Client, Record, RequestError, TopicPartition};
 
 /// Bytes a second. Kafka averages over eleven seconds, so that a burst of so many times as much passes at first.
 const QUOTA: usize = 10_000;
-const RECORDS: usize = 116;
+const RECORDS: usize = 107;
 const RECORD_BYTES: usize = 1000;
 
 #[tokio::test]

@@ -6,7 +6,8 @@ use kafka_wire::messages::{FindCoordinatorRequest, FindCoordinatorResponse};
 use kafka_wire::{ErrorCode, StrBytes};
 use parking_lot::Mutex;
 
-use crate::net::{Address, Node, RequestError};
+use super::Broker;
+use crate::net::{Node, RequestError};
 
 /// Kafka's `CoordinatorType`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -57,9 +58,9 @@ pub(crate) fn answer(key: &str, response: FindCoordinatorResponse) -> Result<Nod
     };
     let refused = |code| RequestError::NoCoordinator { key: key.to_owned(), code };
     ErrorCode::from(code).into_result().map_err(refused)?;
-    let port = u16::try_from(port).ok().filter(|_| id >= 0);
-    let port = port.ok_or_else(|| refused(ErrorCode::CoordinatorNotAvailable))?;
-    Ok(Node { id, address: Address::new(host.as_str(), port) })
+    let broker = Broker::described(id, &host, port, None).filter(|_| id >= 0);
+    let broker = broker.ok_or_else(|| refused(ErrorCode::CoordinatorNotAvailable))?;
+    Ok(Node { id, address: broker.address })
 }
 
 #[cfg(test)]

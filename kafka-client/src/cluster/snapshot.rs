@@ -68,6 +68,14 @@ pub struct Partition {
     pub offline_replicas: Vec<i32>,
 }
 
+impl Broker {
+    /// A broker as an answer describes it; `None` if the port is none.
+    pub(crate) fn described(id: i32, host: &str, port: i32, rack: Option<&str>) -> Option<Self> {
+        let address = Address::new(host, u16::try_from(port).ok()?);
+        Some(Self { id, address, rack: rack.map(Arc::from) })
+    }
+}
+
 impl Topic {
     /// The partition with this number.
     pub fn partition(&self, id: i32) -> Option<&Partition> {

@@ -10,7 +10,6 @@ use kafka_wire::messages::MetadataResponse;
 use kafka_wire::messages::metadata_response::{MetadataResponsePartition, MetadataResponseTopic};
 
 use super::snapshot::{Asked, Broker, Cluster, Partition, Topic};
-use crate::net::Address;
 
 /// Topics that are gone and still remembered. A client that saw more than that go is better off without.
 const MAX_GONE: usize = 1000;
@@ -29,14 +28,10 @@ impl Cluster {
                 .brokers
                 .into_iter()
                 .filter_map(|broker| {
-                    let port = u16::try_from(broker.port).ok()?;
-                    let broker = Broker {
-                        id: broker.node_id.0,
-                        address: Address::new(broker.host.as_str(), port),
-                        rack: broker.rack.map(|rack| Arc::from(rack.as_str())),
-                    };
-                    Some((broker.id, Arc::new(broker)))
+                    let rack = broker.rack.as_deref();
+                    Broker::described(broker.node_id.0, &broker.host, broker.port, rack)
                 })
+                .map(|broker| (broker.id, Arc::new(broker)))
                 .collect();
         }
         if *asked == Asked::All {
@@ -190,6 +185,7 @@ fn partition(partition: MetadataResponsePartition) -> Partition {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::Address;
     use kafka_wire::messages::metadata_response::MetadataResponseBroker;
     use kafka_wire::messages::{BrokerId, TopicName};
     use kafka_wire::{StrBytes, Uuid};

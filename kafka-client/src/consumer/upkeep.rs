@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use kafka_wire::ErrorCode;
 use kafka_wire::messages::FetchRequest;
-use kafka_wire::messages::fetch_response::NodeEndpoint;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -20,7 +19,7 @@ use super::shared::Shared;
 use super::{ConsumeError, OffsetReset, OffsetsError};
 use crate::TopicPartition;
 use crate::cluster::{Broker, Cluster};
-use crate::net::{Address, Call, Purpose, RequestError};
+use crate::net::{Call, Purpose, RequestError};
 
 /// How long to wait before asking for metadata again that did not help.
 const METADATA_BACKOFF: Duration = Duration::from_millis(200);
@@ -316,7 +315,11 @@ async fn fetch(shared: &Shared, plan: &FetchPlan, options: &FetchOptions) -> Res
         shared.fetcher.lock().refused(plan, code, Instant::now());
         return Ok(());
     }
-    let nodes: Vec<Broker> = response.node_endpoints.iter().filter_map(named_broker).collect();
+    // Where the leaders are that the answer names (KIP-951).
+    let nodes = response.node_endpoints.iter();
+    let nodes: Vec<_> = nodes
+        .filter_map(|node| Broker::described(node.node_id.0, &node.host, node.port, node.rack.as_deref()))
+        .collect();
     let session_id = response.session_id;
     let (answers, hints) = request::answers(plan, response);
     for (part, broker, epoch) in hints {
@@ -346,13 +349,4 @@ async fn fetch(shared: &Shared, plan: &FetchPlan, options: &FetchOptions) -> Res
         shared.fetchable.notify();
     }
     Ok(())
-}
-
-/// Where a leader is that the answer names (KIP-951).
-fn named_broker(endpoint: &NodeEndpoint) -> Option<Broker> {
-    Some(Broker {
-        id: endpoint.node_id.0,
-        address: Address::new(endpoint.host.as_str(), u16::try_from(endpoint.port).ok()?),
-        rack: endpoint.rack.as_ref().map(|rack| Arc::from(rack.as_str())),
-    })
 }

@@ -22,7 +22,7 @@ use tokio::time::Instant;
 
 use self::compressors::Compressors;
 use self::report::Spans;
-use self::request::{Standing, new_broker, produce_request, standing};
+use self::request::{Standing, produce_request, standing};
 use super::Shared;
 use super::accumulator::{Lingering, PartitionBuffer};
 use super::batch::{Batch, Identity, Lane, Uncompressed};
@@ -31,7 +31,7 @@ use super::metrics::Meters;
 use super::sender::{Acks, Action, CompressionId, PartAnswer, ProducePlan, RequestId, Sender};
 use super::snapshot::ProducerSnapshot;
 use crate::backoff::random_u64;
-use crate::cluster::Cluster;
+use crate::cluster::{Broker, Cluster};
 use crate::net::{Call, Connection, Purpose, RequestError};
 
 /// A smaller batch is compressed on the spot: handing it to another thread takes longer.
@@ -454,7 +454,10 @@ impl Task {
         }
         let metadata = self.shared.client.metadata();
         // Given only where a leader moved to a broker that the client may not know yet.
-        let nodes: Vec<_> = response.node_endpoints.iter().filter_map(new_broker).collect();
+        let nodes = response.node_endpoints.iter();
+        let nodes: Vec<_> = nodes
+            .filter_map(|node| Broker::described(node.node_id.0, &node.host, node.port, node.rack.as_deref()))
+            .collect();
         let answer_for = |lane: &Lane| {
             let topic = response.responses.iter().find(|topic| {
                 topic.name.as_str() == &*lane.name.topic || lane.topic_id == Some(topic.topic_id)

@@ -1,18 +1,15 @@
 //! The Produce request, and what the cluster says of the partitions in it.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use kafka_wire::StrBytes;
 use kafka_wire::messages::produce_request::{PartitionProduceData, TopicProduceData};
-use kafka_wire::messages::produce_response::NodeEndpoint;
 use kafka_wire::messages::{ProduceRequest, TopicName};
 
 use super::super::batch::Lane;
 use super::super::sender::{Acks, Leader, Part};
-use crate::cluster::{Broker, Cluster};
-use crate::net::Address;
+use crate::cluster::Cluster;
 
 /// Produce by topic name; from version 13 on it goes by topic id (KIP-516).
 const LAST_VERSION_WITH_NAMES: i16 = 12;
@@ -36,16 +33,6 @@ pub(super) fn standing(cluster: &Cluster, lane: &Lane) -> Standing {
         .partition(lane.name.partition)
         .and_then(|partition| Some(Leader { broker: partition.leader?, epoch: partition.leader_epoch }));
     Standing::Led(leader)
-}
-
-/// A broker as an answer describes it.
-pub(super) fn new_broker(node: &NodeEndpoint) -> Option<Broker> {
-    let port = u16::try_from(node.port).ok()?;
-    Some(Broker {
-        id: node.node_id.0,
-        address: Address::new(node.host.as_str(), port),
-        rack: node.rack.as_ref().map(|rack| Arc::from(rack.as_str())),
-    })
 }
 
 /// The request, its batches in the order in which it encodes them, and the newest version it can have.
