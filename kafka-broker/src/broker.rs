@@ -73,6 +73,14 @@ pub enum StartError {
         /// What was asked for.
         nodes: usize,
     },
+    /// Each node needs a disk of its own.
+    #[error("{disks} disks in memory are given for {nodes} nodes")]
+    MemoryDisks {
+        /// The disks that were given.
+        disks: usize,
+        /// The nodes that were asked for.
+        nodes: usize,
+    },
     /// Another broker works on the data folder.
     #[error("data folder {} is in use by another broker", .path.display())]
     FolderInUse {
@@ -112,7 +120,7 @@ pub enum StartError {
 #[derive(Debug, Clone)]
 pub struct Builder {
     data_dir: Option<PathBuf>,
-    memory_disk: Option<MemoryDisk>,
+    memory_disks: Vec<MemoryDisk>,
     listen: String,
     node_id: i32,
     nodes: usize,
@@ -140,9 +148,10 @@ impl Builder {
         self
     }
 
-    /// Keeps everything on a disk in memory, where the next broker finds it, instead of in a folder.
+    /// Keeps everything on a disk in memory, where the next broker finds it, instead of in a folder. Several nodes need a
+    /// call each, in the order of their ids.
     pub fn memory_disk(mut self, disk: &MemoryDisk) -> Self {
-        self.memory_disk = Some(disk.clone());
+        self.memory_disks.push(disk.clone());
         self
     }
 
@@ -193,8 +202,11 @@ impl Builder {
     /// Must be called inside a tokio runtime with I/O and time enabled; the broker's tasks run there. Dropping the
     /// future before it is ready leaves no task behind.
     pub async fn start(self) -> Result<Broker, StartError> {
-        if !(1..=MAX_NODES).contains(&self.nodes) || (self.nodes > 1 && self.memory_disk.is_some()) {
+        if !(1..=MAX_NODES).contains(&self.nodes) {
             return Err(StartError::Nodes { nodes: self.nodes });
+        }
+        if !self.memory_disks.is_empty() && self.memory_disks.len() != self.nodes {
+            return Err(StartError::MemoryDisks { disks: self.memory_disks.len(), nodes: self.nodes });
         }
         let config = BrokerConfig::new(self.profile, &self.configs.of(self.node_id))?;
         let clock = Clock::start();
@@ -239,18 +251,18 @@ impl Builder {
         node_ids: Vec<i32>,
         clock: Clock,
     ) -> Result<Opened, StartError> {
-        let (data_dir, memory_disk) = (self.data_dir.clone(), self.memory_disk.clone());
-        let may_block = data_dir.is_some() && memory_disk.is_none();
+        let (data_dir, memory_disks) = (self.data_dir.clone(), self.memory_disks.clone());
+        let may_block = data_dir.is_some() && memory_disks.is_empty();
         let open = move || {
             let mut all: Vec<Logs> = Vec::with_capacity(node_ids.len());
-            for &node_id in &node_ids {
+            for (number, &node_id) in node_ids.iter().enumerate() {
                 let cluster_id = all.first().map(|first| first.cluster_id().to_owned());
                 let folder = data_dir.as_ref().map(|folder| match node_ids.len() {
                     1 => folder.clone(),
                     _ => folder.join(format!("node-{node_id}")),
                 });
-                all.push(match &memory_disk {
-                    Some(disk) => Logs::open_memory_disk(disk)?,
+                all.push(match memory_disks.get(number) {
+                    Some(disk) => Logs::open_memory_disk(disk, cluster_id.as_deref())?,
                     None => Logs::open(folder.as_deref(), node_id, cluster_id.as_deref())?,
                 });
             }
@@ -342,7 +354,7 @@ impl Broker {
     pub fn builder() -> Builder {
         Builder {
             data_dir: None,
-            memory_disk: None,
+            memory_disks: Vec::new(),
             listen: "127.0.0.1:0".to_owned(),
             node_id: 1,
             nodes: 1,

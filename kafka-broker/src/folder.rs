@@ -74,14 +74,15 @@ impl Logs {
         })
     }
 
-    /// Takes a disk in memory.
-    pub(crate) fn open_memory_disk(disk: &MemoryDisk) -> Result<Self, StartError> {
+    /// Takes a disk in memory. `cluster_id`: the cluster to belong to, `None`: the disk's own.
+    pub(crate) fn open_memory_disk(disk: &MemoryDisk, cluster_id: Option<&str>) -> Result<Self, StartError> {
         let storage = disk.storage();
         let left = how_left(&*storage).map_err(|error| {
             let reason = format!("{CLEAN_SHUTDOWN_FILE}: {error}");
             StartError::Folder { path: Default::default(), reason }
         })?;
-        let (cluster_id, directory_id) = (disk.cluster_id.clone(), disk.directory_id);
+        let cluster_id = cluster_id.map_or_else(|| disk.cluster_id.clone(), str::to_owned);
+        let directory_id = disk.directory_id;
         Ok(Self {
             log_starts: Checkpoint::load(&*storage, LOG_START_FILE),
             cleaned: Checkpoint::load(&*storage, CLEANER_FILE),

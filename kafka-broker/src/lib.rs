@@ -56,4 +56,4 @@ pub use config::ConfigError;
 pub use config::broker::Profile;
 pub use control::{Control, ControlError, PartitionLeader};
 pub use faults::Fault;
-pub use storage::MemoryDisk;
+pub use storage::{MemoryDisk, UnsyncedTail};

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use uuid::Uuid;
 
-use super::{File, Memory, Storage, SyncHandle};
+use super::{File, Memory, Storage, SyncHandle, UnsyncedTail};
 use crate::ids;
 
 /// A disk in memory that outlives the brokers that use it, one after the other, and fails on command.
@@ -40,6 +40,19 @@ impl MemoryDisk {
         self.files.fail_syncs(fail);
     }
 
+    /// Lets every sync succeed without syncing anything from now on, as disks do that call a cache durable.
+    pub fn ignore_syncs(&self, ignore: bool) {
+        self.files.plan.ignores_syncs.store(ignore, Ordering::Relaxed);
+    }
+
+    /// Cuts the power: of what was not synced, `left_of` says how much survives when it is told how many bytes of a file
+    /// those are. Call it when the node on this disk has crashed, or its broker was dropped.
+    ///
+    /// Names of files, and small files that are replaced whole, survive.
+    pub fn lose_power(&self, mut left_of: impl FnMut(u64) -> UnsyncedTail) {
+        self.files.files.lose_power(&mut left_of);
+    }
+
     pub(crate) fn storage(&self) -> Arc<dyn Storage> {
         Arc::clone(&self.files) as Arc<dyn Storage>
     }
@@ -68,6 +81,7 @@ struct Plan {
     failures_left: AtomicU64,
     fault: Mutex<Option<Fault>>,
     unsyncable: AtomicBool,
+    ignores_syncs: AtomicBool,
     syncs: AtomicU64,
     /// Changes of any kind until the power goes; negative when it stays.
     changes_left: AtomicI64,
@@ -243,9 +257,37 @@ struct FaultySync {
 impl SyncHandle for FaultySync {
     fn sync(&self) -> io::Result<()> {
         self.plan.syncs.fetch_add(1, Ordering::Relaxed);
-        match self.plan.unsyncable.load(Ordering::Relaxed) {
-            true => Err(io::Error::other("the device cannot sync")),
+        if self.plan.unsyncable.load(Ordering::Relaxed) {
+            return Err(io::Error::other("the device cannot sync"));
+        }
+        match self.plan.ignores_syncs.load(Ordering::Relaxed) {
+            true => Ok(()),
             false => self.file.sync(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_power_cut_leaves_what_was_synced_and_a_part_of_the_rest() {
+        let disk = MemoryDisk::default();
+        let storage = disk.storage();
+        let mut file = storage.open("t-0/f").unwrap();
+        file.append(Bytes::from_static(b"synced")).unwrap();
+        file.sync_handle().sync().unwrap();
+        file.append(Bytes::from_static(b"not synced")).unwrap();
+        let mut asked = Vec::new();
+        disk.lose_power(|bytes| {
+            asked.push(bytes);
+            UnsyncedTail { kept: 3, zeros: 2 }
+        });
+        assert_eq!(asked, [10]);
+        let file = storage.open("t-0/f").unwrap();
+        assert_eq!(file.read_at(0, 100).unwrap().concat(), b"syncednot\0\0");
+        disk.lose_power(|bytes| panic!("{bytes} bytes are not synced"));
+        assert_eq!(storage.open("t-0/f").unwrap().len(), 11);
     }
 }

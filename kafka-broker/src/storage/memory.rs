@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 
-use super::{File, Storage, SyncHandle};
+use super::{File, Storage, SyncHandle, UnsyncedTail};
 
 /// A storage that is gone with its process.
 #[derive(Debug, Default)]
@@ -20,6 +20,28 @@ struct Tree {
     folders: BTreeSet<String>,
     files: BTreeMap<String, Arc<RwLock<Pieces>>>,
     small: BTreeMap<String, Vec<u8>>,
+}
+
+impl Memory {
+    /// What a power cut does to files: of what was not synced, `left_of` says how much survives, file by file in the order
+    /// of their paths. Names and small files are on disk at once, as with a file system's journal.
+    pub(crate) fn lose_power(&self, left_of: &mut dyn FnMut(u64) -> UnsyncedTail) {
+        for file in self.tree.lock().files.values() {
+            let mut pieces = file.write();
+            let (synced, unsynced) = (pieces.synced, pieces.end.saturating_sub(pieces.synced));
+            if unsynced > 0 {
+                let tail = left_of(unsynced);
+                let kept = tail.kept.min(unsynced);
+                pieces.truncate(synced + kept);
+                // One piece, because whoever reads takes a piece's end for a batch's.
+                let mut left = pieces.slices(0, usize::MAX).concat();
+                left.resize(left.len() + tail.zeros.min(unsynced - kept) as usize, 0);
+                *pieces = Pieces::default();
+                pieces.push(left.into());
+                pieces.synced = pieces.end;
+            }
+        }
+    }
 }
 
 impl Storage for Memory {
@@ -127,17 +149,20 @@ impl File for MemoryFile {
     }
 
     fn sync_handle(&self) -> Arc<dyn SyncHandle> {
-        Arc::new(NothingToSync)
+        Arc::new(MemorySync(Arc::clone(&self.pieces)))
     }
 
     fn seal(&mut self) {}
 }
 
+/// Remembers how much of a file was synced, for memory that plays a disk which may lose its power.
 #[derive(Debug)]
-struct NothingToSync;
+struct MemorySync(Arc<RwLock<Pieces>>);
 
-impl SyncHandle for NothingToSync {
+impl SyncHandle for MemorySync {
     fn sync(&self) -> io::Result<()> {
+        let mut pieces = self.0.write();
+        pieces.synced = pieces.end;
         Ok(())
     }
 }
@@ -147,12 +172,14 @@ impl SyncHandle for NothingToSync {
 pub(super) struct Pieces {
     pieces: std::collections::VecDeque<(u64, Bytes)>,
     end: u64,
+    /// Everything before it would survive a power cut.
+    synced: u64,
 }
 
 impl Pieces {
     /// No pieces of a file that is `end` bytes long.
     pub(super) fn starting_at(end: u64) -> Self {
-        Self { pieces: Default::default(), end }
+        Self { pieces: Default::default(), end, synced: end }
     }
 
     pub(super) fn push(&mut self, bytes: Bytes) {
@@ -185,6 +212,7 @@ impl Pieces {
             }
         }
         self.end = self.end.min(len);
+        self.synced = self.synced.min(len);
     }
 
     /// What there is of the `len` bytes from `at` on.

@@ -59,6 +59,15 @@ pub(crate) trait File: Send + Sync + fmt::Debug {
     fn seal(&mut self);
 }
 
+/// What a power cut leaves of the bytes at a file's end that were not synced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UnsyncedTail {
+    /// So many of them, from the first one on.
+    pub kept: u64,
+    /// Then so many zeros: the file's length was on disk before its content was.
+    pub zeros: u64,
+}
+
 /// Makes one file durable.
 pub(crate) trait SyncHandle: Send + Sync + fmt::Debug {
     /// Returns when everything appended before the call would survive a power cut.
