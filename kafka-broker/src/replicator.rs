@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use kafka_wire::error_code::ErrorCode;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
@@ -85,6 +86,9 @@ pub(crate) async fn run(state: Arc<BrokerState>) {
                 let mut steps = 0;
                 while let Some((topic_id, index)) = inbox.next() {
                     while let Step::More(proposal) = copy_step(&state, topic_id, index) {
+                        if flush_copied(&state, topic_id, index).await.is_err() {
+                            break;
+                        }
                         if let Some(proposal) = proposal {
                             off_thread(&state, move |state| alter_partition(state, &proposal)).await;
                         }
@@ -157,6 +161,14 @@ pub(crate) fn copy_step(state: &BrokerState, topic_id: Uuid, index: i32) -> Step
                 }
             }
         }
+    }
+}
+
+/// Syncs what a step has copied, where every batch is to be synced.
+async fn flush_copied(state: &BrokerState, topic_id: Uuid, index: i32) -> Result<(), ErrorCode> {
+    match state.topics.by_id(topic_id).and_then(|topic| topic.partition(index)) {
+        Some(own) => own.flush_copied(state.logs.may_block()).await,
+        None => Ok(()),
     }
 }
 

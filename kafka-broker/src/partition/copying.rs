@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use kafka_wire::error_code::ErrorCode;
 
-use super::Partition;
+use super::{Partition, Unflushed};
 use crate::cluster::elections::AlterPartition;
 use crate::log::ReadError;
 use crate::replica::{Replica, Role};
@@ -32,8 +32,19 @@ impl Partition {
     pub(crate) fn follower(&self) -> Option<(i32, i32, History)> {
         let mut state = self.state.lock();
         let (leader, leader_epoch) = (state.leader, state.leader_epoch);
-        let replica = state.replica().filter(|replica| !replica.is_leader())?;
+        // What a log that is given up holds is nothing for a leader to count on.
+        let replica = state.replica().filter(|replica| !replica.is_leader() && !replica.log.is_offline())?;
         Some((leader, leader_epoch, replica.history()))
+    }
+
+    /// As a follower: syncs what was copied if `flush.messages` asks for it. The leader is told of it afterwards only, so
+    /// that what all replicas have is on all their disks.
+    pub(crate) async fn flush_copied(&self, may_block: bool) -> Result<(), ErrorCode> {
+        let due = self.maintain(|log| log.is_flush_due().then(|| log.log_end_offset())).flatten();
+        match due {
+            Some(end_offset) => self.flushed(Unflushed { end_offset, readable: None }, may_block).await,
+            None => Ok(()),
+        }
     }
 
     /// As the leader: what a follower with that history gets next. `None`: not the leader in that epoch.
