@@ -5,6 +5,7 @@ use std::time::Duration;
 use kafka_wire::ErrorCode;
 use tokio::time::Instant;
 
+use super::super::Acks;
 use super::super::batch::{Batch, Lane};
 use super::super::error::SendError;
 use super::super::events::{DataLoss, ProducerEvent};
@@ -135,9 +136,7 @@ impl Sender {
                 if code.is_stale_metadata() {
                     actions.push(Action::RefreshMetadata { lane: queue.lane.clone() });
                 }
-                // The leader may have written it and lost the answer of its followers.
-                batch.possibly_written |=
-                    matches!(code, ErrorCode::RequestTimedOut | ErrorCode::NotEnoughReplicasAfterAppend);
+                batch.possibly_written |= may_follow_an_append(code, self.config.acks);
                 self.retry(now, slot, returned, None);
             }
             code => self.refuse(&returned, code),
@@ -258,4 +257,16 @@ impl Sender {
 
 fn refused(batch: &Batch, code: ErrorCode) -> SendError {
     SendError::Refused { partition: batch.lane.name.clone(), code, possibly_written: batch.possibly_written }
+}
+
+/// Whether a leader may say so of what is in its log: it waits in vain for its followers, loses its place while it
+/// waits (`DelayedProduce` ends with NOT_LEADER_OR_FOLLOWER then), or cannot sync what it wrote.
+fn may_follow_an_append(code: ErrorCode, acks: Acks) -> bool {
+    match code {
+        ErrorCode::RequestTimedOut
+        | ErrorCode::NotEnoughReplicasAfterAppend
+        | ErrorCode::KafkaStorageError => true,
+        ErrorCode::NotLeaderOrFollower => acks == Acks::All,
+        _ => false,
+    }
 }

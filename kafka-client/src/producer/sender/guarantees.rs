@@ -116,6 +116,27 @@ fn a_real_gap_starts_an_epoch_in_which_what_follows_counts_from_zero() {
     assert_eq!(world.logs[0].records, (0..7).collect::<Vec<_>>());
 }
 
+/// Found by the simulation: a leader whose sync fails, or that loses its place while it waits for its followers, has the
+/// batch in its log, and callers were told that it was not written.
+#[test]
+fn errors_that_may_follow_an_append_are_told_as_possibly_written() {
+    for (code, possibly_written) in [
+        (ErrorCode::RequestTimedOut, true),
+        (ErrorCode::NotEnoughReplicasAfterAppend, true),
+        (ErrorCode::KafkaStorageError, true),
+        (ErrorCode::NotLeaderOrFollower, true),
+        (ErrorCode::NotEnoughReplicas, false),
+        (ErrorCode::UnknownTopicOrPartition, false),
+    ] {
+        let mut world = World::acquainted(1);
+        world.send(0, 1);
+        assert!(world.process(0, Mood::Refuses(code)) && world.answer(0));
+        world.advance(secs(120));
+        let error = world.fates().remove(1).unwrap().unwrap_err();
+        assert_eq!(error.possibly_written(), possibly_written, "{code}: {error}");
+    }
+}
+
 /// Found by the simulation: the first of two written batches got new numbers and was written twice.
 #[test]
 fn a_written_batch_that_a_restarted_leader_forgot_is_not_written_again() {
