@@ -16,8 +16,9 @@ cargo xtask test                 formats, lints, tests on our broker, then on Ap
 cargo xtask generate [--check]   write (or compare) the Rust generated from the schemas in Apache Kafka's jars
 cargo xtask vectors              write kafka-wire/tests/vectors again, by Apache Kafka's own classes
 cargo xtask fuzz [TARGET [SECS]]  fuzz one target or all (needs cargo-fuzz and a nightly toolchain)
-cargo xtask simulate [--seeds N] [--seed S] [--profile P]  producers against a network that fails (all, calm, network,
-                                 restarts, disk, retention); --seed replays a run, --from N begins there
+cargo xtask simulate [--seeds N] [--seed S] [--profile P]  producers against a cluster that fails (all, calm, network,
+                                 restarts, disk, retention, nodes, power, topics); --seed replays a run, --from N
+                                 begins there
 cargo xtask kafka start [PORT]   start a real Apache Kafka on 127.0.0.1:PORT (19092)
 cargo xtask kafka stop [PORT]    stop it
 cargo xtask kafka run CLASS ...  run one of Kafka's tools, e.g. org.apache.kafka.tools.TopicCommand

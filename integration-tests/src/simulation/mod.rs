@@ -1,22 +1,28 @@
-//! A seeded simulation: producers and a broker joined in memory on a paused clock and one thread.
+//! A seeded simulation: producers and a cluster of one or three nodes joined in memory on a paused clock and one thread.
 //!
 //! A seed decides everything: settings, who sends what when, how long each frame takes, where connections are cut, when
-//! the broker dies. So a run takes milliseconds, and one that fails can be run again: `cargo xtask simulate` prints how.
-//! What callers were told is compared with the log afterwards ([`history`]): every send is answered, no acknowledged
-//! record is lost, none is written twice, and order within a partition holds for each sender.
+//! nodes die, leaders move, disks fail, the power is cut, topics are deleted. So a run takes milliseconds, and one that
+//! fails can be run again: `cargo xtask simulate` prints how. What callers were told is compared with the log afterwards
+//! ([`check`]): every send is answered, no acknowledged record is lost but where the settings say so, none is written
+//! twice, order within a partition holds for each sender, and all replicas hold the same.
 
+pub mod budget;
+mod chaos;
+pub mod check;
+pub mod faults;
 pub mod history;
 pub mod network;
-pub mod node;
 pub mod plan;
 pub mod random;
 mod raw;
 mod run;
 mod sender;
+pub mod site;
 mod tamper;
 pub mod trace;
 
-pub use plan::{Plan, Profile};
+pub use faults::Profile;
+pub use plan::Plan;
 pub use run::{Report, run};
 
 /// Makes a failing plan smaller as long as it fails: fewer records, then fewer faults.
@@ -24,7 +30,7 @@ pub use run::{Report, run};
 /// `fails` runs a plan and says whether it fails. Returns the smallest plan found, which may be the one given.
 pub fn shrink(plan: &Plan, report: &Report, mut fails: impl FnMut(&Plan) -> bool) -> Plan {
     let mut smallest = plan.clone();
-    (smallest.max_records, smallest.max_faults) = (report.records, report.faults);
+    (smallest.max_records, smallest.max_faults) = (report.records, report.faults.values().sum());
     if !fails(&smallest) {
         return plan.clone();
     }

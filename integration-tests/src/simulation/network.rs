@@ -1,10 +1,10 @@
-//! The network between clients and the broker: it carries frames, late or not at all, as the seed says.
+//! The network between clients and the nodes: it carries frames, late or not at all, as the seed says.
 //!
 //! Every connection is two pipes in memory with a task for each direction between them. A task takes whole frames out
 //! of one pipe, draws what happens to each, and puts them into the other pipe when their time has come. Order within a
 //! connection holds, as it does with TCP.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -17,55 +17,29 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::node::Node;
+use super::budget::FaultBudget;
 use super::plan::Plan;
 use super::random::Random;
-use super::tamper::Tamper;
+use super::site::Site;
+use super::tamper::{Passing, Tamper};
 use super::trace::{Trace, lock};
 
-/// A network with one broker. Clones are the same network.
+/// A network with a few nodes. Clones are the same network.
 #[derive(Debug, Clone)]
 pub struct Network(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
     plan: Plan,
-    node: Node,
+    site: Site,
     trace: Trace,
     random: Mutex<Random>,
     /// Cleared when the faults are over.
     faulty: AtomicBool,
     budget: FaultBudget,
     connections: AtomicU32,
-    /// Everything that is connected hears of a broker that was killed.
-    severed: Signal,
-}
-
-/// How many faults may still happen. Clones are the same budget.
-#[derive(Debug, Clone)]
-pub struct FaultBudget(Arc<AtomicU32>, Arc<AtomicU32>);
-
-impl FaultBudget {
-    /// At most that many faults.
-    pub fn new(faults: u32) -> Self {
-        Self(Arc::new(AtomicU32::new(faults)), Arc::default())
-    }
-
-    /// Whether one more may happen; it is then counted.
-    pub fn take(&self) -> bool {
-        let left = self.0.load(Ordering::Relaxed);
-        if left == 0 {
-            return false;
-        }
-        self.0.store(left - 1, Ordering::Relaxed);
-        self.1.fetch_add(1, Ordering::Relaxed);
-        true
-    }
-
-    /// How many happened.
-    pub fn used(&self) -> u32 {
-        self.1.load(Ordering::Relaxed)
-    }
+    /// Everything that is connected to a node hears of its end.
+    severed: BTreeMap<i32, Signal>,
 }
 
 /// Something that happens now and then. Whoever waits for it is woken in the order of waiting: tokio's `watch` draws
@@ -113,18 +87,18 @@ enum Direction {
 }
 
 impl Network {
-    /// A network to `node` that does what the plan's seed decides, once [`begin_faults`](Self::begin_faults) was
+    /// A network to the nodes of a site that does what the plan's seed decides, once [`begin_faults`](Self::begin_faults) was
     /// called.
-    pub fn new(plan: &Plan, node: Node, budget: FaultBudget, trace: Trace) -> Self {
+    pub fn new(plan: &Plan, site: Site, budget: FaultBudget, trace: Trace) -> Self {
         Self(Arc::new(Inner {
             random: Mutex::new(Random::stream(plan.seed, 2)),
             plan: plan.clone(),
-            node,
             trace,
             faulty: AtomicBool::new(false),
             budget,
             connections: AtomicU32::new(0),
-            severed: Signal::default(),
+            severed: site.nodes().map(|node| (node, Signal::default())).collect(),
+            site,
         }))
     }
 
@@ -138,20 +112,27 @@ impl Network {
         self.0.faulty.store(false, Ordering::Relaxed);
     }
 
-    /// Cuts every connection, as the end of the broker's process does.
+    /// Cuts every connection, as the end of the nodes' process does.
     pub fn sever_all(&self) {
-        self.0.severed.raise();
+        self.0.severed.values().for_each(Signal::raise);
     }
 
-    async fn open(&self) -> io::Result<DuplexStream> {
+    /// Cuts every connection to a node, as its crash does.
+    pub fn sever(&self, node: i32) {
+        self.0.severed.get(&node).into_iter().for_each(Signal::raise);
+    }
+
+    async fn open(&self, port: u16) -> io::Result<DuplexStream> {
         let inner = &self.0;
+        let Some(node) = inner.site.node_at(port) else { return Err(io::ErrorKind::AddrNotAvailable.into()) };
         let id = inner.connections.fetch_add(1, Ordering::Relaxed);
         // Before anything that waits: a broker that is killed meanwhile takes this connection with it.
-        let severed = inner.severed.count();
+        let severed = inner.severed.get(&node).map_or(0, Signal::count);
         let (refused, hangs, delay) = {
             let mut random = lock(&inner.random);
-            let refused = inner.strikes(&mut random, inner.plan.faults.refuse_connect);
-            let hangs = !refused && inner.strikes(&mut random, inner.plan.faults.hang_connect);
+            let refused = inner.strikes(&mut random, "connect refused", inner.plan.faults.refuse_connect);
+            let hangs =
+                !refused && inner.strikes(&mut random, "connect hangs", inner.plan.faults.hang_connect);
             (refused, hangs, inner.latency(&mut random))
         };
         if hangs {
@@ -163,17 +144,22 @@ impl Network {
             inner.trace.note(format_args!("c{id} connect refused"));
             return Err(io::ErrorKind::ConnectionRefused.into());
         }
-        let Some(broker) = inner.node.connect().await else {
-            inner.trace.note(format_args!("c{id} connect refused: no broker"));
+        let Some(broker) = inner.site.connect(node).await else {
+            inner.trace.note(format_args!("c{id} connect refused: no node {node}"));
             return Err(io::ErrorKind::ConnectionRefused.into());
         };
-        inner.trace.note(format_args!("c{id} connected"));
+        inner.trace.note(format_args!("c{id} connected to node {node}"));
         let (near, far) = tokio::io::duplex(inner.plan.pipe_bytes);
         let (from_client, to_client) = tokio::io::split(far);
         let (from_broker, to_broker) = tokio::io::split(broker);
         let cut = Signal::default();
-        let link =
-            Arc::new(Link { id, network: self.clone(), cut, tamper: Mutex::new(Tamper::new(&inner.plan)) });
+        let link = Arc::new(Link {
+            id,
+            node,
+            network: self.clone(),
+            cut,
+            tamper: Mutex::new(Tamper::new(&inner.plan)),
+        });
         let carry = |direction, from, to| Carrier {
             link: link.clone(),
             direction,
@@ -191,39 +177,52 @@ impl Network {
 }
 
 impl Connector for Network {
-    fn connect<'a>(&'a self, _to: &'a Endpoint) -> Connecting<'a> {
-        Box::pin(async move { Ok(Box::new(self.open().await?) as BoxStream) })
+    fn connect<'a>(&'a self, to: &'a Endpoint) -> Connecting<'a> {
+        Box::pin(async move { Ok(Box::new(self.open(to.address.port).await?) as BoxStream) })
     }
 }
 
 impl Inner {
     /// Whether a fault of this frequency happens now.
-    fn strikes(&self, random: &mut Random, share: f64) -> bool {
+    fn strikes(&self, random: &mut Random, kind: &'static str, share: f64) -> bool {
         // Drawn in any case, so that a smaller budget changes nothing before it is used up.
         let struck = share > 0.0 && random.chance(share);
-        struck && self.faulty.load(Ordering::Relaxed) && self.budget.take()
+        struck && self.faulty.load(Ordering::Relaxed) && self.budget.take(kind)
     }
 
     fn latency(&self, random: &mut Random) -> Duration {
         random.millis(0, self.plan.latency.as_millis() as u64)
     }
 
-    fn fate(&self, direction: Direction, size: usize) -> Fate {
+    fn fate(&self, direction: Direction, passing: &Passing, size: usize) -> Fate {
         let mut random = lock(&self.random);
         let faults = &self.plan.faults;
-        let (cut, lose, late) = match direction {
-            Direction::Request => (faults.cut_request, faults.lose_request, faults.late_request),
-            Direction::Answer => (faults.cut_answer, faults.lose_answer, faults.late_answer),
+        let (mut cut, mut lose, mut late, kinds) = match direction {
+            Direction::Request => (
+                faults.cut_request,
+                faults.lose_request,
+                faults.late_request,
+                ["request cut", "request lost", "request late"],
+            ),
+            Direction::Answer => (
+                faults.cut_answer,
+                faults.lose_answer,
+                faults.late_answer,
+                ["answer cut", "answer lost", "answer late"],
+            ),
         };
+        if faults.only.is_some_and(|only| passing.api != Some(only)) {
+            (cut, lose, late) = (0.0, 0.0, 0.0);
+        }
         let at = random.between(0, size as u64) as usize;
-        if self.strikes(&mut random, cut) {
+        if self.strikes(&mut random, kinds[0], cut) {
             return Fate::Cut(at);
         }
-        if self.strikes(&mut random, lose) {
+        if self.strikes(&mut random, kinds[1], lose) {
             return Fate::Lost;
         }
         let mut delay = self.latency(&mut random);
-        if self.strikes(&mut random, late) {
+        if self.strikes(&mut random, kinds[2], late) {
             delay += random.millis(0, self.plan.lateness.as_millis() as u64);
         }
         Fate::Arrives(delay)
@@ -234,9 +233,19 @@ impl Inner {
 #[derive(Debug)]
 struct Link {
     id: u32,
+    node: i32,
     network: Network,
     cut: Signal,
     tamper: Mutex<Tamper>,
+}
+
+impl Link {
+    async fn severed_after(&self, count: u32) {
+        match self.network.0.severed.get(&self.node) {
+            Some(severed) => severed.raised_after(count).await,
+            None => std::future::pending().await,
+        }
+    }
 }
 
 struct Carrier {
@@ -244,7 +253,7 @@ struct Carrier {
     direction: Direction,
     from: ReadHalf<DuplexStream>,
     to: WriteHalf<DuplexStream>,
-    /// How often all connections had been cut when this one was made.
+    /// How often all connections to the node had been cut when this one was made.
     severed: u32,
     buffer: BytesMut,
     /// Frames on their way. `None` at the end: the connection is cut then.
@@ -267,7 +276,7 @@ impl Carrier {
             let step = tokio::select! {
                 biased;
                 () = self.link.cut.raised_after(0) => Step::Cut,
-                () = self.link.network.0.severed.raised_after(self.severed) => Step::Cut,
+                () = self.link.severed_after(self.severed) => Step::Cut,
                 () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => Step::Due,
                 read = self.from.read_buf(&mut self.buffer), if open => Step::Read(read),
             };
@@ -278,7 +287,7 @@ impl Carrier {
                         let written = tokio::select! {
                             biased;
                             () = self.link.cut.raised_after(0) => break,
-                            () = self.link.network.0.severed.raised_after(self.severed) => break,
+                            () = self.link.severed_after(self.severed) => break,
                             written = self.to.write_all(&bytes) => written,
                         };
                         if written.is_err() {
@@ -325,22 +334,22 @@ impl Carrier {
         let inner = &link.network.0;
         let mut body = frame.freeze();
         body.advance(4);
-        let (what, frames) = {
+        let (passing, frames) = {
             let mut tamper = lock(&link.tamper);
             let mut random = lock(&inner.random);
-            let mut strikes = |share| inner.strikes(&mut random, share);
+            let mut strikes = |kind, share| inner.strikes(&mut random, kind, share);
             match self.direction {
                 Direction::Request => tamper.request(body, &mut strikes),
-                Direction::Answer => (String::new(), vec![tamper.answer(body, &mut strikes)]),
+                Direction::Answer => tamper.answer(body, &mut strikes),
             }
         };
         for body in frames {
             let mut bytes = BytesMut::with_capacity(4 + body.len());
             bytes.extend_from_slice(&(body.len() as u32).to_be_bytes());
             bytes.extend_from_slice(&body);
-            let fate = inner.fate(self.direction, bytes.len());
+            let fate = inner.fate(self.direction, &passing, bytes.len());
             let (id, size, direction) = (link.id, bytes.len(), self.direction);
-            inner.trace.note(format_args!("c{id} {direction:?} {what} of {size} bytes: {fate:?}"));
+            inner.trace.note(format_args!("c{id} {direction:?} {passing} of {size} bytes: {fate:?}"));
             let now = Instant::now();
             let earliest = self.queue.back().map_or(now, |(at, _)| *at);
             match fate {

@@ -1,92 +1,27 @@
 //! What a run does, all of it decided by its seed.
 
-use std::fmt;
-use std::str::FromStr;
 use std::time::Duration;
 
 use kafka_client::producer::{Acks, Compression};
 
+use super::check::{Loss, Promises};
+use super::faults::{Faults, Profile};
 use super::random::Random;
 
-/// Which faults a run may choose from.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Profile {
-    /// All of them; each run draws some.
-    #[default]
-    All,
-    /// None: what fails then fails by itself.
-    Calm,
-    /// Connections only.
-    Network,
-    /// Brokers that stop and start, in order or not.
-    Restarts,
-    /// Disks that fill up and tear writes, and the restarts that this calls for.
-    Disk,
-    /// Records that are deleted by age while producers go on.
-    Retention,
-}
-
-impl Profile {
-    const NAMES: [(&str, Self); 6] = [
-        ("all", Self::All),
-        ("calm", Self::Calm),
-        ("network", Self::Network),
-        ("restarts", Self::Restarts),
-        ("disk", Self::Disk),
-        ("retention", Self::Retention),
-    ];
-}
-
-impl FromStr for Profile {
-    type Err = String;
-
-    fn from_str(name: &str) -> Result<Self, String> {
-        let found = Self::NAMES.iter().find(|(known, _)| *known == name);
-        found.map(|(_, profile)| *profile).ok_or_else(|| {
-            let names: Vec<&str> = Self::NAMES.iter().map(|(known, _)| *known).collect();
-            format!("unknown profile {name:?}: {}", names.join(", "))
-        })
-    }
-}
-
-impl fmt::Display for Profile {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let found = Self::NAMES.iter().find(|(_, profile)| profile == self);
-        f.write_str(found.map_or("all", |(name, _)| name))
-    }
-}
-
-/// How often each fault happens: a share of the frames, connects or operations that it may happen to.
-#[derive(Debug, Clone, Default)]
-pub struct Faults {
-    /// A connection is cut after some byte of a request.
-    pub cut_request: f64,
-    /// A connection is cut after some byte of an answer.
-    pub cut_answer: f64,
-    /// From a request on nothing more reaches the broker; the connection stays open.
-    pub lose_request: f64,
-    /// From an answer on nothing more reaches the client; the connection stays open.
-    pub lose_answer: f64,
-    /// A request takes long, perhaps longer than the client waits.
-    pub late_request: f64,
-    /// An answer takes long, perhaps longer than the client waits.
-    pub late_answer: f64,
-    /// A bit of the last record of a request flips.
-    pub corrupt_request: f64,
-    /// The broker wrote a batch and says that replicas did not confirm it in time.
-    pub error_after_append: f64,
-    /// An answer asks the client to be quiet for a while (KIP-219).
-    pub throttle: f64,
-    /// A connect is refused.
-    pub refuse_connect: f64,
-    /// A connect never ends.
-    pub hang_connect: f64,
-    /// How many times the broker stops in order and starts again.
-    pub restarts: u32,
-    /// How many times the broker is dropped in the middle of whatever it does, and started again.
-    pub kills: u32,
-    /// How many times the disk fails a few writes.
-    pub disk_failures: u32,
+/// When a log's records are on disk for good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fsync {
+    /// Whenever the system likes, as Kafka's defaults have it.
+    Never,
+    /// After `flush.ms`, by a scheduler that looks every `log.flush.scheduler.interval.ms`.
+    Interval {
+        /// `flush.ms`.
+        flush: Duration,
+        /// How often the scheduler looks.
+        look: Duration,
+    },
+    /// Before a batch is acknowledged (`flush.messages=1`).
+    EveryBatch,
 }
 
 /// How a run ends.
@@ -100,7 +35,7 @@ pub enum End {
     Drop,
 }
 
-/// What the network does to prove that the checker notices. Never part of a plan that a seed makes.
+/// What breaks promises to prove that the checker notices. Never part of a plan that a seed makes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sabotage {
     /// Some produce requests are also written without their producer id: records twice in the log.
@@ -109,7 +44,12 @@ pub enum Sabotage {
     WrongOffsets,
     /// Some requests are corrupted and answered as written.
     AcknowledgeLost,
+    /// Disks say that they have synced, and have not.
+    LyingDisks,
 }
+
+/// A timer fires a moment after its time, and an answer takes its way through a few tasks.
+pub(super) const SLACK: Duration = Duration::from_millis(50);
 
 /// A producer's settings and everything that happens to it.
 #[derive(Debug, Clone)]
@@ -128,6 +68,12 @@ pub struct Plan {
     pub chaos: Duration,
     /// How the run ends.
     pub end: End,
+    /// Nodes of the cluster; each holds a replica of everything.
+    pub nodes: u32,
+    /// Whether a replica that misses records may lead.
+    pub unclean: bool,
+    /// When records are on disk.
+    pub fsync: Fsync,
     /// Partitions of the one topic.
     pub partitions: i32,
     /// The topic's configuration.
@@ -193,9 +139,34 @@ impl Plan {
             2 => End::Drop,
             _ => End::Flush,
         };
-        let faults = Faults::draw(profile, &mut random);
+        let nodes = match profile {
+            Profile::Nodes => 3,
+            Profile::All | Profile::Power | Profile::Topics => random.pick(&[1, 1, 3], 1),
+            _ => 1,
+        };
+        let faults = Faults::draw(profile, nodes, &mut random);
         let mut topic_configs = Vec::new();
         let mut broker_configs = Vec::new();
+        let unclean = nodes > 1 && random.chance(0.2);
+        if nodes > 1 {
+            topic_configs.push(("min.insync.replicas", random.between(1, 2).to_string()));
+            topic_configs.push(("unclean.leader.election.enable", unclean.to_string()));
+            let lag = random.pick(&[50, 500, 5000, 30_000], 500);
+            broker_configs.push(("replica.lag.time.max.ms", lag.to_string()));
+        }
+        let fsync = match random.below(4) {
+            0 => Fsync::EveryBatch,
+            1 => Fsync::Interval { flush: random.millis(1, 300), look: random.millis(1, 300) },
+            _ => Fsync::Never,
+        };
+        match fsync {
+            Fsync::Never => {}
+            Fsync::EveryBatch => topic_configs.push(("flush.messages", "1".to_owned())),
+            Fsync::Interval { flush, look } => {
+                topic_configs.push(("flush.ms", flush.as_millis().to_string()));
+                broker_configs.push(("log.flush.scheduler.interval.ms", look.as_millis().to_string()));
+            }
+        }
         if profile == Profile::Retention || (profile == Profile::All && random.chance(0.15)) {
             topic_configs.push(("retention.ms", random.between(50, 2000).to_string()));
             topic_configs.push(("segment.ms", random.between(20, 1000).to_string()));
@@ -230,6 +201,9 @@ impl Plan {
             faults,
             chaos,
             end,
+            nodes,
+            unclean,
+            fsync,
             partitions: random.pick(&[1, 1, 2, 3, 7], 1),
             topic_configs,
             broker_configs,
@@ -255,8 +229,31 @@ impl Plan {
     }
 
     /// Whether the topic's configuration has records deleted during the run.
-    pub fn deletes_records(&self) -> bool {
+    pub fn deletes_by_age(&self) -> bool {
         self.topic_configs.iter().any(|(key, _)| key.starts_with("retention."))
+    }
+
+    /// What the settings promise to callers of a run in which the power was cut at those times.
+    pub fn promises(&self, power_cuts: &[Duration]) -> Promises {
+        let loss = match (self.nodes, self.fsync) {
+            // Nobody else has what a leader acknowledged for itself; an unclean leader lacks what others had.
+            (2.., _) if self.unclean || self.acks == Acks::Leader => Loss::Any,
+            _ if power_cuts.is_empty() => Loss::None,
+            (_, Fsync::EveryBatch) => Loss::None,
+            // Replicas whose machines lose power one after the other may all lack the same record.
+            (2.., _) => Loss::Any,
+            (_, Fsync::Interval { flush, look }) => {
+                Loss::PowerCuts { at: power_cuts.to_vec(), unsynced_for: Some(flush + look + SLACK) }
+            }
+            (_, Fsync::Never) => Loss::PowerCuts { at: power_cuts.to_vec(), unsynced_for: None },
+        };
+        Promises {
+            idempotent: self.idempotent,
+            acknowledged_means_written: self.acks != Acks::None,
+            loss,
+            kept_until_deleted: !self.deletes_by_age(),
+            answered_within: self.delivery_timeout + SLACK,
+        }
     }
 
     /// What somebody types to see this run again.
@@ -272,49 +269,5 @@ impl Plan {
             command += &format!(" --faults {}", self.max_faults);
         }
         command
-    }
-}
-
-impl Faults {
-    /// Each run draws a few kinds of faults and how frequent they are: with all of them at once, one would hide what
-    /// another shows.
-    fn draw(profile: Profile, random: &mut Random) -> Self {
-        let (network, restarts, disk) = match profile {
-            Profile::All => (true, random.chance(0.3), random.chance(0.15)),
-            Profile::Calm => (false, false, false),
-            Profile::Network | Profile::Retention => (true, false, false),
-            Profile::Restarts => (random.chance(0.3), true, false),
-            Profile::Disk => (random.chance(0.3), random.chance(0.5), true),
-        };
-        let density = random.pick(&[0.2, 0.5], 0.2);
-        let mut share = |on: bool, shares: &[f64]| {
-            let (drawn, share) = (random.chance(density), random.pick(shares, 0.0));
-            if on && drawn { share } else { 0.0 }
-        };
-        let frames = &[0.005, 0.02, 0.1, 0.3];
-        let mut faults = Self {
-            cut_request: share(network, frames),
-            cut_answer: share(network, frames),
-            lose_request: share(network, &[0.005, 0.02, 0.1]),
-            lose_answer: share(network, &[0.005, 0.02, 0.1]),
-            late_request: share(network, frames),
-            late_answer: share(network, frames),
-            corrupt_request: share(network, &[0.01, 0.05]),
-            error_after_append: share(network, frames),
-            throttle: share(network, &[0.05, 0.3]),
-            refuse_connect: share(network, &[0.1, 0.5]),
-            hang_connect: share(network, &[0.05, 0.2]),
-            restarts: 0,
-            kills: 0,
-            disk_failures: 0,
-        };
-        if restarts {
-            (faults.restarts, faults.kills) = random.pick(&[(1, 0), (0, 1), (2, 2), (0, 5), (5, 0)], (1, 1));
-        }
-        if disk {
-            faults.disk_failures = random.between(1, 4) as u32;
-            faults.kills += 1;
-        }
-        faults
     }
 }

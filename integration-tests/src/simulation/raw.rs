@@ -1,22 +1,26 @@
-//! A connection without a client, for what a run does beside the producers: it makes the topic and reads the log back.
+//! A connection without a client, for what a run does beside the producers: it makes and deletes topics, deletes records
+//! and reads the log back.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use kafka_client::wire::frame::{DEFAULT_MAX_FRAME_BYTES, FrameDecoder, decode_response, encode_request};
+use kafka_client::wire::messages::create_partitions_request::CreatePartitionsTopic;
 use kafka_client::wire::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
+use kafka_client::wire::messages::delete_records_request::{DeleteRecordsPartition, DeleteRecordsTopic};
 use kafka_client::wire::messages::fetch_request::{FetchPartition, FetchTopic};
 use kafka_client::wire::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use kafka_client::wire::messages::{
-    BrokerId, CreateTopicsRequest, FetchRequest, ListOffsetsRequest, TopicName,
+    BrokerId, CreatePartitionsRequest, CreateTopicsRequest, DeleteRecordsRequest, DeleteTopicsRequest,
+    FetchRequest, ListOffsetsRequest, TopicName,
 };
 use kafka_client::wire::record_batch::RecordBatch;
 use kafka_client::wire::{ErrorCode, Request, StrBytes};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
-use super::history::Written;
-use super::node::Node;
+use super::check::Written;
 use super::plan::Plan;
+use super::site::Site;
 use crate::TestResult;
 
 /// The one topic of a run.
@@ -27,6 +31,8 @@ const FILLING: u64 = u64::MAX;
 const FETCH_BYTES: i32 = 64 << 20;
 /// The timestamp that stands for the first offset (`ListOffsetsRequest.EARLIEST_TIMESTAMP`).
 const EARLIEST: i64 = -2;
+/// The one that stands for the end (`ListOffsetsRequest.LATEST_TIMESTAMP`).
+const LATEST: i64 = -1;
 /// No answer takes longer.
 const PATIENCE: Duration = Duration::from_secs(600);
 
@@ -37,9 +43,20 @@ pub(super) struct Raw {
 }
 
 impl Raw {
-    /// A connection past the network, which has no faults then.
-    pub(super) async fn connect(node: &Node) -> TestResult<Self> {
-        let stream = node.connect().await.ok_or("no broker runs")?;
+    /// A connection to the first node that runs, past the network, which has no faults then.
+    pub(super) async fn connect(site: &Site) -> TestResult<Self> {
+        let node = site.nodes().find(|&node| site.runs(node)).ok_or("no node runs")?;
+        Self::connect_to(site, node).await
+    }
+
+    /// A connection to the node that leads a partition.
+    pub(super) async fn connect_to_leader(site: &Site, partition: i32) -> TestResult<Self> {
+        let leader = site.leader(partition).ok_or("the partition has no leader")?;
+        Self::connect_to(site, leader).await
+    }
+
+    async fn connect_to(site: &Site, node: i32) -> TestResult<Self> {
+        let stream = site.connect(node).await.ok_or("the node does not run")?;
         Ok(Self { stream, decoder: FrameDecoder::new(DEFAULT_MAX_FRAME_BYTES) })
     }
 
@@ -68,28 +85,55 @@ impl Raw {
                 .with_value(Some(StrBytes::from_string(value.clone())))
         };
         let topic = CreatableTopic::default()
-            .with_name(TopicName(StrBytes::from_static_str(TOPIC)))
+            .with_name(topic_name())
             .with_num_partitions(plan.partitions)
-            .with_replication_factor(1)
+            .with_replication_factor(plan.nodes as i16)
             .with_configs(plan.topic_configs.iter().map(config).collect());
         let request = CreateTopicsRequest::default().with_topics(vec![topic]).with_timeout_ms(10_000);
         let answer = self.call(&request, 7).await?;
-        for topic in answer.topics {
-            ErrorCode::from(topic.error_code)
-                .into_result()
-                .map_err(|code| format!("create topic: {code}"))?;
-        }
-        Ok(())
+        accepted("create topic", answer.topics.iter().map(|topic| topic.error_code))
+    }
+
+    pub(super) async fn delete_topic(&mut self) -> TestResult {
+        let request =
+            DeleteTopicsRequest::default().with_topic_names(vec![topic_name()]).with_timeout_ms(10_000);
+        let answer = self.call(&request, 4).await?;
+        accepted("delete topic", answer.responses.iter().map(|topic| topic.error_code))
+    }
+
+    /// Grows the topic to `count` partitions.
+    pub(super) async fn add_partitions(&mut self, count: i32) -> TestResult {
+        let topic = CreatePartitionsTopic::default().with_name(topic_name()).with_count(count);
+        let request = CreatePartitionsRequest::default().with_topics(vec![topic]).with_timeout_ms(10_000);
+        let answer = self.call(&request, 3).await?;
+        accepted("create partitions", answer.results.iter().map(|topic| topic.error_code))
+    }
+
+    /// Deletes a partition's records before `offset`.
+    pub(super) async fn delete_records(&mut self, partition: i32, offset: i64) -> TestResult {
+        let partition = DeleteRecordsPartition::default().with_partition_index(partition).with_offset(offset);
+        let topic = DeleteRecordsTopic::default().with_name(topic_name()).with_partitions(vec![partition]);
+        let request = DeleteRecordsRequest::default().with_topics(vec![topic]).with_timeout_ms(10_000);
+        let answer = self.call(&request, 2).await?;
+        let partitions = answer.topics.iter().flat_map(|topic| &topic.partitions);
+        accepted("delete records", partitions.map(|partition| partition.error_code))
     }
 
     async fn first_offset(&mut self, partition: i32) -> TestResult<i64> {
+        self.offset(partition, EARLIEST).await
+    }
+
+    /// The offset after the last record that consumers may see.
+    pub(super) async fn end_offset(&mut self, partition: i32) -> TestResult<i64> {
+        self.offset(partition, LATEST).await
+    }
+
+    async fn offset(&mut self, partition: i32, timestamp: i64) -> TestResult<i64> {
         let asked = ListOffsetsPartition::default()
             .with_partition_index(partition)
             .with_current_leader_epoch(-1)
-            .with_timestamp(EARLIEST);
-        let topic = ListOffsetsTopic::default()
-            .with_name(TopicName(StrBytes::from_static_str(TOPIC)))
-            .with_partitions(vec![asked]);
+            .with_timestamp(timestamp);
+        let topic = ListOffsetsTopic::default().with_name(topic_name()).with_partitions(vec![asked]);
         let request = ListOffsetsRequest::default().with_replica_id(BrokerId(-1)).with_topics(vec![topic]);
         let answer = self.call(&request, 7).await?;
         let found = answer.topics.iter().flat_map(|topic| &topic.partitions).next().ok_or("no offset")?;
@@ -107,9 +151,7 @@ impl Raw {
                 .with_current_leader_epoch(-1)
                 .with_fetch_offset(next)
                 .with_partition_max_bytes(FETCH_BYTES);
-            let topic = FetchTopic::default()
-                .with_topic(TopicName(StrBytes::from_static_str(TOPIC)))
-                .with_partitions(vec![asked]);
+            let topic = FetchTopic::default().with_topic(topic_name()).with_partitions(vec![asked]);
             let wait = if next == from { wait } else { Duration::ZERO };
             let request = FetchRequest::default()
                 .with_replica_id(BrokerId(-1))
@@ -160,4 +202,13 @@ impl Raw {
             }
         }
     }
+}
+
+fn topic_name() -> TopicName {
+    TopicName(StrBytes::from_static_str(TOPIC))
+}
+
+fn accepted(what: &str, mut codes: impl Iterator<Item = i16>) -> TestResult {
+    let refused = codes.find_map(|code| ErrorCode::from(code).into_result().err());
+    refused.map_or(Ok(()), |code| Err(format!("{what}: {code}").into()))
 }

@@ -1,26 +1,27 @@
-//! One run: producers and their callers on one side, a broker on the other, faults between them, and at the end the
+//! One run: producers and their callers on one side, a cluster on the other, faults between them, and at the end the
 //! comparison of what was told with what is in the log.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use kafka_client::producer::{Compression, Producer};
+use kafka_client::producer::{Acks, Compression, Producer};
 use kafka_client::{Client, Record, seed_randomness};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::history::{History, Outcome, Promises, Violation, Written, check};
-use super::network::{FaultBudget, Network};
-use super::node::Node;
-use super::plan::{End, Plan};
+use super::budget::FaultBudget;
+use super::chaos::{Chaos, read_all};
+use super::check::{Incarnation, Violation, Written, check};
+use super::history::{History, Outcome};
+use super::network::Network;
+use super::plan::{End, Plan, SLACK};
 use super::random::Random;
 use super::raw::{Raw, TOPIC};
 use super::sender::Sender;
+use super::site::Site;
 use super::trace::Trace;
 use crate::TestResult;
 
-/// A timer fires a moment after its time, and an answer takes its way through a few tasks.
-const SLACK: Duration = Duration::from_millis(50);
 /// Nothing in a run takes so long: something waits for what never comes.
 const FOREVER: Duration = Duration::from_secs(24 * 3600);
 /// The deadline of an orderly close.
@@ -37,8 +38,8 @@ pub struct Report {
     pub records: u32,
     /// How many of them were acknowledged.
     pub acknowledged: u32,
-    /// How many faults happened.
-    pub faults: u32,
+    /// How many faults of each kind happened.
+    pub faults: BTreeMap<&'static str, u32>,
     /// Virtual time.
     pub took: Duration,
 }
@@ -81,16 +82,16 @@ impl Run<'_> {
     async fn go(&mut self, budget: &FaultBudget) -> TestResult {
         let plan = self.plan;
         seed_randomness(plan.seed);
-        let node = Node::new(plan);
-        node.start().await?;
-        Raw::connect(&node).await?.create_topic(plan).await?;
-        let network = Network::new(plan, node.clone(), budget.clone(), self.trace.clone());
+        let site = Site::new(plan);
+        site.start().await?;
+        Raw::connect(&site).await?.create_topic(plan).await?;
+        let network = Network::new(plan, site.clone(), budget.clone(), self.trace.clone());
 
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let mut senders = JoinSet::new();
         let mut producers = Vec::new();
         for index in 0..plan.producers {
-            let producer = producer(plan, &network)?;
+            let producer = producer(plan, &site, &network)?;
             for task in 0..plan.senders {
                 let sender = Sender {
                     number: index * plan.senders + task,
@@ -107,32 +108,29 @@ impl Run<'_> {
         }
         network.begin_faults();
         let mut observers = JoinSet::new();
-        if plan.deletes_records() {
+        let deletes = plan.deletes_by_age() || plan.faults.record_deletions > 0;
+        // Offsets that were lost, or of a topic that is gone, come again with other records.
+        let is_lossy = plan.unclean || plan.faults.power_cuts + plan.faults.node_power_cuts > 0;
+        if deletes && !is_lossy && plan.acks != Acks::Leader && plan.faults.recreations == 0 {
             for partition in 0..plan.partitions {
-                observers.spawn(observe(node.clone(), partition));
+                observers.spawn(observe(site.clone(), partition));
             }
         }
-        let chaos = tokio::spawn(chaos(
-            plan.clone(),
-            node.clone(),
-            network.clone(),
-            budget.clone(),
-            self.trace.clone(),
-        ));
-        let calm_at = self.started + plan.chaos;
-        let healer = {
-            let (node, network, trace) = (node.clone(), network.clone(), self.trace.clone());
-            let clear_disk = plan.faults.disk_failures > 0;
-            tokio::spawn(async move {
-                sleep_until(calm_at).await;
-                heal(&node, &network, chaos, clear_disk, &trace).await
-            })
+        let chaos = Chaos {
+            plan: plan.clone(),
+            site: site.clone(),
+            network: network.clone(),
+            budget: budget.clone(),
+            trace: self.trace.clone(),
+            started: self.started,
         };
+        let chaos = tokio::spawn(chaos.run());
+        let incidents;
         match plan.end {
             End::Flush => {
                 self.wait_for_senders(&mut senders).await;
-                healer.await??;
-                self.flush_and_close(&producers, &network).await?;
+                incidents = chaos.await??;
+                self.flush_and_close(&producers, &site, &network).await?;
             }
             End::Close(deadline) => {
                 sleep_until(self.started + plan.chaos / 2).await;
@@ -140,20 +138,21 @@ impl Run<'_> {
                     self.close(producer, deadline).await.ok();
                 }
                 self.wait_for_senders(&mut senders).await;
-                healer.await??;
+                incidents = chaos.await??;
             }
             End::Drop => {
                 self.wait_for_senders(&mut senders).await;
                 drop(std::mem::take(&mut producers));
-                healer.await??;
+                incidents = chaos.await??;
             }
         }
         self.wait_for_answers().await;
         drop(producers);
         // What is still on its way may be written until now, and must not matter.
         sleep(plan.lateness + plan.latency + Duration::from_secs(2)).await;
-        let mut log = self.read_back(&node).await?;
-        node.shut_down().await;
+        let mut log = read_all(&site).await?;
+        self.compare_replicas(&site, &log).await?;
+        site.shut_down().await;
         while let Some(observed) = observers.join_next().await {
             let (partition, records) = observed?;
             let written: &mut Written = log.entry(partition).or_default();
@@ -161,18 +160,55 @@ impl Run<'_> {
             all.extend(written.records.drain(..));
             written.records = all.into_iter().collect();
         }
-        for (partition, written) in &log {
-            self.trace.note(format_args!(
-                "partition {partition} from {}: {:?}",
-                written.log_start_offset, written.records
-            ));
+        let mut topics = incidents.deleted;
+        topics.push(Incarnation { log, ..incidents.present });
+        for (number, topic) in topics.iter().enumerate() {
+            for (partition, written) in &topic.log {
+                self.trace.note(format_args!(
+                    "topic {number}, partition {partition} from {} to {}: {:?}",
+                    written.log_start_offset, written.next_offset, written.records
+                ));
+            }
         }
-        let promises = Promises {
-            idempotent: plan.idempotent,
-            acknowledged_means_written: plan.acks != kafka_client::producer::Acks::None,
-            answered_within: plan.delivery_timeout + SLACK,
-        };
-        self.violations.extend(check(&self.history.records(), &log, promises));
+        let promises = plan.promises(&incidents.power_cuts);
+        self.violations.extend(check(&self.history.records(), &topics, &promises));
+        Ok(())
+    }
+
+    /// Lets each node lead in turn: what it shows must be what the leaders had.
+    async fn compare_replicas(&mut self, site: &Site, expected: &BTreeMap<i32, Written>) -> TestResult {
+        for node_id in site.nodes().filter(|_| self.plan.nodes > 1) {
+            for (&partition, before) in expected {
+                let was = site.leader(partition).unwrap_or_default();
+                let broker = site.broker().ok_or("no node runs")?;
+                broker.control().move_leader(TOPIC, partition, node_id).await?;
+                drop(broker);
+                let mut found = Written::default();
+                // A new leader learns from its followers how far the partition is committed.
+                for _ in 0..100 {
+                    let mut raw = Raw::connect_to_leader(site, partition).await?;
+                    found = raw.read(partition, 0, Duration::ZERO).await?;
+                    if found.next_offset == before.next_offset {
+                        break;
+                    }
+                    sleep(Duration::from_millis(10)).await;
+                }
+                // Each replica deletes by age by itself.
+                let start = found.log_start_offset.max(before.log_start_offset);
+                let kept = |written: &Written| {
+                    let kept = written.records.iter().filter(|(offset, _)| *offset >= start);
+                    (kept.copied().collect::<Vec<_>>(), written.next_offset)
+                };
+                if kept(&found) != kept(before) {
+                    self.trace.note(format_args!("node {node_id} has {found:?}"));
+                    self.violations.push(Violation::ReplicasDiffer {
+                        partition,
+                        node_id: was,
+                        other: node_id,
+                    });
+                }
+            }
+        }
         Ok(())
     }
 
@@ -207,7 +243,12 @@ impl Run<'_> {
         }
     }
 
-    async fn flush_and_close(&mut self, producers: &[Producer], network: &Network) -> TestResult {
+    async fn flush_and_close(
+        &mut self,
+        producers: &[Producer],
+        site: &Site,
+        network: &Network,
+    ) -> TestResult {
         let limit = self.plan.delivery_timeout + SLACK;
         for producer in producers {
             if let Err(error) = producer.flush_within(limit).await {
@@ -215,7 +256,7 @@ impl Run<'_> {
             }
         }
         // A buffer that leaks would take fewer records now than a new one.
-        let fresh = producer(self.plan, network)?;
+        let fresh = producer(self.plan, site, network)?;
         for producer in producers.iter().chain([&fresh]) {
             // With a record it gets to know the topic, if it did not: `max.block` may be short.
             for _ in 0..1000 {
@@ -262,15 +303,6 @@ impl Run<'_> {
         }
         closed
     }
-
-    async fn read_back(&self, node: &Node) -> TestResult<BTreeMap<i32, Written>> {
-        let mut raw = Raw::connect(node).await?;
-        let mut log = BTreeMap::new();
-        for partition in 0..self.plan.partitions {
-            log.insert(partition, raw.read(partition, 0, Duration::ZERO).await?);
-        }
-        Ok(log)
-    }
 }
 
 /// A record of no consequence.
@@ -291,8 +323,8 @@ fn fill(producer: &Producer) -> u32 {
     taken
 }
 
-fn producer(plan: &Plan, network: &Network) -> TestResult<Producer> {
-    let client = Client::builder("node:9092")
+fn producer(plan: &Plan, site: &Site, network: &Network) -> TestResult<Producer> {
+    let client = Client::builder(site.bootstrap_servers())
         .connector(network.clone())
         .request_timeout(plan.request_timeout)
         .api_timeout(plan.delivery_timeout.max(plan.request_timeout))
@@ -313,79 +345,13 @@ fn producer(plan: &Plan, network: &Network) -> TestResult<Producer> {
     Ok(builder.build()?)
 }
 
-/// Stops and starts the broker, and breaks its disk, at times that the seed decides.
-async fn chaos(plan: Plan, node: Node, network: Network, budget: FaultBudget, trace: Trace) {
-    let mut random = Random::stream(plan.seed, 3);
-    let faults = &plan.faults;
-    let mut events: Vec<(u64, u32)> = Vec::new();
-    let span = plan.chaos.as_millis() as u64;
-    for (count, kind) in [(faults.restarts, 0), (faults.kills, 1), (faults.disk_failures, 2)] {
-        events.extend((0..count).map(|_| (random.below(span), kind)));
-    }
-    events.sort_unstable();
-    let began = Instant::now();
-    for (at, kind) in events {
-        let (after, times, torn) = (random.below(20) as u32, random.between(1, 3), random.chance(0.5));
-        let down = random.millis(0, 1000) * random.pick(&[0, 1, 1, 5], 1);
-        sleep_until(began + Duration::from_millis(at)).await;
-        if !budget.take() {
-            return;
-        }
-        match kind {
-            2 => {
-                trace.note(format_args!("the disk fails {times} writes after {after}, torn: {torn}"));
-                node.disk().fail_writes(after, times, torn);
-                continue;
-            }
-            1 => {
-                trace.note(format_args!("the broker is killed"));
-                node.kill().await;
-                network.sever_all();
-            }
-            _ => {
-                trace.note(format_args!("the broker shuts down"));
-                node.shut_down().await;
-            }
-        }
-        sleep(down.max(Duration::from_millis(2))).await;
-        match node.start().await {
-            Ok(()) => trace.note(format_args!("the broker is back")),
-            Err(error) => trace.note(format_args!("the broker does not start: {error}")),
-        }
-    }
-}
-
-/// Ends all faults; afterwards a broker runs, on a disk that works.
-async fn heal(
-    node: &Node,
-    network: &Network,
-    chaos: tokio::task::JoinHandle<()>,
-    clear_disk: bool,
-    trace: &Trace,
-) -> TestResult {
-    network.end_faults();
-    chaos.await?;
-    if clear_disk {
-        // A partition whose log failed serves again after a restart.
-        node.disk().fail_writes(0, 0, false);
-        node.kill().await;
-        network.sever_all();
-        sleep(Duration::from_millis(2)).await;
-    }
-    if !node.is_up().await {
-        node.start().await?;
-    }
-    trace.note(format_args!("no more faults"));
-    Ok(())
-}
-
-/// Reads along, so that what retention deletes was seen. Ends with the broker; a restarted one is found again.
-async fn observe(node: Node, partition: i32) -> (i32, BTreeMap<i64, Option<u64>>) {
+/// Reads along, so that what is deleted was seen. Ends with the cluster; a restarted one is found again.
+async fn observe(site: Site, partition: i32) -> (i32, BTreeMap<i64, Option<u64>>) {
     let mut seen = BTreeMap::new();
     let mut next = 0;
     let mut failures = 0;
     while failures < 100 {
-        if let Ok(mut raw) = Raw::connect(&node).await {
+        if let Ok(mut raw) = Raw::connect_to_leader(&site, partition).await {
             while let Ok(written) = raw.read(partition, next, Duration::from_secs(1)).await {
                 failures = 0;
                 next = written.next_offset;

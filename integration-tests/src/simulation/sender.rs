@@ -1,11 +1,15 @@
 //! A caller of a producer: it sends, tries to, drops what it waits for, and notes what it was told.
 
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use kafka_client::producer::{Delivery, Producer, Record, SendError, TrySendError};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::history::{History, Outcome, Violation};
+use super::check::Violation;
+use super::history::{History, Outcome};
 use super::plan::Plan;
 use super::random::Random;
 use super::raw::TOPIC;
@@ -13,6 +17,32 @@ use super::trace::Trace;
 
 /// A timer fires a moment after its time.
 const SLACK: Duration = Duration::from_millis(50);
+/// A partition that no topic has, however much it grows.
+const NOWHERE: i32 = 1000;
+
+/// How long a caller waits for a call.
+#[derive(Debug, Clone, Copy)]
+enum Patience {
+    Endless,
+    Time(Duration),
+    /// So many times it is looked at.
+    Polls(u32),
+}
+
+/// A future's output, unless it is not ready when it has been polled so many times: it is dropped then.
+async fn polled_at_most<F: Future>(polls: u32, future: F) -> Option<F::Output> {
+    let mut future = pin!(future);
+    let mut left = polls;
+    poll_fn(|context| {
+        let Some(fewer) = left.checked_sub(1) else { return Poll::Ready(None) };
+        left = fewer;
+        match future.as_mut().poll(context) {
+            Poll::Pending if left == 0 => Poll::Ready(None),
+            polled => polled.map(Some),
+        }
+    })
+    .await
+}
 
 /// One task that sends.
 #[derive(Debug)]
@@ -42,11 +72,16 @@ impl Sender {
                 5..=9 => self.try_send(&plan),
                 10..=14 => {
                     let patience = self.random.millis(0, 30);
-                    self.send_one(&plan, Some(patience)).await;
+                    self.send_one(&plan, Patience::Time(patience)).await;
+                }
+                15..=17 => {
+                    // Dropped wherever it waits for the first, the second, the third time.
+                    let polls = self.random.between(0, 4) as u32;
+                    self.send_one(&plan, Patience::Polls(polls)).await;
                 }
                 _ => {
                     let began = Instant::now();
-                    self.send_one(&plan, None).await;
+                    self.send_one(&plan, Patience::Endless).await;
                     let took = began.elapsed();
                     if took > plan.max_block + SLACK {
                         let late = format!("send took {took:?}, max.block is {:?}", plan.max_block);
@@ -85,19 +120,20 @@ impl Sender {
         self.random.below(most + 1) as usize
     }
 
-    /// Sends one record. The call is dropped after `patience`, which means that the record was not taken.
-    pub(super) async fn send_one(&mut self, plan: &Plan, patience: Option<Duration>) {
+    /// Sends one record. When patience ends the call is dropped, which means that the record was not taken.
+    async fn send_one(&mut self, plan: &Plan, patience: Patience) {
         let size = self.size();
         let Some((id, record)) = self.record(plan, size) else { return };
         let sending = self.producer.send(record);
         let sent = match patience {
-            None => sending.await,
-            Some(patience) => match timeout(patience, sending).await {
-                Ok(sent) => sent,
-                Err(_) => return self.told(id, Outcome::NotTaken("dropped".to_owned())),
-            },
+            Patience::Endless => Some(sending.await),
+            Patience::Time(patience) => timeout(patience, sending).await.ok(),
+            Patience::Polls(polls) => polled_at_most(polls, sending).await,
         };
-        self.note(id, sent);
+        match sent {
+            Some(sent) => self.note(id, sent),
+            None => self.told(id, Outcome::NotTaken("dropped".to_owned())),
+        }
     }
 
     fn try_send(&mut self, plan: &Plan) {
@@ -123,7 +159,7 @@ impl Sender {
 
     async fn send_astray(&mut self, plan: &Plan) {
         let Some((id, record)) = self.record(plan, 0) else { return };
-        let sent = self.producer.send(record.partition(plan.partitions)).await;
+        let sent = self.producer.send(record.partition(NOWHERE)).await;
         self.note(id, sent);
     }
 

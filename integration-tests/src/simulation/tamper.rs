@@ -2,6 +2,7 @@
 //! would give.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use bytes::{Bytes, BytesMut};
 use kafka_client::wire::frame::{
@@ -13,7 +14,8 @@ use kafka_client::wire::messages::{ApiKey, ProduceRequest, ProduceResponse};
 use kafka_client::wire::record_batch::reseal_for_producer;
 use kafka_client::wire::{ErrorCode, StrBytes};
 
-use super::plan::{Faults, Plan, Sabotage};
+use super::faults::Faults;
+use super::plan::{Plan, Sabotage};
 
 /// Bytes at the end of a produce request that are no records: a handful of empty tag sections. A bit that flips before
 /// them lies in a record, where only the CRC can notice.
@@ -21,13 +23,43 @@ const AFTER_RECORDS: usize = 12;
 /// How often sabotage strikes.
 const SABOTAGED: f64 = 0.3;
 
+/// What a frame is, for the trace and for faults of one API.
+#[derive(Debug, Default)]
+pub(super) struct Passing {
+    pub(super) api: Option<i16>,
+    correlation_id: i32,
+    /// What was done to it.
+    how: &'static str,
+}
+
+impl fmt::Display for Passing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.api.map(|api| (api, ApiKey::try_from(api))) {
+            None => f.write_str("unreadable"),
+            Some((_, Ok(api))) => write!(f, "{}{api:?}#{}", self.how, self.correlation_id),
+            Some((api, Err(()))) => write!(f, "{}{api}#{}", self.how, self.correlation_id),
+        }
+    }
+}
+
+/// A request that waits for its answer.
+#[derive(Debug, Clone, Copy)]
+struct Open {
+    api: i16,
+    version: i16,
+    /// Whether it was spoilt in secret.
+    spoilt: bool,
+}
+
+/// Whether a fault of a kind and a frequency happens now.
+pub(super) type Strikes<'a> = &'a mut dyn FnMut(&'static str, f64) -> bool;
+
 /// One connection's tampering.
 #[derive(Debug)]
 pub(super) struct Tamper {
     faults: Faults,
     sabotage: Option<Sabotage>,
-    /// Produce requests that wait for their answer: their version, and whether they were spoilt in secret.
-    open: BTreeMap<i32, (i16, bool)>,
+    open: BTreeMap<i32, Open>,
     /// What is drawn for answers alternates between the two errors.
     drawn: u32,
 }
@@ -37,44 +69,54 @@ impl Tamper {
         Self { faults: plan.faults.clone(), sabotage: plan.sabotage, open: BTreeMap::new(), drawn: 0 }
     }
 
-    /// A request's name, and what is sent in its place.
-    pub(super) fn request(
-        &mut self,
-        body: Bytes,
-        strikes: &mut dyn FnMut(f64) -> bool,
-    ) -> (String, Vec<Bytes>) {
+    /// What a request is, and what is sent in its place.
+    pub(super) fn request(&mut self, body: Bytes, strikes: Strikes<'_>) -> (Passing, Vec<Bytes>) {
         let (Ok((api, version)), Ok(correlation_id)) = (peek_api(&body), correlation_id_of_request(&body))
         else {
-            return ("unreadable".to_owned(), vec![body]);
+            return (Passing::default(), vec![body]);
         };
-        let name = ApiKey::try_from(api).map_or_else(|()| api.to_string(), |api| format!("{api:?}"));
-        let name = format!("{name}#{correlation_id}");
-        if api != ApiKey::Produce as i16 {
-            return (name, vec![body]);
+        let passing = |how| Passing { api: Some(api), correlation_id, how };
+        let is_produce = api == ApiKey::Produce as i16;
+        let sabotage = self.sabotage.filter(|_| is_produce);
+        let spoilt =
+            sabotage == Some(Sabotage::AcknowledgeLost) && strikes("lost and acknowledged", SABOTAGED);
+        self.open.insert(correlation_id, Open { api, version, spoilt });
+        if spoilt || (is_produce && strikes("request corrupted", self.faults.corrupt_request)) {
+            return (passing("corrupted "), vec![flip_a_bit(&body)]);
         }
-        let spoilt = self.sabotage == Some(Sabotage::AcknowledgeLost) && strikes(SABOTAGED);
-        self.open.insert(correlation_id, (version, spoilt));
-        if spoilt || strikes(self.faults.corrupt_request) {
-            return (format!("corrupted {name}"), vec![flip_a_bit(&body)]);
-        }
-        if self.sabotage == Some(Sabotage::DuplicateBatches) && strikes(SABOTAGED) {
+        if sabotage == Some(Sabotage::DuplicateBatches) && strikes("duplicated", SABOTAGED) {
             let copy = without_producer(body.clone());
-            return (format!("duplicated {name}"), copy.into_iter().chain([body]).collect());
+            return (passing("duplicated "), copy.into_iter().chain([body]).collect());
         }
-        (name, vec![body])
+        (passing(""), vec![body])
     }
 
-    /// What is sent in an answer's place.
-    pub(super) fn answer(&mut self, body: Bytes, strikes: &mut dyn FnMut(f64) -> bool) -> Bytes {
-        let Ok(correlation_id) = peek_correlation_id(&body) else { return body };
-        let Some((version, spoilt)) = self.open.remove(&correlation_id) else { return body };
-        let refuse = strikes(self.faults.error_after_append);
-        let throttle = strikes(self.faults.throttle);
-        let shift = self.sabotage == Some(Sabotage::WrongOffsets) && strikes(SABOTAGED);
-        if !(refuse || throttle || shift || spoilt) {
-            return body;
+    /// What an answer is, and what is sent in its place.
+    pub(super) fn answer(&mut self, body: Bytes, strikes: Strikes<'_>) -> (Passing, Vec<Bytes>) {
+        let open = peek_correlation_id(&body).ok().and_then(|id| Some((id, self.open.remove(&id)?)));
+        let Some((correlation_id, open)) = open else { return (Passing::default(), vec![body]) };
+        let passing = |how| Passing { api: Some(open.api), correlation_id, how };
+        if open.api != ApiKey::Produce as i16 {
+            return (passing(""), vec![body]);
         }
-        let Ok(mut answer) = decode_response::<ProduceRequest>(body.clone(), version) else { return body };
+        let refuse = strikes("error after the append", self.faults.error_after_append);
+        let throttle = strikes("throttled", self.faults.throttle);
+        let shift = self.sabotage == Some(Sabotage::WrongOffsets) && strikes("wrong offset", SABOTAGED);
+        if !(refuse || throttle || shift || open.spoilt) {
+            return (passing(""), vec![body]);
+        }
+        let spoilt = self.spoil(open, correlation_id, &body, (refuse, throttle, shift)).unwrap_or(body);
+        (passing("spoilt "), vec![spoilt])
+    }
+
+    fn spoil(
+        &mut self,
+        open: Open,
+        correlation_id: i32,
+        body: &Bytes,
+        (refuse, throttle, shift): (bool, bool, bool),
+    ) -> Option<Bytes> {
+        let mut answer = decode_response::<ProduceRequest>(body.clone(), open.version).ok()?;
         self.drawn += 1;
         if throttle {
             answer.throttle_time_ms = 1 + (self.drawn % 7 * 100) as i32;
@@ -92,15 +134,13 @@ impl Tamper {
             if shift && part.error_code == 0 {
                 part.base_offset += 1;
             }
-            if spoilt {
+            if open.spoilt {
                 part.error_code = 0;
                 part.base_offset = 0;
             }
         }
-        match encode_response::<ProduceRequest>(&answer, version, correlation_id, &[]) {
-            Ok(frame) => Bytes::from(frame.segments().concat()).slice(4..),
-            Err(_) => body,
-        }
+        let frame = encode_response::<ProduceRequest>(&answer, open.version, correlation_id, &[]).ok()?;
+        Some(Bytes::from(frame.segments().concat()).slice(4..))
     }
 }
 

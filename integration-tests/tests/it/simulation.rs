@@ -1,4 +1,4 @@
-//! Seeded runs of producers against a broker on a network that fails; see `integration_tests::simulation`.
+//! Seeded runs of producers against a cluster that fails in every way; see `integration_tests::simulation`.
 
 #![expect(
     clippy::expect_used,
@@ -9,9 +9,13 @@
 
 use std::time::Instant;
 
-use integration_tests::simulation::history::Violation;
-use integration_tests::simulation::plan::{End, Faults, Sabotage};
+use std::collections::BTreeMap;
+
+use integration_tests::simulation::check::Violation;
+use integration_tests::simulation::faults::Faults;
+use integration_tests::simulation::plan::{End, Fsync, Sabotage};
 use integration_tests::simulation::{Plan, Profile, Report, run, shrink};
+use kafka_client::producer::Acks;
 
 /// Runs a plan in a world of its own.
 fn simulate(plan: &Plan) -> Report {
@@ -21,7 +25,8 @@ fn simulate(plan: &Plan) -> Report {
 
 /// Runs seeds and names those that fail; of the first it prints all there is to know, made as small as it can be.
 fn check_seeds(seeds: impl Iterator<Item = u64>, profile: Profile) {
-    let (mut runs, mut records, mut acknowledged, mut faults) = (0, 0, 0, 0);
+    let (mut runs, mut records, mut acknowledged) = (0, 0, 0);
+    let mut faults: BTreeMap<&str, u32> = BTreeMap::new();
     let mut failed = Vec::new();
     let began = Instant::now();
     for seed in seeds {
@@ -32,17 +37,22 @@ fn check_seeds(seeds: impl Iterator<Item = u64>, profile: Profile) {
         runs += 1;
         records += report.records;
         acknowledged += report.acknowledged;
-        faults += report.faults;
+        for (kind, times) in &report.faults {
+            *faults.entry(kind).or_default() += times;
+        }
         if let Some(violation) = report.violations.first() {
             println!("seed {seed}: {violation}");
             failed.push((seed, report));
         }
     }
     println!(
-        "{profile}: {runs} seeds, {} failed, {records} records, {acknowledged} acknowledged, {faults} faults, {:.1?}",
+        "{profile}: {runs} seeds, {} failed, {records} records, {acknowledged} acknowledged, {} faults, {:.1?}",
         failed.len(),
+        faults.values().sum::<u32>(),
         began.elapsed()
     );
+    let kinds: Vec<String> = faults.iter().map(|(kind, times)| format!("{kind} {times}")).collect();
+    println!("    {}", kinds.join(", "));
     if let Some((seed, report)) = failed.first() {
         explain(&Plan::new(*seed, profile), report);
     }
@@ -65,7 +75,7 @@ fn explain(plan: &Plan, report: &Report) -> ! {
 #[test]
 fn producers_keep_their_promises_whatever_happens() {
     check_seeds(0..100, Profile::All);
-    for profile in [Profile::Calm, Profile::Network, Profile::Restarts, Profile::Disk, Profile::Retention] {
+    for profile in Profile::all().filter(|profile| *profile != Profile::All) {
         check_seeds(0..10, profile);
     }
 }
@@ -112,7 +122,7 @@ fn a_network_that_breaks_promises_is_found_out() {
             let mut plan = Plan::new(seed, Profile::Calm);
             plan.faults = Faults::default();
             plan.topic_configs.clear();
-            (plan.idempotent, plan.acks) = (true, kafka_client::producer::Acks::All);
+            (plan.idempotent, plan.acks) = (true, Acks::All);
             (plan.end, plan.records) = (End::Flush, 50);
             plan.sabotage = Some(sabotage);
             simulate(&plan).violations
@@ -124,6 +134,52 @@ fn a_network_that_breaks_promises_is_found_out() {
     assert!(sabotaged(Sabotage::WrongOffsets).any(|violation| lost(&violation)));
     let gone = |violation: &Violation| matches!(violation, Violation::Lost { found: None, .. });
     assert!(sabotaged(Sabotage::AcknowledgeLost).any(|violation| gone(&violation)));
+}
+
+/// With `flush.messages=1` what is acknowledged is on disk, unless the disk lies.
+#[test]
+fn disks_that_lie_about_syncs_are_found_out() {
+    let plans = (0..60).map(|seed| Plan::new(seed, Profile::Power));
+    let plans = plans.filter(|plan| plan.nodes == 1 && plan.fsync == Fsync::EveryBatch);
+    let found = plans.flat_map(|plan| {
+        let plan = Plan { sabotage: Some(Sabotage::LyingDisks), end: End::Flush, ..plan };
+        simulate(&plan).violations
+    });
+    assert!(found.into_iter().any(|violation| matches!(violation, Violation::Lost { .. })));
+}
+
+/// Where no replica that misses records may lead, `acks=all` loses nothing; here one may, and the promises say otherwise.
+#[test]
+fn unclean_elections_are_found_out() {
+    let found = (0..40).flat_map(|seed| {
+        let mut plan = Plan::new(seed, Profile::Nodes);
+        for (key, value) in &mut plan.topic_configs {
+            match *key {
+                "unclean.leader.election.enable" => *value = "true".to_owned(),
+                "min.insync.replicas" => *value = "1".to_owned(),
+                _ => {}
+            }
+        }
+        plan.broker_configs = vec![("replica.lag.time.max.ms", "50".to_owned())];
+        (plan.unclean, plan.acks, plan.end) = (false, Acks::All, End::Flush);
+        plan.faults = Faults { held_replications: 10, node_crashes: 6, ..Faults::default() };
+        simulate(&plan).violations
+    });
+    assert!(found.into_iter().any(|violation| matches!(violation, Violation::Lost { .. })));
+}
+
+/// Found by the simulation: followers did not sync what they copied. With `flush.messages=1` nobody could read on a new
+/// leader what the old one had acknowledged, and power cuts of one machine after the other lost it.
+#[test]
+fn what_is_synced_before_it_is_acknowledged_is_synced_on_every_replica() {
+    for seed in 0..8 {
+        let mut plan = Plan::new(seed, Profile::Nodes);
+        plan.topic_configs =
+            vec![("flush.messages", "1".to_owned()), ("min.insync.replicas", "2".to_owned())];
+        (plan.unclean, plan.fsync, plan.acks, plan.end) = (false, Fsync::EveryBatch, Acks::All, End::Flush);
+        plan.faults = Faults { leader_moves: 10, node_power_cuts: 6, ..Faults::default() };
+        assert_eq!(simulate(&plan).violations, [], "seed {seed}");
+    }
 }
 
 #[test]
