@@ -1,11 +1,16 @@
 use std::time::Duration;
 
+use kafka_client::consumer::OffsetAndMetadata;
 use kafka_client::{Client, TopicPartition};
 
 use crate::alter_configs::{ConfigChange, IncrementalAlterConfigs};
 use crate::cluster::DescribeCluster;
 use crate::configs::{ConfigResource, DescribeConfigs};
-use crate::groups::{DescribeGroups, ListGroupOffsets, ListGroups};
+use crate::groups::{
+    AlterGroupOffsets, AlterShareGroupOffsets, DeleteGroupOffsets, DeleteGroups, DeleteShareGroupOffsets,
+    DescribeClassicGroups, DescribeConsumerGroups, DescribeShareGroups, GroupLag, ListGroupOffsets,
+    ListGroups, ListShareGroupOffsets, MembersToRemove, RemoveMembers,
+};
 use crate::offsets::{ListOffsets, OffsetSpec};
 use crate::partitions::{CreatePartitions, NewPartitions};
 use crate::records::{DeleteRecords, RecordsToDelete};
@@ -49,7 +54,7 @@ impl Admin {
 
     /// Deletes topics by name, with all their records.
     pub fn delete_topics<T: Into<String>>(&self, names: impl IntoIterator<Item = T>) -> DeleteTopics {
-        DeleteTopics::new(self.client.clone(), self.timeout, names.into_iter().map(Into::into).collect())
+        DeleteTopics::new(self.client.clone(), self.timeout, strings(names))
     }
 
     /// Every topic's name, id and number of partitions.
@@ -59,7 +64,7 @@ impl Admin {
 
     /// Topics with their partitions, leaders and replicas.
     pub fn describe_topics<T: Into<String>>(&self, names: impl IntoIterator<Item = T>) -> DescribeTopics {
-        DescribeTopics::new(self.client.clone(), self.timeout, names.into_iter().map(Into::into).collect())
+        DescribeTopics::new(self.client.clone(), self.timeout, strings(names))
     }
 
     /// Adds partitions to topics.
@@ -104,18 +109,101 @@ impl Admin {
         ListOffsets::new(self.client.clone(), self.timeout, specs)
     }
 
-    /// Every group of the cluster.
+    /// Every group of the cluster, or those that the filters let pass.
     pub fn list_groups(&self) -> ListGroups {
         ListGroups::new(self.client.clone(), self.timeout)
     }
 
-    /// Groups with their members.
-    pub fn describe_groups<T: Into<String>>(&self, ids: impl IntoIterator<Item = T>) -> DescribeGroups {
-        DescribeGroups::new(self.client.clone(), self.timeout, ids.into_iter().map(Into::into).collect())
+    /// Groups of consumers with their members, of the classic protocol or of KIP-848.
+    pub fn describe_consumer_groups<T: Into<String>>(
+        &self,
+        ids: impl IntoIterator<Item = T>,
+    ) -> DescribeConsumerGroups {
+        DescribeConsumerGroups::new(self.client.clone(), self.timeout, strings(ids))
     }
 
-    /// The offsets that a group has committed.
+    /// Groups of the classic protocol with their members, whatever the members are: consumers, Connect workers and so on.
+    pub fn describe_classic_groups<T: Into<String>>(
+        &self,
+        ids: impl IntoIterator<Item = T>,
+    ) -> DescribeClassicGroups {
+        DescribeClassicGroups::new(self.client.clone(), self.timeout, strings(ids))
+    }
+
+    /// Share groups with their members (KIP-932).
+    pub fn describe_share_groups<T: Into<String>>(
+        &self,
+        ids: impl IntoIterator<Item = T>,
+    ) -> DescribeShareGroups {
+        DescribeShareGroups::new(self.client.clone(), self.timeout, strings(ids))
+    }
+
+    /// Deletes groups of any type with what they committed. A group with members refuses it (`NON_EMPTY_GROUP`).
+    pub fn delete_groups<T: Into<String>>(&self, ids: impl IntoIterator<Item = T>) -> DeleteGroups {
+        DeleteGroups::new(self.client.clone(), self.timeout, strings(ids))
+    }
+
+    /// The offsets that a group of consumers has committed.
     pub fn list_group_offsets(&self, group: impl Into<String>) -> ListGroupOffsets {
         ListGroupOffsets::new(self.client.clone(), self.timeout, group.into())
     }
+
+    /// Commits offsets for a group of consumers, which must have no members (`UNKNOWN_MEMBER_ID`). A group that does
+    /// not exist is made.
+    pub fn alter_group_offsets(
+        &self,
+        group: impl Into<String>,
+        offsets: impl IntoIterator<Item = (TopicPartition, OffsetAndMetadata)>,
+    ) -> AlterGroupOffsets {
+        AlterGroupOffsets::new(self.client.clone(), self.timeout, group.into(), offsets.into_iter().collect())
+    }
+
+    /// Forgets offsets that a group of consumers committed. Topics that members subscribe to refuse it
+    /// (`GROUP_SUBSCRIBED_TO_TOPIC`).
+    pub fn delete_group_offsets(
+        &self,
+        group: impl Into<String>,
+        partitions: impl IntoIterator<Item = TopicPartition>,
+    ) -> DeleteGroupOffsets {
+        let partitions = partitions.into_iter().collect();
+        DeleteGroupOffsets::new(self.client.clone(), self.timeout, group.into(), partitions)
+    }
+
+    /// How far a group of consumers is behind in each partition: where the partition ends, less what is committed.
+    pub fn group_lag(&self, group: impl Into<String>) -> GroupLag {
+        GroupLag::new(self.client.clone(), self.timeout, group.into())
+    }
+
+    /// Makes members leave a group of consumers, as if their time was over.
+    pub fn remove_members(&self, group: impl Into<String>, members: MembersToRemove) -> RemoveMembers {
+        RemoveMembers::new(self.client.clone(), self.timeout, group.into(), members)
+    }
+
+    /// Where a share group is in each partition.
+    pub fn list_share_group_offsets(&self, group: impl Into<String>) -> ListShareGroupOffsets {
+        ListShareGroupOffsets::new(self.client.clone(), self.timeout, group.into())
+    }
+
+    /// Sets where a share group goes on. It must have no members (`NON_EMPTY_GROUP`).
+    pub fn alter_share_group_offsets(
+        &self,
+        group: impl Into<String>,
+        offsets: impl IntoIterator<Item = (TopicPartition, i64)>,
+    ) -> AlterShareGroupOffsets {
+        let offsets = offsets.into_iter().collect();
+        AlterShareGroupOffsets::new(self.client.clone(), self.timeout, group.into(), offsets)
+    }
+
+    /// Forgets what a share group knows of topics. It must have no members (`NON_EMPTY_GROUP`).
+    pub fn delete_share_group_offsets<T: Into<String>>(
+        &self,
+        group: impl Into<String>,
+        topics: impl IntoIterator<Item = T>,
+    ) -> DeleteShareGroupOffsets {
+        DeleteShareGroupOffsets::new(self.client.clone(), self.timeout, group.into(), strings(topics))
+    }
+}
+
+fn strings<T: Into<String>>(names: impl IntoIterator<Item = T>) -> Vec<String> {
+    names.into_iter().map(Into::into).collect()
 }

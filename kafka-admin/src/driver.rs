@@ -34,6 +34,8 @@ pub(crate) enum Effect {
 pub(crate) struct Refusal {
     pub(crate) code: ErrorCode,
     pub(crate) message: Option<String>,
+    /// What was refused, where it is more than the item: the group that the item belongs to.
+    pub(crate) resource: Option<Resource>,
 }
 
 impl Refusal {
@@ -41,14 +43,19 @@ impl Refusal {
     pub(crate) fn check(code: i16, message: Option<StrBytes>) -> Result<(), Self> {
         let code = ErrorCode::from(code);
         let message = message.map(|text| text.to_string()).filter(|text| !text.is_empty());
-        code.into_result().map_err(|code| Self { code, message })
+        code.into_result().map_err(|code| Self { code, message, resource: None })
+    }
+
+    /// The refusal of something larger than the item.
+    pub(crate) fn of(self, resource: Resource) -> Self {
+        Self { resource: Some(resource), ..self }
     }
 
     /// Whether the reason passes by itself, so that asking again soon is what the caller wants.
     ///
     /// Narrower than [`ErrorCode::is_retriable`]: an unknown topic is news to an administrator, and a change that timed
     /// out may have been made.
-    fn passes(&self) -> bool {
+    pub(crate) fn passes(&self) -> bool {
         self.is_stale()
             || matches!(
                 self.code,
@@ -57,6 +64,8 @@ impl Refusal {
                     | ErrorCode::NotCoordinator
                     | ErrorCode::ThrottlingQuotaExceeded
                     | ErrorCode::ConcurrentTransactions
+                    | ErrorCode::RebalanceInProgress
+                    | ErrorCode::UnstableOffsetCommit
             )
     }
 
@@ -76,7 +85,7 @@ impl Refusal {
 
 impl From<ErrorCode> for Refusal {
     fn from(code: ErrorCode) -> Self {
-        Self { code, message: None }
+        Self { code, message: None, resource: None }
     }
 }
 
@@ -209,8 +218,8 @@ impl<K: Key, V> Rounds<K, V> {
                     self.stale |= refusal.is_stale();
                     item.passing = Some(refusal);
                 }
-                Err(Refusal { code, message }) => {
-                    let resource = item.key.resource();
+                Err(Refusal { code, message, resource }) => {
+                    let resource = resource.unwrap_or_else(|| item.key.resource());
                     item.settled = Some(Err(AdminError::Refused { resource, code, message }));
                 }
             }
@@ -251,13 +260,8 @@ impl<K: Key, V> Rounds<K, V> {
 
     /// The results; `Err` if no broker said anything about any item.
     pub(crate) fn finish(self) -> Result<ItemResults<K, V>, AdminError> {
-        let items: Vec<_> =
-            self.items.into_iter().filter_map(|item| Some((item.key, item.settled?))).collect();
-        let nobody = items.iter().all(|(_, result)| matches!(result, Err(AdminError::Request(_))));
-        match items.first() {
-            Some((_, Err(error))) if nobody => Err(error.clone()),
-            _ => Ok(ItemResults::new(items)),
-        }
+        let items = self.items.into_iter().filter_map(|item| Some((item.key, item.settled?)));
+        ItemResults::if_anybody_answered(items.collect())
     }
 
     fn back_off(&mut self, now: Instant) {
@@ -272,8 +276,8 @@ impl<K: Key, V> Rounds<K, V> {
             (_, Some(error)) => {
                 AdminError::Request(RequestError::Timeout { waited, last: Some(Box::new(error.clone())) })
             }
-            (Some(Refusal { code, message }), None) => AdminError::Timeout {
-                resource: item.key.resource(),
+            (Some(Refusal { code, message, resource }), None) => AdminError::Timeout {
+                resource: resource.clone().unwrap_or_else(|| item.key.resource()),
                 code: *code,
                 message: message.clone(),
                 waited,

@@ -18,6 +18,8 @@ pub enum Resource {
     Partition(TopicPartition),
     /// A group, by id.
     Group(String),
+    /// A member of a group, by its `group.instance.id` or its member id.
+    Member(String),
     /// A set of client metrics, by name (KIP-714).
     ClientMetrics(String),
 }
@@ -30,6 +32,7 @@ impl fmt::Display for Resource {
             Self::Topic(name) => write!(f, "topic {name:?}"),
             Self::Partition(partition) => write!(f, "partition {partition}"),
             Self::Group(id) => write!(f, "group {id:?}"),
+            Self::Member(id) => write!(f, "member {id:?}"),
             Self::ClientMetrics(name) => write!(f, "client metrics {name:?}"),
         }
     }

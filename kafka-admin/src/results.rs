@@ -12,6 +12,15 @@ impl<K, V> ItemResults<K, V> {
         Self { items }
     }
 
+    /// The results; `Err` if no broker said anything about any item.
+    pub(crate) fn if_anybody_answered(items: Vec<(K, Result<V, AdminError>)>) -> Result<Self, AdminError> {
+        let nobody = items.iter().all(|(_, result)| matches!(result, Err(AdminError::Request(_))));
+        match items.first() {
+            Some((_, Err(error))) if nobody => Err(error.clone()),
+            _ => Ok(Self::new(items)),
+        }
+    }
+
     /// Every item's value, or the first error.
     pub fn all(self) -> Result<Vec<(K, V)>, AdminError> {
         self.items.into_iter().map(|(key, result)| Ok((key, result?))).collect()

@@ -6,7 +6,7 @@ use std::error::Error;
 use std::time::Duration;
 
 use examples::Cluster;
-use kafka_admin::{Admin, AdminError, ConfigResource, NewPartitions, NewTopic, OffsetSpec};
+use kafka_admin::{Admin, AdminError, ConfigResource, NewPartitions, NewTopic};
 use kafka_client::consumer::OffsetReset;
 use kafka_client::wire::ErrorCode;
 use kafka_client::{Client, Record, TopicPartition};
@@ -55,14 +55,12 @@ async fn main() -> Result<(), Box<dyn Error>> {
         consumer.next().await?.ok_or("only a closed consumer ends")?;
     }
     consumer.close().await?; // commits
-    let ends = admin.list_offsets([(partition.clone(), OffsetSpec::Latest)]).await?.all()?;
-    let end = ends[0].1.offset.ok_or("a partition has an end")?;
-    let offsets = admin.list_group_offsets(&group).await?;
-    let Some(Ok(committed)) = offsets.get(&partition) else {
-        return Err(format!("no offset was committed: {offsets:?}").into());
+    let lag = admin.group_lag(&group).await?;
+    let Some(Ok(in_partition)) = lag.get(&partition) else {
+        return Err(format!("no offset was committed: {lag:?}").into());
     };
-    println!("{group} is {} records behind in {partition}", end - committed.offset);
-    assert_eq!(end - committed.offset, 6);
+    println!("{group} is {:?} records behind in {partition}", in_partition.lag());
+    assert_eq!(in_partition.lag(), Some(6));
 
     admin.delete_topics([&events]).await?.all()?;
     assert!(!admin.list_topics().await?.iter().any(|topic| topic.name == events));

@@ -1,5 +1,6 @@
 //! The suite. `cargo test -p integration-tests` runs it on the embedded broker; `cargo xtask test` also on Apache Kafka.
 
+mod admin_groups;
 mod child_broker;
 mod consume;
 mod consume_engine;
