@@ -3,6 +3,7 @@
 mod bootstrap;
 mod builder;
 mod request;
+mod snapshot;
 
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
@@ -14,6 +15,7 @@ use tokio::time::Instant;
 
 pub use builder::ClientBuilder;
 pub use request::{ClientRequest, Target};
+pub use snapshot::{ClientSnapshot, MetadataSnapshot};
 
 use self::bootstrap::{Bootstrap, candidates, choose};
 use crate::backoff::{Backoff, random_unit};
@@ -127,6 +129,12 @@ impl Client {
     /// The configuration keys given to [`from_properties`](Self::from_properties); empty otherwise.
     pub fn properties(&self) -> &Properties {
         &self.inner.config.properties
+    }
+
+    /// What the client knows and whom it is connected to right now.
+    pub fn debug_snapshot(&self) -> ClientSnapshot {
+        let now = Instant::now();
+        ClientSnapshot { metadata: self.inner.metadata.show(now), connections: self.inner.pool.show(now) }
     }
 
     pub(crate) fn config(&self) -> &ClientBuilder {

@@ -15,6 +15,7 @@ use super::rounds::{Follower, Rounds};
 use super::snapshot::Asked;
 use super::{Broker, Cluster};
 use crate::backoff::random_unit;
+use crate::client::MetadataSnapshot;
 use crate::net::RequestError;
 
 /// The snapshot and who wants it refreshed.
@@ -53,6 +54,10 @@ impl Metadata {
     /// Which servers may be asked.
     pub(crate) fn sources(&self) -> Sources {
         self.refresher.lock().sources()
+    }
+
+    pub(crate) fn show(&self, now: Instant) -> MetadataSnapshot {
+        self.refresher.lock().show(now)
     }
 
     /// Wakes the refreshing task, so that it notices that the client is gone.

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::snapshot::Asked;
 use crate::backoff::Backoff;
+use crate::client::MetadataSnapshot;
 use crate::net::RequestError;
 
 /// So many rounds may follow each other at once, as at start-up, where each new topic is a question of its own. More
@@ -65,6 +66,8 @@ pub(super) struct Refresher {
     rested_since: Option<Instant>,
     in_a_row: u32,
     failures: u32,
+    /// The end of the last good round.
+    refreshed_at: Option<Instant>,
     /// When the first round since the last good one began.
     failing_since: Option<Instant>,
     bootstrap_only: bool,
@@ -101,6 +104,7 @@ impl Refresher {
             rested_since: None,
             in_a_row: 0,
             failures: 0,
+            refreshed_at: None,
             failing_since: None,
             bootstrap_only: false,
         }
@@ -141,6 +145,20 @@ impl Refresher {
             _ if self.bootstrap_only => Sources::Bootstrap,
             MetadataRecovery::Rebootstrap => Sources::All,
             MetadataRecovery::None => Sources::Brokers,
+        }
+    }
+
+    pub(super) fn show(&self, now: Instant) -> MetadataSnapshot {
+        let since = |at: Instant| now.saturating_duration_since(at);
+        let mut topics_in_use: Vec<_> =
+            self.used_at.iter().map(|(topic, &at)| (topic.clone(), since(at))).collect();
+        topics_in_use.sort();
+        MetadataSnapshot {
+            age: self.refreshed_at.map(since),
+            failures: self.failures,
+            is_wanted: self.wanted,
+            is_rebootstrapping: self.bootstrap_only,
+            topics_in_use,
         }
     }
 
@@ -193,6 +211,7 @@ impl Refresher {
         let error = match outcome {
             Ok(()) => {
                 self.failures = 0;
+                self.refreshed_at = Some(now);
                 self.failing_since = None;
                 self.bootstrap_only = false;
                 let crowded = self.in_a_row >= BURST;

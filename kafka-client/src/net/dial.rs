@@ -96,8 +96,13 @@ impl Dialer {
         self.retry_at.filter(|&at| self.failures > 0 || at > now)
     }
 
+    /// How often in a row every address failed.
+    pub(super) fn failures(&self) -> u32 {
+        self.failures
+    }
+
     /// Until when nothing is tried, if that is later than `now`.
-    fn backing_off(&self, now: Instant) -> Option<Instant> {
+    pub(super) fn backing_off(&self, now: Instant) -> Option<Instant> {
         self.retry_at.filter(|&at| at > now)
     }
 

@@ -15,6 +15,7 @@ pub use address::{Address, AddressError};
 pub use connector::{BoxStream, Connecting, Connector, Endpoint, Naming, Resolving, Stream, TcpConnector};
 pub use dns::{AddressFamily, DnsLookup};
 pub use error::{ConnectionError, RequestError};
+pub use pool::ConnectionSnapshot;
 
 pub(crate) use connection::{Call, Connection, ConnectionConfig};
 pub(crate) use dial::DialPolicy;

@@ -114,6 +114,28 @@ impl Pool {
         }
     }
 
+    /// What there is, by broker.
+    pub(crate) fn show(&self, now: Instant) -> Vec<ConnectionSnapshot> {
+        let slots: Vec<_> = self.slots.lock().iter().map(|(&key, slot)| (key, slot.clone())).collect();
+        let show = |((broker, purpose), slot): ((i32, Purpose), Arc<Slot>)| {
+            let mut current = slot.current.lock();
+            let connection = current.live();
+            ConnectionSnapshot {
+                broker,
+                purpose: purpose.name(),
+                address: slot.address.clone(),
+                is_connected: connection.is_some(),
+                failures: current.dialer.failures(),
+                muted_for: connection
+                    .map_or_else(|| current.dialer.backing_off(now), |connection| connection.muted_until(now))
+                    .map(|until| until.saturating_duration_since(now)),
+            }
+        };
+        let mut shown: Vec<_> = slots.into_iter().map(show).collect();
+        shown.sort_by_key(|connection| (connection.broker, connection.purpose));
+        shown
+    }
+
     fn slot(&self, node: &Node, purpose: Purpose) -> Arc<Slot> {
         let mut slots = self.slots.lock();
         let slot = slots
@@ -238,6 +260,24 @@ impl Setup {
         let timed_out = |_| ConnectionError::SetupTimeout { address: address.clone(), waited: self.within };
         timeout_at(self.deadline, future).await.map_err(timed_out)
     }
+}
+
+/// One connection of a client, or what there is instead of one.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct ConnectionSnapshot {
+    /// The broker's number; bootstrap servers have negative ones.
+    pub broker: i32,
+    /// What it is for: `produce`, `fetch`, `coordinator` or `control`.
+    pub purpose: &'static str,
+    /// Where the broker listens.
+    pub address: Address,
+    /// Whether it is up.
+    pub is_connected: bool,
+    /// How often in a row none of the broker's addresses took a connection.
+    pub failures: u32,
+    /// How long nothing will be sent: the broker asked for a pause (KIP-219), or the back-off holds.
+    pub muted_for: Option<Duration>,
 }
 
 /// In order of preference.

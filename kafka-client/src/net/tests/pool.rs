@@ -304,6 +304,25 @@ async fn when_every_broker_is_gone_the_bootstrap_servers_are_asked_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_snapshot_shows_connections_and_how_fresh_metadata_is() {
+    let (world, client) = acquainted(MetadataRecovery::Rebootstrap).await;
+    client.request(question()).to(Target::Broker(1)).await.unwrap();
+    client.refresh_topics(["t"]).await.unwrap();
+    tokio::time::sleep(7 * SECOND).await;
+    let shown = client.debug_snapshot();
+    let up: Vec<_> = shown.connections.iter().map(|c| (c.broker, c.purpose, c.is_connected)).collect();
+    assert_eq!(up, [(-1, "control", true), (1, "control", true)]);
+    assert_eq!((shown.metadata.age, shown.metadata.failures), (Some(7 * SECOND), 0));
+    assert_eq!(shown.metadata.topics_in_use, [(Arc::from("t"), 7 * SECOND)]);
+
+    [9, 1, 2].iter().for_each(|&at| world.set_server(at, Server::Refuses));
+    client.refresh_within(Some(&[]), SECOND).await.unwrap_err();
+    let shown = client.debug_snapshot();
+    assert!(shown.connections.iter().all(|c| !c.is_connected && c.failures > 0), "{shown:?}");
+    assert!(shown.metadata.failures > 0 && shown.metadata.age > Some(7 * SECOND), "{shown:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_client_that_is_sent_away_finds_its_new_cluster_before_anybody_notices() {
     let (world, client) = acquainted(MetadataRecovery::Rebootstrap).await;
     [9, 1, 2].iter().for_each(|&at| world.set_server(at, Server::SendsAway(1)));
