@@ -12,6 +12,7 @@ mod nodes;
 mod produce;
 mod quotas;
 mod restart;
+mod share;
 mod share_java;
 mod simulation;
 mod streams;

@@ -43,7 +43,7 @@ impl ConsumerRecord {
         TopicPartition::new(Arc::clone(&self.topic), self.partition)
     }
 
-    fn new(partition: &TopicPartition, batch: &RecordBatch, record: Record) -> Self {
+    pub(crate) fn new(partition: &TopicPartition, batch: &RecordBatch, record: Record) -> Self {
         Self {
             topic: Arc::clone(&partition.topic),
             partition: partition.partition,
