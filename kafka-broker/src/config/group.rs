@@ -7,6 +7,7 @@ use kafka_wire::error_code::ErrorCode;
 
 use super::broker::{self, BrokerConfig};
 use super::{ConfigDef, ConfigError, Kind, check, find};
+use crate::cluster::image::Image;
 use crate::cluster::record::ConfigResource;
 use crate::cluster::topics::Refusal;
 use crate::state::BrokerState;
@@ -20,6 +21,9 @@ macro_rules! keys {
 /// The group keys that have an effect here, in order. A Kafka key that is not here is refused, not ignored.
 #[rustfmt::skip]
 pub(crate) const TABLE: &[ConfigDef] = keys! {
+    "consumer.assignment.interval.ms" Kind::Int { min: 0, max: 15_000 }, Some("1000"), "How long a target assignment of a consumer group holds at least, in milliseconds.";
+    "consumer.heartbeat.interval.ms" Kind::int(1), Some("5000"), "How often members of a consumer group are told to heartbeat, in milliseconds.";
+    "consumer.session.timeout.ms" Kind::int(1), Some("45000"), "How long a member of a consumer group may be silent, in milliseconds.";
     "share.auto.offset.reset" Kind::Text, Some("latest"), "Where a share group begins that never read a partition: earliest, latest, or by_duration: and an ISO-8601 duration (KIP-1106).";
     "share.delivery.count.limit" Kind::Int { min: 2, max: 10 }, Some("5"), "How often a record is delivered to a share group before it is given up.";
     "share.heartbeat.interval.ms" Kind::int(1), Some("5000"), "How often members of a share group are told to heartbeat, in milliseconds.";
@@ -31,6 +35,9 @@ pub(crate) const TABLE: &[ConfigDef] = keys! {
 
 /// The broker keys from which group keys take their values when a group has none.
 const SYNONYMS: &[(&str, &str)] = &[
+    ("consumer.assignment.interval.ms", "group.consumer.assignment.interval.ms"),
+    ("consumer.heartbeat.interval.ms", "group.consumer.heartbeat.interval.ms"),
+    ("consumer.session.timeout.ms", "group.consumer.session.timeout.ms"),
     ("share.delivery.count.limit", "group.share.delivery.count.limit"),
     ("share.heartbeat.interval.ms", "group.share.heartbeat.interval.ms"),
     ("share.partition.max.record.locks", "group.share.partition.max.record.locks"),
@@ -114,6 +121,30 @@ fn parse_duration(text: &str) -> Option<Duration> {
     }
     (!text.is_empty()).then_some(())?;
     Duration::try_from_secs_f64(seconds).ok()
+}
+
+/// The settings of a consumer group.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct ConsumerSettings {
+    pub(crate) assignment_interval: Duration,
+    pub(crate) heartbeat_interval: Duration,
+    pub(crate) session_timeout: Duration,
+}
+
+impl ConsumerSettings {
+    /// What was set for the group itself, and `defaults` for the rest.
+    pub(crate) fn of(image: &Image, group: &str, defaults: Self) -> Self {
+        let Some(own) = image.configs(&ConfigResource::Group(group.to_owned())) else { return defaults };
+        let millis = |key: &str, default: Duration| {
+            let set = own.get(key).and_then(|value| value.parse().ok());
+            set.map_or(default, Duration::from_millis)
+        };
+        Self {
+            assignment_interval: millis("consumer.assignment.interval.ms", defaults.assignment_interval),
+            heartbeat_interval: millis("consumer.heartbeat.interval.ms", defaults.heartbeat_interval),
+            session_timeout: millis("consumer.session.timeout.ms", defaults.session_timeout),
+        }
+    }
 }
 
 /// The settings of a share group.

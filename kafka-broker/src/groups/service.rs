@@ -19,6 +19,7 @@ use super::consumer::ConsumerGroupConfig;
 use super::record::GroupRecord;
 use super::{CallId, Coordinator, Decision, GroupConfig, Now, Response, partition_for};
 use crate::config::broker::BrokerConfig;
+use crate::config::group::ConsumerSettings;
 use crate::coordinator_log;
 use crate::partition::Partition;
 use crate::state::BrokerState;
@@ -68,11 +69,13 @@ impl GroupConfig {
             offsets_retention_ms: config.offsets_retention_minutes().saturating_mul(60_000),
             offsets_check_interval: millis(config.offsets_retention_check_interval_ms()),
             consumer: ConsumerGroupConfig {
-                session_timeout: millis(config.consumer_group_session_timeout_ms().into()),
-                heartbeat_interval: millis(config.consumer_group_heartbeat_interval_ms().into()),
+                settings: ConsumerSettings {
+                    assignment_interval: millis(config.consumer_group_assignment_interval_ms().into()),
+                    heartbeat_interval: millis(config.consumer_group_heartbeat_interval_ms().into()),
+                    session_timeout: millis(config.consumer_group_session_timeout_ms().into()),
+                },
                 max_size: usize::try_from(config.consumer_group_max_size()).unwrap_or(usize::MAX),
                 assignors: config.consumer_group_assignors(),
-                assignment_interval: millis(config.consumer_group_assignment_interval_ms().into()),
                 upgrades: matches!(policy.as_str(), "bidirectional" | "upgrade"),
                 downgrades: matches!(policy.as_str(), "bidirectional" | "downgrade"),
             },

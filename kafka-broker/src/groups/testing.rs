@@ -21,6 +21,7 @@ use super::offsets::Commit;
 use super::record::{GroupRecord, text};
 use super::{CallId, Caller, Coordinator, Decision, GroupConfig, Now, Response};
 use crate::cluster::image::Image;
+use crate::config::group::ConsumerSettings;
 
 pub(super) const GROUP: &str = "g";
 
@@ -39,11 +40,13 @@ pub(super) fn config() -> GroupConfig {
         offsets_retention_ms: 7 * 24 * 3600 * 1000,
         offsets_check_interval: secs(600),
         consumer: ConsumerGroupConfig {
-            session_timeout: secs(45),
-            heartbeat_interval: secs(5),
+            settings: ConsumerSettings {
+                assignment_interval: Duration::ZERO,
+                heartbeat_interval: secs(5),
+                session_timeout: secs(45),
+            },
             max_size: usize::MAX,
             assignors: Assignor::ALL.to_vec(),
-            assignment_interval: Duration::ZERO,
             upgrades: true,
             downgrades: true,
         },

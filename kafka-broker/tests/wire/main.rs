@@ -12,6 +12,7 @@ mod compaction;
 mod connection;
 mod fetch_sessions;
 mod groups;
+mod groups_consumer;
 mod hostile;
 mod long_poll;
 mod nodes;

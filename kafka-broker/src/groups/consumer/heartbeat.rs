@@ -160,6 +160,7 @@ impl Edit<'_> {
         &mut self,
         heartbeat: &Heartbeat<'_>,
     ) -> Result<ConsumerGroupHeartbeatResponse, Refused> {
+        self.follow_settings(heartbeat.view);
         match heartbeat.request.member_epoch {
             LEFT | LEFT_STATIC => self.leave(heartbeat),
             _ => self.stay(heartbeat),
@@ -294,8 +295,7 @@ impl Edit<'_> {
     /// Computes the target assignment of a new group epoch, unless the last one is too young.
     fn assign_if_due(&mut self, image: &Image) {
         let GroupEpoch { epoch, .. } = self.group.epoch;
-        let interval =
-            i64::try_from(self.config.consumer.assignment_interval.as_millis()).unwrap_or(i64::MAX);
+        let interval = i64::try_from(self.settings().assignment_interval.as_millis()).unwrap_or(i64::MAX);
         let age_ms = self.now.ms.saturating_sub(self.group.target_epoch.at_ms);
         if epoch <= self.group.target_epoch.epoch || (0..interval).contains(&age_ms) {
             return;
@@ -361,7 +361,7 @@ impl Edit<'_> {
     }
 
     fn heartbeat_interval(&self, current: &Current) -> Duration {
-        let regular = self.config.consumer.heartbeat_interval;
+        let regular = self.settings().heartbeat_interval;
         let age_ms = u64::try_from(self.now.ms.saturating_sub(self.group.target_epoch.at_ms)).unwrap_or(0);
         let waits = current.state == MemberState::UnreleasedPartitions
             || self.group.epoch.epoch > self.group.target_epoch.epoch;

@@ -36,6 +36,7 @@ pub(crate) use heartbeat::{ClusterView, Heartbeat};
 use super::assignor::{Assignor, Partitions};
 use super::record::GroupRecord;
 use super::{Group, GroupConfig, Now};
+use crate::config::group::ConsumerSettings;
 use member::{Current, MemberState, Metadata};
 use record::{ConsumerRecord, GroupEpoch, ResolvedRegex, TargetEpoch};
 
@@ -45,16 +46,12 @@ const RETRY_BACKOFF: Duration = Duration::from_millis(500);
 /// The limits of consumer groups, by Kafka's keys.
 #[derive(Debug, Clone)]
 pub(crate) struct ConsumerGroupConfig {
-    /// `group.consumer.session.timeout.ms`.
-    pub(crate) session_timeout: Duration,
-    /// `group.consumer.heartbeat.interval.ms`.
-    pub(crate) heartbeat_interval: Duration,
+    /// `group.consumer.session.timeout.ms` and its like, for groups that have no such settings of their own.
+    pub(crate) settings: ConsumerSettings,
     /// `group.consumer.max.size`.
     pub(crate) max_size: usize,
     /// `group.consumer.assignors`; the first is the default.
     pub(crate) assignors: Vec<Assignor>,
-    /// `group.consumer.assignment.interval.ms`: a target assignment holds at least this long.
-    pub(crate) assignment_interval: Duration,
     /// `group.consumer.migration.policy`: whether classic groups may become consumer groups while they live.
     pub(crate) upgrades: bool,
     /// The same the other way round.
@@ -86,7 +83,7 @@ struct Timers {
     step: Option<Instant>,
 }
 
-/// The state is what the records say; only timers and `metadata_seen` are not on record.
+/// The state is what the records say; only timers, `metadata_seen` and `settings` are not on record.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct ConsumerGroup {
     epoch: GroupEpoch,
@@ -101,6 +98,8 @@ pub(crate) struct ConsumerGroup {
     timers: BTreeMap<String, Timers>,
     /// Up to where the cluster's metadata was looked at for what the group reads.
     metadata_seen: i64,
+    /// As of the last request that brought the cluster's metadata along.
+    settings: Option<ConsumerSettings>,
 }
 
 /// A group's state by Kafka's name (`ConsumerGroupState`).
@@ -186,7 +185,7 @@ impl ConsumerGroup {
     /// The member was heard from. `advanced`: it has something new to give up.
     fn start_timers(&mut self, member_id: &str, advanced: bool, config: &GroupConfig, now: Now) {
         let Some(member) = self.members.get(member_id) else { return };
-        let session = now.at + member.session_timeout(config);
+        let session = now.at + member.session_timeout(self.settings.unwrap_or(config.consumer.settings));
         let running = self.timers.get(member_id).and_then(|timers| timers.step);
         let step = (member.current.state == MemberState::UnrevokedPartitions).then(|| {
             let fresh = now.at + super::classic::millis(member.metadata.rebalance_timeout_ms);
@@ -296,10 +295,10 @@ impl ConsumerGroup {
 const EPOCH_COMMIT_VERSION: i16 = 9;
 
 impl Member {
-    fn session_timeout(&self, config: &GroupConfig) -> Duration {
+    fn session_timeout(&self, settings: ConsumerSettings) -> Duration {
         match &self.metadata.classic {
             Some(classic) => super::classic::millis(classic.session_timeout_ms),
-            None => config.consumer.session_timeout,
+            None => settings.session_timeout,
         }
     }
 
@@ -340,6 +339,16 @@ impl<'a> Edit<'a> {
         now: Now,
     ) -> Self {
         Self { group_id, group, config, now, records: Vec::new(), before: None }
+    }
+
+    fn settings(&self) -> ConsumerSettings {
+        self.group.settings.unwrap_or(self.config.consumer.settings)
+    }
+
+    /// Settings that were altered hold from now on.
+    fn follow_settings(&mut self, view: ClusterView<'_>) {
+        let settings = ConsumerSettings::of(view.image, self.group_id, self.config.consumer.settings);
+        self.group.settings = Some(settings);
     }
 
     fn push(&mut self, record: ConsumerRecord) {

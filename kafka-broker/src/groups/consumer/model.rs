@@ -9,8 +9,8 @@ use proptest::prelude::*;
 
 use super::super::testing::{config, secs};
 use super::super::{Group, GroupConfig};
-use super::tests::{Client, World};
-use super::{ConsumerGroup, ConsumerGroupConfig, GroupState};
+use super::tests::{Client, World, with_interval};
+use super::{ConsumerGroup, GroupState};
 
 const MEMBERS: usize = 4;
 const TOPICS: [&str; 3] = ["t0", "t1", "t2"];
@@ -120,7 +120,7 @@ struct Model {
 
 impl Model {
     fn new(interval: u64) -> Self {
-        let consumer = ConsumerGroupConfig { assignment_interval: secs(interval), ..config().consumer };
+        let consumer = with_interval(secs(interval));
         let mut world = World::with(GroupConfig { consumer, ..config() }, &[("t0", 3), ("t1", 2)]);
         world.grow("t2", 1);
         let clients = (0..MEMBERS).map(|who| Client {

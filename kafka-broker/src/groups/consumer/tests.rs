@@ -15,7 +15,8 @@ use super::super::testing::{GROUP, Harness, config, secs};
 use super::super::{Caller, Group, GroupConfig, Response};
 use super::member::each;
 use super::{ConsumerGroup, ConsumerGroupConfig, GroupState, Heartbeat};
-use crate::cluster::record::{MetadataRecord, PartitionState};
+use crate::cluster::record::{ConfigResource, MetadataRecord, PartitionState};
+use crate::config::group::ConsumerSettings;
 
 /// Topics of a cluster, and a coordinator that knows them.
 pub(in crate::groups) struct World {
@@ -190,6 +191,13 @@ impl World {
         }
         assert_eq!(self.group().state(), GroupState::Stable);
     }
+}
+
+/// Targets hold at least this long.
+pub(in crate::groups) fn with_interval(assignment_interval: Duration) -> ConsumerGroupConfig {
+    let consumer = config().consumer;
+    let settings = ConsumerSettings { assignment_interval, ..consumer.settings };
+    ConsumerGroupConfig { settings, ..consumer }
 }
 
 fn sizes(clients: &[Client]) -> Vec<usize> {
@@ -429,7 +437,7 @@ fn requests_that_make_no_sense_are_refused_in_kafkas_words() {
 
 #[test]
 fn a_target_assignment_holds_for_the_assignment_interval() {
-    let consumer = ConsumerGroupConfig { assignment_interval: secs(1), ..config().consumer };
+    let consumer = with_interval(secs(1));
     let mut world = World::with(GroupConfig { consumer, ..config() }, &[("t", 2), ("u", 2)]);
     let (mut a, mut b) = (Client::new("a", &["t", "u"]), Client::new("b", &["t"]));
     world.join(&mut a);
@@ -544,4 +552,22 @@ fn a_restart_keeps_the_group_and_gives_its_members_a_session_to_be_heard() {
     world.harness.advance(Duration::from_secs(45));
     assert_eq!(world.group().state(), GroupState::Empty);
     assert_eq!(Assignor::by_name("range"), Some(Assignor::Range));
+}
+
+#[test]
+fn a_groups_own_settings_win_over_the_brokers() {
+    let mut world = World::new(&[("t", 1)]);
+    let set = |world: &mut World, key: &str, value: &str| {
+        let (resource, key) = (ConfigResource::Group(GROUP.to_owned()), key.to_owned());
+        world.harness.image.replay(&MetadataRecord::Config { resource, key, value: Some(value.to_owned()) });
+    };
+    let mut a = Client::new("a", &["t"]);
+    world.join(&mut a);
+    set(&mut world, "consumer.session.timeout.ms", "10000");
+    set(&mut world, "consumer.heartbeat.interval.ms", "700");
+    assert_eq!(world.send(&a.staying()).heartbeat_interval_ms, 700);
+    world.harness.advance(secs(9));
+    assert_eq!(world.beat(&mut a), ErrorCode::None);
+    world.harness.advance(secs(10));
+    assert_eq!(world.error(&a.staying()), ErrorCode::UnknownMemberId);
 }
