@@ -20,6 +20,7 @@ mod error;
 pub mod group;
 pub mod net;
 pub mod producer;
+pub mod serde;
 pub mod share;
 #[cfg(test)]
 mod testing;

@@ -29,7 +29,7 @@ pub mod dsl;
 mod error;
 pub mod processor;
 pub mod runtime;
-pub mod serde;
+pub use kafka_client::serde;
 pub mod state;
 pub mod testing;
 pub mod topology;

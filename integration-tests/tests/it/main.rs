@@ -3,7 +3,9 @@
 mod admin_groups;
 mod child_broker;
 mod consume;
+mod consume_committed;
 mod consume_engine;
+mod consume_streams;
 mod cuts;
 mod groups;
 mod hostile;

@@ -43,9 +43,12 @@ pub(super) struct Options {
     pub fetch_min_bytes: i32,
     pub fetch_max_wait: Duration,
     pub check_crcs: bool,
+    pub acknowledgements: bool,
+    pub max_unacknowledged: usize,
 }
 
 const DEFAULT_AUTO_COMMIT: Duration = Duration::from_secs(5);
+const DEFAULT_MAX_UNACKNOWLEDGED: usize = 100_000;
 
 impl Options {
     pub(super) fn fetch_config(&self, preferred_replica_lifetime: Duration) -> FetchConfig {
@@ -120,6 +123,8 @@ impl ConsumerBuilder {
             fetch_min_bytes: 1,
             fetch_max_wait: Duration::from_millis(500),
             check_crcs: true,
+            acknowledgements: false,
+            max_unacknowledged: DEFAULT_MAX_UNACKNOWLEDGED,
         };
         let mut builder = Self { client, options, topics: Vec::new(), partitions: Vec::new(), invalid: None };
         let properties = builder.client.properties().clone();
@@ -194,6 +199,21 @@ impl ConsumerBuilder {
     /// Commits in the background this often (`auto.commit.interval.ms`). Default 5 s.
     pub fn auto_commit_interval(mut self, interval: Duration) -> Self {
         self.options.auto_commit = Some(interval);
+        self
+    }
+
+    /// Commits only what was acknowledged by [`Consumer::ack`], in any order: up to the first record that was not.
+    /// Auto-commit, [`Consumer::commit`], rebalances and closing follow it; a rebalance waits for what is out, at most
+    /// `max.poll.interval`. Default no: a record counts as processed once the next one is asked for.
+    pub fn acknowledgements(mut self, enable: bool) -> Self {
+        self.options.acknowledgements = enable;
+        self
+    }
+
+    /// With acknowledgements: how many records (or batches) may be out at a time; calls for more wait. Default
+    /// 100,000.
+    pub fn max_unacknowledged(mut self, records: usize) -> Self {
+        self.options.max_unacknowledged = records.max(1);
         self
     }
 

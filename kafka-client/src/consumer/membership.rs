@@ -187,6 +187,7 @@ impl GroupTask {
                 self.membership.subscribe(topics);
                 self.watch_topics();
             }
+            Command::EnforceRebalance => self.membership.enforce_rebalance(),
             Command::CommitRefused { generation, code } => {
                 self.membership.commit_refused(Instant::now(), generation, code);
             }
@@ -322,6 +323,7 @@ async fn revoke(shared: Arc<Shared>, partitions: Vec<TopicPartition>, deadline: 
         return;
     }
     let _gate = Gate::close(&shared);
+    shared.begin_revoke(&partitions);
     let mut returned = shared.returned.subscribe();
     loop {
         returned.borrow_and_update();
@@ -510,6 +512,9 @@ async fn heartbeat(shared: &Shared, identity: Identity) -> Result<(), Failure> {
 /// On a connection where no JoinGroup of ours is held back. Tries again while the caller waits: a member that
 /// vanishes without a word holds its group up until its session ends.
 async fn leave(shared: &Shared, identity: Identity) {
+    if shared.stays_in_group.load(std::sync::atomic::Ordering::Acquire) {
+        return;
+    }
     let mut failures = 0;
     loop {
         let build = |version: i16| {

@@ -20,15 +20,21 @@
 //! application asks for more records, commits or closes, at most `max.poll.interval`: what it was handed is then
 //! done, and is committed before another member goes on from there.
 
+mod acks;
 mod builder;
+mod commits;
 mod epochs;
 mod error;
 mod fetch;
+mod leases;
 mod listener;
 mod membership;
+pub mod metrics;
 mod offsets;
 mod records;
 mod shared;
+mod streams;
+mod typed;
 mod upkeep;
 
 #[cfg(test)]
@@ -38,6 +44,7 @@ use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures::Stream;
@@ -47,10 +54,13 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 pub use builder::ConsumerBuilder;
+pub use commits::BackgroundCommit;
 pub use error::{CommitError, ConsumeError, OffsetsError};
 pub use listener::{ListenerFuture, Rebalance, RebalanceEvent, RebalanceListener};
 pub use offsets::{OffsetAndMetadata, OffsetAndTimestamp};
 pub use records::{ConsumerRecord, IntoRecords, PartitionRecords};
+pub use streams::{PartitionStream, PartitionStreams, StreamEnd};
+pub use typed::{TypedConsumer, TypedError, TypedRecord};
 
 use crate::TopicPartition;
 use crate::client::Client;
@@ -282,6 +292,12 @@ impl Consumer {
         self.handle.group.lock().is_some() && self.shared().commands.send(Command::Subscribe(topics)).is_ok()
     }
 
+    /// Joins the group anew, so that its leader assigns once more (KIP-568): after something changed that the group does
+    /// not see. Returns false if this consumer is no member of a group.
+    pub fn enforce_rebalance(&self) -> bool {
+        self.handle.group.lock().is_some() && self.shared().commands.send(Command::EnforceRebalance).is_ok()
+    }
+
     /// What happens to the assignment from now on. A receiver that falls far behind misses the oldest events.
     pub fn rebalances(&self) -> broadcast::Receiver<RebalanceEvent> {
         self.shared().events.subscribe()
@@ -429,6 +445,37 @@ impl Consumer {
         self.shared().commit_offsets(offsets.into_iter().collect()).await
     }
 
+    /// As [`Consumer::commit_offsets`], in the background: one commit at a time, in the order of the calls. Call it
+    /// inside a runtime. [`Consumer::close`] waits for it.
+    pub fn commit_in_background(
+        &self,
+        offsets: impl IntoIterator<Item = (TopicPartition, OffsetAndMetadata)>,
+    ) -> BackgroundCommit {
+        self.ensure_started();
+        self.shared().commit_in_background(offsets.into_iter().collect())
+    }
+
+    // ---- acknowledgements
+
+    /// The application is done with a record, in any order. What is committed goes up to the first record that is not
+    /// acknowledged. Of a consumer without [`acknowledgements`](ConsumerBuilder::acknowledgements), and for a partition
+    /// that has gone to another member, it does nothing.
+    pub fn ack(&self, record: &ConsumerRecord) {
+        let partition = record.topic_partition();
+        self.shared().acknowledge(&partition, record.offset, record.offset.saturating_add(1));
+    }
+
+    /// As [`Consumer::ack`], for offsets of a partition: those of a [`PartitionRecords`] that was processed are
+    /// `records.position()..records.next_offset()`.
+    pub fn ack_offsets(&self, partition: &TopicPartition, offsets: std::ops::Range<i64>) {
+        self.shared().acknowledge(partition, offsets.start, offsets.end);
+    }
+
+    /// The first offset of a partition that was handed out and is not acknowledged: what a commit waits for.
+    pub fn oldest_unacknowledged(&self, partition: &TopicPartition) -> Option<i64> {
+        self.shared().oldest_unacknowledged(partition)
+    }
+
     /// What the group committed for these partitions; those without a committed offset are left out.
     pub async fn committed<P: Borrow<TopicPartition>>(
         &self,
@@ -510,13 +557,23 @@ impl Consumer {
     /// The last commit failed. The consumer is closed all the same. Dropping the future leaves the rest to the
     /// background.
     pub async fn close(&self) -> Result<(), CommitError> {
-        let deadline = Instant::now() + CLOSE_TIMEOUT;
+        self.close_with(CloseOptions::default()).await
+    }
+
+    /// As [`Consumer::close`], within a time and with a word on the membership (KIP-1092).
+    ///
+    /// # Errors
+    /// As [`Consumer::close`].
+    pub async fn close_with(&self, options: CloseOptions) -> Result<(), CommitError> {
+        let deadline = Instant::now() + options.within;
         let shared = self.shared();
         if shared.is_closed() {
             return Ok(());
         }
         // The caller is not in a call for records, and says that it needs no more.
         shared.finish_reading();
+        shared.close_streams(deadline).await;
+        let _ = tokio::time::timeout_at(deadline, shared.commits_done()).await;
         let mut committed = Ok(());
         if shared.options.auto_commit.is_some() && shared.options.group.is_some() {
             self.ensure_started();
@@ -525,6 +582,7 @@ impl Consumer {
                 Err(_) => Err(CommitError::Closed),
             };
         }
+        shared.stays_in_group.store(options.remain, Ordering::Release);
         shared.begin_close();
         shared.set_closed();
         self.handle.closing.send_replace(true);
@@ -534,5 +592,33 @@ impl Consumer {
         }
         self.handle.closed.send_replace(true);
         committed
+    }
+}
+
+/// How to close a consumer; see [`Consumer::close_with`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub struct CloseOptions {
+    within: Duration,
+    remain: bool,
+}
+
+impl Default for CloseOptions {
+    /// Within 30 s; dynamic members leave the group, static ones stay.
+    fn default() -> Self {
+        Self { within: CLOSE_TIMEOUT, remain: false }
+    }
+}
+
+impl CloseOptions {
+    /// Within this time; what is not done then goes on in the background, as far as it can.
+    pub fn within(within: Duration) -> Self {
+        Self { within, ..Self::default() }
+    }
+
+    /// Stays a member until the session ends (KIP-1092): a restart within it causes no rebalance for the others.
+    pub fn remain_in_group(mut self) -> Self {
+        self.remain = true;
+        self
     }
 }

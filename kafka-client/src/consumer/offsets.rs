@@ -141,7 +141,10 @@ impl Shared {
 
     /// Commits the position of every assigned partition.
     pub(super) async fn commit_positions(&self) -> Result<(), CommitError> {
-        let positions = self.positions();
+        let positions = match self.options.acknowledgements {
+            true => self.done_positions(),
+            false => self.positions(),
+        };
         self.commit_offsets(positions.into_iter().map(|(tp, at)| (tp, at.into())).collect()).await
     }
 
@@ -166,7 +169,8 @@ impl Shared {
         if offsets.is_empty() {
             return Ok(());
         }
-        let deadline = Instant::now() + self.client.request_timeout();
+        let began = Instant::now();
+        let deadline = began + self.client.request_timeout();
         let mut failures = 0;
         loop {
             let error = match self.try_commit(&group, &offsets).await {
@@ -183,6 +187,7 @@ impl Shared {
             }
             tokio::time::sleep_until(retry_at).await;
         }
+        self.metrics.committed(began);
         let mut committed = self.committed.lock();
         committed.extend(offsets.into_iter().map(|(partition, at)| (partition, at.offset)));
         Ok(())
@@ -257,6 +262,7 @@ impl Shared {
         if partitions.is_empty() {
             return Ok(BTreeMap::new());
         }
+        let began = Instant::now();
         let connection = self.coordinator(Purpose::Control).await?;
         let version = connection.version_of::<OffsetFetchRequest>(i16::MAX)?;
         let request = offset_fetch_request(&group, partitions, version);
@@ -264,6 +270,7 @@ impl Shared {
             .request(&request, Call::within(self.client.request_timeout()))
             .await
             .inspect_err(|_| self.forget_coordinator())?;
+        self.metrics.read_committed_offsets(began);
         let refused = |partition: TopicPartition, code: ErrorCode| {
             if is_about_coordinator(code) {
                 self.forget_coordinator();

@@ -11,6 +11,7 @@ use super::ConsumeError;
 use super::fetch::Position;
 use super::fetch::budget::{Budget, Charge};
 use crate::TopicPartition;
+use crate::producer::{TRACEPARENT, TraceParent};
 
 /// A record as a consumer got it. Key, value and headers are slices of the fetched batch: cheap to clone, and
 /// they keep the batch in memory.
@@ -41,6 +42,12 @@ impl ConsumerRecord {
     /// Where the record lies.
     pub fn topic_partition(&self) -> TopicPartition {
         TopicPartition::new(Arc::clone(&self.topic), self.partition)
+    }
+
+    /// The trace that the record was sent in, by its `traceparent` header (W3C trace context), if it has a valid one.
+    pub fn trace_parent(&self) -> Option<TraceParent> {
+        let header = self.headers.last(TRACEPARENT)?.value?;
+        std::str::from_utf8(header).ok()?.parse().ok()
     }
 
     pub(crate) fn new(partition: &TopicPartition, batch: &RecordBatch, record: Record) -> Self {

@@ -5,13 +5,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
+use rustc_hash::FxHashMap;
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::time::Instant;
 
+use super::acks::AckTracker;
 use super::builder::Options;
+use super::commits::CommitQueue;
 use super::fetch::{Currency, Fetcher, Next, Position};
 use super::listener::RebalanceEvent;
+use super::metrics::Metrics;
 use super::records::{ConsumerRecord, IntoRecords, PartitionRecords};
+use super::streams::{Lease, StreamEnd};
 use super::{ConsumeError, OffsetReset};
 use crate::TopicPartition;
 use crate::client::Client;
@@ -42,6 +47,7 @@ impl Signal {
 #[derive(Debug)]
 pub(super) enum Command {
     Subscribe(Vec<Arc<str>>),
+    EnforceRebalance,
     /// A commit under this generation was refused for good.
     CommitRefused {
         generation: i32,
@@ -59,7 +65,15 @@ pub(super) struct Shared {
     /// Changes when records in the reader's hand may have become void or paused.
     version: AtomicU64,
     /// Readers blocked in a call for records.
-    waiting: AtomicUsize,
+    pub(super) waiting: AtomicUsize,
+    /// A stream of a partition was asked for records since this was last looked at.
+    pub(super) polled: AtomicBool,
+    /// Partitions that have a stream of their own.
+    pub(super) leases: Mutex<FxHashMap<TopicPartition, Arc<Lease>>>,
+    /// What the application has to acknowledge, if it does.
+    acks: Mutex<AckTracker>,
+    pub(super) commits: CommitQueue,
+    pub(super) metrics: Metrics,
     /// There may be something for the reader.
     pub(super) readable: Signal,
     /// There may be something to fetch.
@@ -74,6 +88,8 @@ pub(super) struct Shared {
     pub(super) committed: Mutex<BTreeMap<TopicPartition, i64>>,
     failure: Mutex<Option<ConsumeError>>,
     closing: AtomicBool,
+    /// Closing does not give up the membership (KIP-1092).
+    pub(super) stays_in_group: AtomicBool,
     /// No record comes any more.
     closed: AtomicBool,
 }
@@ -91,7 +107,7 @@ struct Reader {
     last_batch: Option<(TopicPartition, Position)>,
 }
 
-struct Cursor {
+pub(super) struct Cursor {
     records: IntoRecords,
     version: u64,
     failure: Option<ConsumeError>,
@@ -101,13 +117,22 @@ impl Cursor {
     fn new(records: PartitionRecords, version: u64) -> Self {
         Self { records: records.into_iter(), version, failure: None }
     }
+
+    /// The assignment or seek that the records belong to.
+    pub(super) fn epoch(&self) -> u64 {
+        self.records.records().epoch
+    }
+
+    pub(super) fn into_rest(self) -> PartitionRecords {
+        self.records.into_rest()
+    }
 }
 
 /// Counts a reader that waits, also when its future is dropped.
-struct Waiting<'a>(&'a AtomicUsize);
+pub(super) struct Waiting<'a>(&'a AtomicUsize);
 
 impl<'a> Waiting<'a> {
-    fn new(count: &'a AtomicUsize) -> Self {
+    pub(super) fn new(count: &'a AtomicUsize) -> Self {
         count.fetch_add(1, Ordering::Relaxed);
         Self(count)
     }
@@ -122,14 +147,20 @@ impl Drop for Waiting<'_> {
 impl Shared {
     pub(super) fn new(client: Client, options: Options) -> (Self, mpsc::UnboundedReceiver<Command>) {
         let (commands, received) = mpsc::unbounded_channel();
+        let client_id = client.client_id();
         let shared = Self {
             pool: client.own_connections(),
             fetcher: Mutex::new(Fetcher::new(options.fetch_config(client.config().metadata_max_age))),
             client,
+            metrics: Metrics::new(&client_id, options.group.as_deref()),
             options,
             reader: Mutex::default(),
             version: AtomicU64::new(0),
             waiting: AtomicUsize::new(0),
+            polled: AtomicBool::new(false),
+            leases: Mutex::default(),
+            acks: Mutex::default(),
+            commits: CommitQueue::default(),
             readable: Signal::new(),
             fetchable: Signal::new(),
             upkeep: Signal::new(),
@@ -140,6 +171,7 @@ impl Shared {
             committed: Mutex::default(),
             failure: Mutex::new(None),
             closing: AtomicBool::new(false),
+            stays_in_group: AtomicBool::new(false),
             closed: AtomicBool::new(false),
         };
         (shared, received)
@@ -150,6 +182,9 @@ impl Shared {
     /// The next record of the batch at hand, if nothing happened that concerns it: the path of almost every record.
     #[inline]
     pub(super) fn next_at_hand(&self) -> Option<ConsumerRecord> {
+        if self.options.acknowledgements {
+            return None;
+        }
         let mut reader = self.reader.lock();
         let version = self.version.load(Ordering::Acquire);
         let cursor = reader.cursor.as_mut().filter(|cursor| cursor.version == version)?;
@@ -182,13 +217,16 @@ impl Shared {
         loop {
             readable.borrow_and_update();
             if let Some(result) = self.come_back(take) {
+                if let Some((_, since)) = waiting {
+                    self.metrics.waited(since);
+                }
                 return result.map(Some);
             }
             if self.closed.load(Ordering::Acquire) {
                 return Ok(None);
             }
             if waiting.is_none() {
-                waiting = Some(Waiting::new(&self.waiting));
+                waiting = Some((Waiting::new(&self.waiting), Instant::now()));
             }
             if readable.changed().await.is_err() {
                 return Ok(None);
@@ -201,6 +239,7 @@ impl Shared {
         &self,
         take: fn(&Self, &mut Reader) -> Option<Result<T, ConsumeError>>,
     ) -> Option<Result<T, ConsumeError>> {
+        self.metrics.polled();
         let mut reader = self.reader.lock();
         reader.polled = true;
         reader.last_batch = None;
@@ -216,67 +255,98 @@ impl Shared {
         if self.closed.load(Ordering::Acquire) {
             return None;
         }
-        self.revalidate(&mut reader);
+        self.revalidate(&mut reader.cursor);
         let taken = take(self, &mut reader)?;
         reader.busy = taken.is_ok();
         Some(taken)
     }
 
     fn take_record(&self, reader: &mut Reader) -> Option<Result<ConsumerRecord, ConsumeError>> {
+        self.take_record_from(&mut reader.cursor, || self.fetcher.lock().next())
+    }
+
+    /// The next record of a cursor, or of what `next` brings.
+    pub(super) fn take_record_from(
+        &self,
+        place: &mut Option<Cursor>,
+        next: impl Fn() -> Option<Next>,
+    ) -> Option<Result<ConsumerRecord, ConsumeError>> {
+        if self.must_wait_for_acks() {
+            return None;
+        }
         loop {
-            if let Some(cursor) = &mut reader.cursor {
+            if let Some(cursor) = place {
                 let next = match cursor.failure.take() {
                     Some(error) => Some(Err(error)),
                     None => cursor.records.next(),
                 };
                 match next {
-                    Some(Ok(record)) => return Some(Ok(record)),
+                    Some(Ok(record)) => {
+                        if self.options.acknowledgements {
+                            let to =
+                                Position { offset: record.offset + 1, leader_epoch: record.leader_epoch };
+                            let partition = &cursor.records.records().partition;
+                            self.acks.lock().handed_out(partition, record.offset, to);
+                        }
+                        return Some(Ok(record));
+                    }
                     Some(Err(error)) => {
-                        self.give_up_cursor(reader);
+                        self.give_up_cursor(place);
                         return Some(Err(error));
                     }
-                    None => self.finish_cursor(reader),
+                    None => self.finish_cursor(place),
                 }
             }
             let version = self.version.load(Ordering::Acquire);
-            match self.pop()? {
-                Ok(records) => reader.cursor = Some(Cursor::new(records, version)),
+            match self.checked(next()?) {
+                Ok(records) => *place = Some(Cursor::new(records, version)),
                 Err(error) => return Some(Err(error)),
             }
         }
     }
 
     fn take_batch(&self, reader: &mut Reader) -> Option<Result<PartitionRecords, ConsumeError>> {
+        if self.must_wait_for_acks() {
+            return None;
+        }
         if let Some(error) = reader.cursor.as_mut().and_then(|cursor| cursor.failure.take()) {
-            self.give_up_cursor(reader);
+            self.give_up_cursor(&mut reader.cursor);
             return Some(Err(error));
         }
         let mut records = match reader.cursor.take() {
             Some(cursor) => cursor.records.into_rest(),
-            None => match self.pop()? {
-                Ok(records) => records,
-                Err(error) => return Some(Err(error)),
-            },
+            None => {
+                let next = self.fetcher.lock().next()?;
+                match self.checked(next) {
+                    Ok(records) => records,
+                    Err(error) => return Some(Err(error)),
+                }
+            }
         };
         let before = Position { offset: records.position(), leader_epoch: -1 };
         reader.last_batch = Some((records.partition.clone(), before));
         self.fetcher.lock().read_to(&records.partition, records.epoch, records.end);
+        if self.options.acknowledgements {
+            self.acks.lock().handed_out(&records.partition, records.position(), records.end);
+        }
         // From here on they are the application's.
         records.charge = None;
         self.fetchable.notify();
         Some(Ok(records))
     }
 
-    /// The next fetched records, checked.
-    fn pop(&self) -> Option<Result<PartitionRecords, ConsumeError>> {
-        let mut records = match self.fetcher.lock().next()? {
+    /// What was fetched, checked.
+    fn checked(&self, next: Next) -> Result<PartitionRecords, ConsumeError> {
+        let mut records = match next {
             Next::Records(records) => records,
-            Next::Error(error) => return Some(Err(error)),
+            Next::Error(error) => return Err(error),
         };
+        let (ends, preferred) = self.fetcher.lock().ends_and_replica(&records.partition);
+        self.metrics.handed_out(&records, ends, preferred, self.options.isolation);
         if !self.options.check_crcs {
-            return Some(Ok(records));
+            return Ok(records);
         }
-        let Err((offset, source)) = records.verify() else { return Some(Ok(records)) };
+        let Err((offset, source)) = records.verify() else { return Ok(records) };
         let mut fetcher = self.fetcher.lock();
         let epoch = fetcher.refetch(&records.partition, records.epoch, offset, Instant::now());
         if records.batches.is_empty() {
@@ -284,17 +354,17 @@ impl Shared {
             let partition = records.partition.clone();
             drop(records);
             self.fetchable.notify();
-            return Some(Err(ConsumeError::CorruptBatch { partition, offset, source }));
+            return Err(ConsumeError::CorruptBatch { partition, offset, source });
         }
         // What came before the damage is good; the rest is fetched again.
         records.epoch = epoch.unwrap_or(records.epoch);
-        Some(Ok(records))
+        Ok(records)
     }
 
     /// After a seek, pause or rebalance: may the reader go on with the records at hand?
-    fn revalidate(&self, reader: &mut Reader) {
+    pub(super) fn revalidate(&self, place: &mut Option<Cursor>) {
         let version = self.version.load(Ordering::Acquire);
-        let Some(cursor) = &mut reader.cursor else { return };
+        let Some(cursor) = place else { return };
         if cursor.version == version {
             return;
         }
@@ -305,18 +375,18 @@ impl Shared {
             Currency::Current => cursor.version = version,
             Currency::Paused => {
                 fold(cursor, &mut fetcher);
-                if let Some(cursor) = reader.cursor.take() {
-                    fetcher.put_back(cursor.records.into_rest());
+                if let Some(cursor) = place.take() {
+                    fetcher.put_back(cursor.into_rest());
                 }
             }
-            Currency::Void => reader.cursor = None,
+            Currency::Void => *place = None,
         }
         drop(fetcher);
         self.fetchable.notify();
     }
 
-    fn finish_cursor(&self, reader: &mut Reader) {
-        let Some(cursor) = reader.cursor.take() else { return };
+    fn finish_cursor(&self, place: &mut Option<Cursor>) {
+        let Some(cursor) = place.take() else { return };
         let records = cursor.records.records();
         self.fetcher.lock().read_to(&records.partition, records.epoch, records.end);
         drop(cursor);
@@ -324,8 +394,8 @@ impl Shared {
     }
 
     /// The records at hand cannot be decoded: the position stays where they stopped making sense.
-    fn give_up_cursor(&self, reader: &mut Reader) {
-        let Some(cursor) = reader.cursor.take() else { return };
+    fn give_up_cursor(&self, place: &mut Option<Cursor>) {
+        let Some(cursor) = place.take() else { return };
         let mut fetcher = self.fetcher.lock();
         fold(&cursor, &mut fetcher);
         let records = cursor.records.records();
@@ -336,10 +406,60 @@ impl Shared {
         self.fetchable.notify();
     }
 
+    /// What is left at hand of a batch goes back to its partition, for another reader.
+    pub(super) fn give_back_cursor(&self) {
+        let mut reader = self.reader.lock();
+        self.revalidate(&mut reader.cursor);
+        if let Some(cursor) = reader.cursor.take() {
+            let mut fetcher = self.fetcher.lock();
+            fold(&cursor, &mut fetcher);
+            fetcher.put_back(cursor.into_rest());
+        }
+    }
+
+    pub(super) fn is_gated(&self) -> bool {
+        self.reader.lock().gate
+    }
+
+    // ---- acknowledgements
+
+    fn must_wait_for_acks(&self) -> bool {
+        self.options.acknowledgements && self.acks.lock().unacknowledged() >= self.options.max_unacknowledged
+    }
+
+    /// The application is done with offsets from `from` up to but not including `to`.
+    pub(super) fn acknowledge(&self, partition: &TopicPartition, from: i64, to: i64) {
+        let (settled, left) = {
+            let mut acks = self.acks.lock();
+            (acks.acknowledge(partition, from, to), acks.unacknowledged())
+        };
+        if settled > 0 && left == 0 {
+            self.returned.notify();
+        }
+        if settled > 0 && left + settled >= self.options.max_unacknowledged {
+            self.readable.notify();
+            self.leases.lock().values().for_each(|lease| lease.data.notify_one());
+        }
+    }
+
+    /// Sets the gauges that tell how things stand.
+    pub(super) fn take_stock(&self) {
+        let (assigned, buffered) = {
+            let fetcher = self.fetcher.lock();
+            (fetcher.assigned_count(), fetcher.buffered_bytes())
+        };
+        self.metrics.standing(assigned, buffered, self.acks.lock().unacknowledged());
+    }
+
+    pub(super) fn oldest_unacknowledged(&self, partition: &TopicPartition) -> Option<i64> {
+        self.acks.lock().oldest(partition)
+    }
+
     // ---- positions
 
     /// The position of every assigned partition that has one: what was handed out lies before it.
     pub(super) fn positions(&self) -> BTreeMap<TopicPartition, Position> {
+        self.fold_leases();
         let reader = self.reader.lock();
         let mut fetcher = self.fetcher.lock();
         if let Some(cursor) = &reader.cursor {
@@ -351,6 +471,18 @@ impl Shared {
     /// As [`Shared::positions`], without what the application may still be working on.
     pub(super) fn done_positions(&self) -> BTreeMap<TopicPartition, Position> {
         let mut positions = self.positions();
+        if self.options.acknowledgements {
+            let acks = self.acks.lock();
+            for (partition, position) in &mut positions {
+                *position = acks.committable(partition, *position);
+            }
+            return positions;
+        }
+        for (partition, done) in self.undone_in_leases() {
+            if let Some(position) = positions.get_mut(&partition) {
+                *position = done;
+            }
+        }
         let reader = self.reader.lock();
         if !reader.busy {
             return positions;
@@ -374,12 +506,14 @@ impl Shared {
 
     pub(super) fn seek(&self, partition: &TopicPartition, to: Position) -> bool {
         let assigned = self.fetcher.lock().seek(partition, to);
+        self.acks.lock().forget(partition);
         self.invalidate();
         assigned
     }
 
     pub(super) fn seek_to(&self, partition: &TopicPartition, to: OffsetReset) -> bool {
         let assigned = self.fetcher.lock().seek_to(partition, to);
+        self.acks.lock().forget(partition);
         self.invalidate();
         self.upkeep.notify();
         assigned
@@ -409,10 +543,20 @@ impl Shared {
     pub(super) fn assign(&self, partitions: Vec<TopicPartition>, from_committed: bool) {
         self.fetcher.lock().assign(partitions, from_committed);
         self.upkeep.notify();
+        self.readable.notify();
     }
 
     pub(super) fn unassign(&self, partitions: &[TopicPartition]) {
+        self.end_streams(partitions, StreamEnd::Lost);
         self.fetcher.lock().unassign(partitions);
+        {
+            let mut acks = self.acks.lock();
+            partitions.iter().for_each(|partition| acks.forget(partition));
+        }
+        self.metrics.forget(partitions);
+        let mut leases = self.leases.lock();
+        partitions.iter().for_each(|partition| drop(leases.remove(partition)));
+        drop(leases);
         self.invalidate();
     }
 
@@ -421,6 +565,7 @@ impl Shared {
         let now = self.fetcher.lock().assignment();
         let gone: Vec<TopicPartition> = now.difference(&partitions).cloned().collect();
         let added: Vec<TopicPartition> = partitions.difference(&now).cloned().collect();
+        self.begin_revoke(&gone);
         self.unassign(&gone);
         self.assign(added, self.options.group.is_some());
     }
@@ -433,19 +578,26 @@ impl Shared {
 
     /// Whether the application still works on something that was handed out.
     pub(super) fn reader_is_busy(&self) -> bool {
-        self.reader.lock().busy
+        if self.streams_are_busy() {
+            return true;
+        }
+        match self.options.acknowledgements {
+            true => self.acks.lock().unacknowledged() > 0,
+            false => self.reader.lock().busy,
+        }
     }
 
     /// Whether the application asked for records since the last call, or is waiting for some.
     pub(super) fn take_polled(&self) -> bool {
         let polled = std::mem::take(&mut self.reader.lock().polled);
-        polled || self.waiting.load(Ordering::Relaxed) > 0
+        let streams = self.polled.swap(false, Ordering::Relaxed);
+        polled || streams || self.waiting.load(Ordering::Relaxed) > 0
     }
 
     // ---- the end
 
     /// A fatal failure stays, any other is told once.
-    fn take_failure(&self) -> Option<ConsumeError> {
+    pub(super) fn take_failure(&self) -> Option<ConsumeError> {
         let mut failure = self.failure.lock();
         match &*failure {
             Some(error) if error.is_fatal() => Some(error.clone()),

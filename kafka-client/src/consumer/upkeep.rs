@@ -23,6 +23,8 @@ use crate::net::{Call, Purpose, RequestError};
 
 /// How long to wait before asking for metadata again that did not help.
 const METADATA_BACKOFF: Duration = Duration::from_millis(200);
+/// How often the gauges that tell how things stand are set.
+const STOCK_INTERVAL: Duration = Duration::from_secs(10);
 /// How long closing fetch sessions may take, in the background.
 const CLOSE_SESSION_TIMEOUT: Duration = Duration::from_secs(5);
 /// Fetch versions from here on name topics by id only (KIP-516).
@@ -37,6 +39,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut closed: watch::Receiver<bool>) 
     let mut lookups: JoinSet<()> = JoinSet::new();
     let mut stale = false;
     let mut metadata_due: Option<Instant> = None;
+    let mut stock_due = Instant::now();
     let mut commit_due = shared.options.auto_commit.map(|interval| Instant::now() + interval);
     loop {
         upkeep.borrow_and_update();
@@ -63,6 +66,10 @@ pub(super) async fn run(shared: Arc<Shared>, mut closed: watch::Receiver<bool>) 
         }
 
         start_lookups(&shared, &mut lookups, now);
+        if stock_due <= now {
+            shared.take_stock();
+            stock_due = now + STOCK_INTERVAL;
+        }
 
         if commit_due.is_some_and(|at| at <= now) {
             commit_due = shared.options.auto_commit.map(|interval| now + interval);
@@ -74,7 +81,8 @@ pub(super) async fn run(shared: Arc<Shared>, mut closed: watch::Receiver<bool>) 
         let lookup_due = shared.fetcher.lock().lookups_due_at();
         // Without a leader there is always reason to ask again.
         let metadata_due_if_stale = metadata_due.filter(|_| stale || leaderless);
-        let wake_at = [metadata_due_if_stale, lookup_due, commit_due].into_iter().flatten().min();
+        let wake_at =
+            [metadata_due_if_stale, lookup_due, commit_due, Some(stock_due)].into_iter().flatten().min();
         tokio::select! {
             _ = upkeep.changed() => {}
             changed = rounds.changed() => if changed.is_err() { return },
@@ -309,7 +317,11 @@ async fn fetch(shared: &Shared, plan: &FetchPlan, options: &FetchOptions) -> Res
         max_version: version,
         payloads: &[],
     };
+    let sent_at = Instant::now();
     let response = connection.request(&request::request(plan, options, version), call).await?;
+    let partitions = response.responses.iter().flat_map(|topic| &topic.partitions);
+    let bytes = partitions.filter_map(|it| it.records.as_ref()).map(bytes::Bytes::len).sum();
+    shared.metrics.fetched(plan.broker, sent_at.elapsed(), bytes, response.throttle_time_ms);
     if let Err(code) = ErrorCode::from(response.error_code).into_result() {
         tracing::debug!(broker = plan.broker, %code, "fetch refused");
         shared.fetcher.lock().refused(plan, code, Instant::now());

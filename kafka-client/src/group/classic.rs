@@ -265,6 +265,13 @@ impl Membership {
         }
     }
 
+    /// The application asks for a rebalance (KIP-568).
+    pub(crate) fn enforce_rebalance(&mut self) {
+        if self.is_member() {
+            self.rejoin("the application asked for a rebalance");
+        }
+    }
+
     /// The cluster's metadata changed. The leader watches it for the group: new partitions need an assignment.
     pub(crate) fn topics_changed(&mut self, counts: &BTreeMap<Arc<str>, i32>) {
         if let Some(assigned_by) = &self.assigned_by

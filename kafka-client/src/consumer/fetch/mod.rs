@@ -25,6 +25,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use kafka_wire::{ErrorCode, Uuid};
 use rustc_hash::FxHashMap;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::records::PartitionRecords;
@@ -209,6 +210,8 @@ struct Partition {
     error: Option<ConsumeError>,
     /// Whether it stands in the ready queue.
     queued: bool,
+    /// Told that there is something to read, if the partition has a reader of its own.
+    lease: Option<Arc<Notify>>,
     max_bytes: usize,
     ends: Option<Ends>,
 }
@@ -226,6 +229,16 @@ pub(crate) struct Ends {
     pub log_start_offset: i64,
     pub last_stable_offset: i64,
     pub high_watermark: i64,
+}
+
+impl Ends {
+    /// Up to where a reader may read.
+    pub(crate) fn readable(&self, isolation: IsolationLevel) -> i64 {
+        match isolation {
+            IsolationLevel::ReadCommitted => self.last_stable_offset,
+            IsolationLevel::ReadUncommitted => self.high_watermark,
+        }
+    }
 }
 
 #[derive(Default)]
@@ -283,11 +296,13 @@ impl Fetcher {
     }
 
     fn enqueue(&mut self, partition: &TopicPartition) {
-        if let Some(state) = self.partitions.get_mut(partition)
-            && !state.queued
-            && !state.paused
-            && (!state.pieces.is_empty() || state.error.is_some())
-        {
+        let Some(state) = self.partitions.get_mut(partition) else { return };
+        if state.paused || (state.pieces.is_empty() && state.error.is_none()) {
+            return;
+        }
+        if let Some(data) = &state.lease {
+            data.notify_one();
+        } else if !state.queued {
             state.queued = true;
             self.ready.push_back(partition.clone());
         }

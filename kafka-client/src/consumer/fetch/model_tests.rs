@@ -363,9 +363,15 @@ impl World {
         let is_lost = |read: &RecordBatch| {
             log.iter().all(|batch| (batch.base, batch.epoch) != (read.base_offset(), read.leader_epoch()))
         };
-        if let Some(lost) = records.batches().find(|batch| is_lost(batch)) {
-            so_far.lost_from =
-                Some(so_far.lost_from.map_or(lost.base_offset(), |it| it.min(lost.base_offset())));
+        let lost =
+            records.batches().find(|batch| is_lost(batch)).map(RecordBatch::base_offset).or_else(|| {
+                // What nobody sees, behind the last record, may be lost as well.
+                let end = (records.end.offset, records.end.leader_epoch);
+                let is_known = log.iter().any(|batch| (batch.end, batch.epoch) == end);
+                records.batches().last().filter(|_| !is_known).map(RecordBatch::next_offset)
+            });
+        if let Some(lost) = lost {
+            so_far.lost_from = Some(so_far.lost_from.map_or(lost, |known| known.min(lost)));
         }
         self.fetcher.read_to(&partition, records.epoch, records.end);
         self.held.push(records);

@@ -8,7 +8,7 @@ use super::{
     Currency, Ends, Fetcher, Lookup, PARTITION_BACKOFF, Partition, Place, Position, REPORTED_BACKOFF,
 };
 use crate::TopicPartition;
-use crate::consumer::{ConsumeError, IsolationLevel, OffsetReset};
+use crate::consumer::{ConsumeError, OffsetReset};
 
 impl Fetcher {
     /// Starts reading partitions: from the group's committed offset, or by the reset policy.
@@ -38,6 +38,7 @@ impl Fetcher {
                 handed_timestamp: None,
                 error: None,
                 queued: false,
+                lease: None,
                 max_bytes: self.config.max_partition_bytes,
                 ends: None,
             };
@@ -65,6 +66,11 @@ impl Fetcher {
 
     pub(crate) fn is_assigned(&self, partition: &TopicPartition) -> bool {
         self.partitions.contains_key(partition)
+    }
+
+    /// Whether this assignment or seek of a partition is the current one.
+    pub(crate) fn is_at(&self, partition: &TopicPartition, epoch: u64) -> bool {
+        self.partitions.get(partition).is_some_and(|state| state.epoch == epoch)
     }
 
     /// Whether records of this assignment and seek still count, and the reader may have them now.
@@ -98,11 +104,19 @@ impl Fetcher {
     pub(crate) fn lag(&self, partition: &TopicPartition) -> Option<i64> {
         let state = self.partitions.get(partition)?;
         let (Place::At { position, .. }, Some(ends)) = (state.place, state.ends) else { return None };
-        let end = match self.config.isolation {
-            IsolationLevel::ReadCommitted => ends.last_stable_offset,
-            IsolationLevel::ReadUncommitted => ends.high_watermark,
-        };
-        Some((end - position.offset).max(0))
+        Some((ends.readable(self.config.isolation) - position.offset).max(0))
+    }
+
+    /// For the metrics of what is handed out.
+    pub(crate) fn ends_and_replica(&self, partition: &TopicPartition) -> (Option<Ends>, Option<i32>) {
+        match self.partitions.get(partition) {
+            Some(state) => (state.ends, state.preferred.map(|preferred| preferred.broker)),
+            None => (None, None),
+        }
+    }
+
+    pub(crate) fn assigned_count(&self) -> usize {
+        self.partitions.len()
     }
 
     /// The next record to read is the one at `offset`. False if the partition is not assigned.

@@ -1,5 +1,8 @@
 //! The reader's side: what it gets, and what it says about it.
 
+use std::sync::Arc;
+
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::{Fetcher, Next, Place, Position, REPORTED_BACKOFF};
@@ -12,7 +15,7 @@ impl Fetcher {
         while let Some(partition) = self.ready.pop_front() {
             let Some(state) = self.partitions.get_mut(&partition) else { continue };
             state.queued = false;
-            if state.paused {
+            if state.paused || state.lease.is_some() {
                 continue;
             }
             if let Some(next) = self.take_next(&partition) {
@@ -20,6 +23,14 @@ impl Fetcher {
             }
         }
         None
+    }
+
+    /// As [`Fetcher::next`], of one partition.
+    pub(crate) fn next_of(&mut self, partition: &TopicPartition) -> Option<Next> {
+        if self.partitions.get(partition)?.paused {
+            return None;
+        }
+        self.take_next(partition)
     }
 
     fn take_next(&mut self, partition: &TopicPartition) -> Option<Next> {
@@ -83,5 +94,20 @@ impl Fetcher {
         // Records from before the damage may still be with the reader.
         state.handed_to = fetch.offset;
         Some(state.epoch)
+    }
+
+    /// A reader of its own takes a partition over: it is told of data, and [`Fetcher::next`] leaves it alone.
+    pub(crate) fn lease(&mut self, partition: &TopicPartition, data: Arc<Notify>) {
+        if let Some(state) = self.partitions.get_mut(partition) {
+            data.notify_one();
+            state.lease = Some(data);
+        }
+    }
+
+    pub(crate) fn end_lease(&mut self, partition: &TopicPartition) {
+        if let Some(state) = self.partitions.get_mut(partition) {
+            state.lease = None;
+            self.enqueue(partition);
+        }
     }
 }

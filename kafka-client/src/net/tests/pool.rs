@@ -161,7 +161,7 @@ async fn all_addresses_of_a_name_are_tried_at_once_until_one_leads_to_a_broker()
     assert_eq!((world.tried(), began.elapsed()), (vec![1, 2, 3], Duration::ZERO));
     // The connection is shared, but not with other traffic.
     pool.connection(&node(), Purpose::Control).await.unwrap();
-    assert_eq!(world.tried(), []);
+    assert!(world.tried().is_empty());
     pool.connection(&node(), Purpose::Fetch).await.unwrap();
     assert_eq!(world.tried(), [1, 2, 3]);
 }

@@ -232,8 +232,31 @@ impl Serde<String> for LossyString {
     }
 }
 
-/// Serializes into a vector of its own.
-pub(crate) fn to_bytes<T: 'static>(
+/// JSON by way of the `serde` crate, for keys or values of any type that has its traits (feature `json`).
+#[cfg(feature = "json")]
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Json;
+
+#[cfg(feature = "json")]
+impl<T> Serde<T> for Json
+where
+    T: ::serde::Serialize + ::serde::de::DeserializeOwned,
+{
+    fn serialize(&self, _: SerdeContext<'_>, value: &T, out: &mut Vec<u8>) -> Result<Encoded, SerdeError> {
+        serde_json::to_writer(out, value).map_err(|error| SerdeError::Other(Arc::new(error)))?;
+        Ok(Encoded::Bytes)
+    }
+
+    fn deserialize(&self, _: SerdeContext<'_>, bytes: Option<&Bytes>) -> Result<T, SerdeError> {
+        serde_json::from_slice(present::<T>(bytes)?).map_err(|error| SerdeError::Other(Arc::new(error)))
+    }
+}
+
+/// Serializes into a vector of its own; `None` is Kafka's null.
+///
+/// # Errors
+/// When the value has no encoding.
+pub fn to_bytes<T: 'static>(
     serde: &dyn Serde<T>,
     cx: SerdeContext<'_>,
     value: &T,
