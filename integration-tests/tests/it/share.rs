@@ -267,3 +267,61 @@ async fn a_share_group_goes_on_after_the_broker_was_restarted() -> TestResult {
     broker.shutdown().await;
     Ok(())
 }
+
+/// Of our broker only: leaders of partitions, and with them share coordinators and locks, move from node to node.
+#[tokio::test]
+async fn leaders_move_and_every_record_is_done_by_somebody() -> TestResult {
+    const PARTITIONS: i32 = 3;
+    integration_tests::show_logs();
+    let broker = Arc::new(Broker::builder().nodes(3).start().await?);
+    let client = Client::connect(broker.bootstrap_servers()).await?;
+    let (topic, group) = (unique("share-nodes"), unique("share"));
+    Admin::new(client.clone()).create_topics([NewTopic::new(&topic, PARTITIONS, 3)]).await?.all()?;
+    configure(
+        &client,
+        &group,
+        &[("share.record.lock.duration.ms", "3000"), ("share.delivery.count.limit", "10")],
+    )
+    .await?;
+    let members = [member(&client, &group, &topic)?, member(&client, &group, &topic)?];
+    let accepted = Arc::new(Mutex::new(Vec::new()));
+    let workers: Vec<_> = members
+        .iter()
+        .map(|member| {
+            let (member, accepted) = (member.clone(), Arc::clone(&accepted));
+            tokio::spawn(async move {
+                while let Some(record) = member.next().await? {
+                    locked(&accepted).push(value(&record)?);
+                    record.accept();
+                }
+                TestResult::Ok(())
+            })
+        })
+        .collect();
+    let moving = async {
+        for round in 0..4u32 {
+            fill(&client, &topic, round * 100..(round + 1) * 100).await?;
+            for name in [topic.as_str(), "__share_group_state", "__consumer_offsets"] {
+                for ((_, partition), now) in
+                    broker.control().leaders().into_iter().filter(|((topic, _), _)| topic == name)
+                {
+                    let at = now.isr.iter().position(|&node| Some(node) == now.leader).unwrap_or(0);
+                    if let Some(&next) = now.isr.get((at + 1) % now.isr.len().max(1)) {
+                        broker.control().move_leader(name, partition, next).await?;
+                    }
+                }
+            }
+        }
+        TestResult::Ok(())
+    };
+    moving.await?;
+    let done = || locked(&accepted).iter().copied().collect::<BTreeSet<u32>>();
+    eventually("all are done", async || Ok(done() == (0..400).collect())).await?;
+    for member in &members {
+        close(member).await;
+    }
+    for worker in workers {
+        worker.await??;
+    }
+    Ok(())
+}

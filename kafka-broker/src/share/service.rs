@@ -95,17 +95,20 @@ impl Shares {
     pub(crate) fn get(&self, state: &BrokerState, key: &ShareKey) -> Result<Arc<Shared>, ErrorCode> {
         let topic = state.topics.by_id(key.topic_id).ok_or(ErrorCode::UnknownTopicId)?;
         let partition = topic.partition(key.partition).ok_or(ErrorCode::UnknownTopicOrPartition)?;
-        // What other nodes lead is not kept here, and neither is what anybody may make up.
         partition.led_epoch().ok_or(ErrorCode::NotLeaderOrFollower)?;
+        if let Some(known) = self.partitions.lock().get(key) {
+            return Ok(Arc::clone(known));
+        }
+        // Not what anybody may make up: only what the group coordinator has had initialized.
+        let is_initialized = super::state::service::read(state, key, |recorded| recorded.is_some());
+        if !is_initialized.map_err(to_client)? {
+            return Err(ErrorCode::UnknownTopicOrPartition);
+        }
+        let shared =
+            Shared { key: key.clone(), partition, loaded: Mutex::new(None), waiters: WaitList::default() };
+        // If another fetch came first, its one counts.
         let mut partitions = self.partitions.lock();
-        let shared = partitions.entry(key.clone()).or_insert_with(|| {
-            Arc::new(Shared {
-                key: key.clone(),
-                partition,
-                loaded: Mutex::new(None),
-                waiters: WaitList::default(),
-            })
-        });
+        let shared = partitions.entry(key.clone()).or_insert_with(|| Arc::new(shared));
         Ok(Arc::clone(shared))
     }
 

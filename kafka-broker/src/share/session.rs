@@ -1,6 +1,6 @@
 //! Share sessions: which partitions a member fetches, so that each fetch names only what changed (`ShareSessionCache`).
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use kafka_wire::{ErrorCode, Uuid};
 
@@ -17,8 +17,8 @@ pub(crate) type TopicIdPartition = (Uuid, i32);
 struct Session {
     /// What the next request has to say.
     epoch: i32,
-    /// What is fetched, in the order in which it is asked for.
-    partitions: Vec<TopicIdPartition>,
+    /// What is fetched.
+    partitions: BTreeSet<TopicIdPartition>,
     /// Where the next fetch begins, so that every partition has its turn.
     turn: usize,
 }
@@ -60,16 +60,14 @@ impl Sessions {
             if self.by_member.len() >= self.max {
                 return Err(ErrorCode::ShareSessionLimitReached);
             }
-            self.by_member.insert(key.clone(), Session { epoch, partitions: Vec::new(), turn: 0 });
+            self.by_member.insert(key.clone(), Session { epoch, partitions: BTreeSet::new(), turn: 0 });
         }
         let session = self.step(&key, epoch)?;
-        for partition in added {
-            if !session.partitions.contains(partition) {
-                session.partitions.push(*partition);
-            }
+        session.partitions.extend(added);
+        for partition in forgotten {
+            session.partitions.remove(partition);
         }
-        session.partitions.retain(|partition| !forgotten.contains(partition));
-        let mut partitions = session.partitions.clone();
+        let mut partitions: Vec<_> = session.partitions.iter().copied().collect();
         if !partitions.is_empty() {
             let turn = session.turn % partitions.len();
             partitions.rotate_left(turn);
