@@ -196,7 +196,7 @@ async fn a_member_that_remains_keeps_its_place_and_one_that_asks_is_assigned_ane
     }
     let admin = kafka_admin::Admin::new(client.clone());
     let members = async || {
-        let groups = admin.describe_groups([group.as_str()]).await?.all()?;
+        let groups = admin.describe_consumer_groups([group.as_str()]).await?.all()?;
         TestResult::Ok(groups.iter().map(|(_, described)| described.members.len()).sum::<usize>())
     };
     eventually("it is a member again", async || Ok(members().await? == 1)).await?;
