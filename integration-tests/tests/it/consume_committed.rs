@@ -144,6 +144,7 @@ async fn aborted_records_and_markers_never_surface_and_open_transactions_hold_re
     assert_eq!(everything.end_offsets([&at]).await?[&at], 8);
     first.end(true).await?;
     assert_eq!(values(&committed, 2).await?, ["c1", "c2"]);
+    assert!(timeout(Duration::from_millis(300), committed.next()).await.is_err());
     eventually("the position is behind the last marker", async || Ok(committed.position(&at).await? == 9))
         .await?;
     cluster.shutdown().await;
