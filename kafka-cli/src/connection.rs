@@ -26,6 +26,27 @@ pub(crate) struct Connection {
     properties: Vec<(String, String)>,
 }
 
+/// What every administrative command takes.
+#[derive(Debug, Args)]
+pub(crate) struct AdminOptions {
+    /// Print JSON objects, one a line
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    /// How long the operation may take
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = positive_duration)]
+    timeout: Duration,
+
+    #[command(flatten)]
+    connection: Connection,
+}
+
+impl AdminOptions {
+    pub(crate) async fn admin(&self) -> Result<Admin, Failure> {
+        Ok(Admin::new(self.connection.connect().await?).with_timeout(self.timeout))
+    }
+}
+
 impl Connection {
     /// A client, after a broker answered.
     pub(crate) async fn connect(&self) -> Result<Client, Failure> {

@@ -31,6 +31,11 @@ impl Failure {
         Self::Failed(with_causes(error))
     }
 
+    /// That of everything that failed, if anything did.
+    pub(crate) fn all(messages: Vec<String>) -> Result<(), Self> {
+        if messages.is_empty() { Ok(()) } else { Err(Self::Failed(messages.join("\nkafka: "))) }
+    }
+
     /// Says what happened on stderr.
     pub(crate) fn report(&self) -> ExitCode {
         let (message, code) = match self {

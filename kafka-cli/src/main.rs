@@ -1,4 +1,4 @@
-//! The `kafka` command line: a broker, topics, producing, consuming and measuring.
+//! The `kafka` command line: a broker, topics, groups, producing, consuming and measuring.
 //!
 //! Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
 
@@ -8,6 +8,8 @@ mod connection;
 mod consume;
 mod failure;
 mod format;
+mod groups;
+mod outcome;
 mod output;
 mod perf;
 mod produce;
@@ -50,6 +52,8 @@ enum Command {
     Broker(broker::Args),
     #[command(subcommand)]
     Topics(topics::Command),
+    #[command(subcommand)]
+    Groups(groups::Command),
     Produce(produce::Args),
     Consume(consume::Args),
     #[command(subcommand)]
@@ -61,6 +65,7 @@ impl Command {
         match self {
             Self::Broker(args) => broker::run(args).await,
             Self::Topics(command) => topics::run(command).await,
+            Self::Groups(command) => groups::run(command).await,
             Self::Produce(args) => produce::run(args).await,
             Self::Consume(args) => consume::run(args).await,
             Self::Perf(command) => perf::run(command).await,

@@ -1,18 +1,17 @@
 //! `kafka topics list|create|delete|describe`
 
-use std::time::Duration;
-
 use clap::{Args, Subcommand};
 use kafka_admin::configs::ConfigEntry;
 use kafka_admin::topics::{PartitionDescription, TopicListing};
-use kafka_admin::{Admin, AdminError, ConfigResource, ItemResults, NewTopic, TopicDescription};
+use kafka_admin::{ConfigResource, NewTopic, TopicDescription};
 use kafka_client::wire::ErrorCode;
 use serde::Serialize;
 
-use crate::args::{key_value, positive_duration};
-use crate::connection::Connection;
+use crate::args::key_value;
+use crate::connection::AdminOptions;
 use crate::failure::{Failure, with_causes};
-use crate::output::{Table, list, note, print_json, print_line};
+use crate::outcome::{Outcome, report};
+use crate::output::{Table, list, note, print_json};
 
 /// List, create, delete and describe topics
 #[derive(Debug, Subcommand)]
@@ -21,26 +20,6 @@ pub(crate) enum Command {
     Create(Create),
     Delete(Delete),
     Describe(Describe),
-}
-
-#[derive(Debug, Args)]
-struct Common {
-    /// Print one JSON object for each topic, one a line
-    #[arg(long)]
-    json: bool,
-
-    /// How long the operation may take
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = positive_duration)]
-    timeout: Duration,
-
-    #[command(flatten)]
-    connection: Connection,
-}
-
-impl Common {
-    async fn admin(&self) -> Result<Admin, Failure> {
-        Ok(Admin::new(self.connection.connect().await?).with_timeout(self.timeout))
-    }
 }
 
 /// List the cluster's topics
@@ -55,7 +34,7 @@ pub(crate) struct List {
     internal: bool,
 
     #[command(flatten)]
-    common: Common,
+    common: AdminOptions,
 }
 
 /// Create topics
@@ -91,7 +70,7 @@ pub(crate) struct Create {
     dry_run: bool,
 
     #[command(flatten)]
-    common: Common,
+    common: AdminOptions,
 }
 
 /// Delete topics with all their records
@@ -110,7 +89,7 @@ pub(crate) struct Delete {
     if_exists: bool,
 
     #[command(flatten)]
-    common: Common,
+    common: AdminOptions,
 }
 
 /// Show topics with their partitions and what is configured
@@ -125,7 +104,7 @@ pub(crate) struct Describe {
     names: Vec<String>,
 
     #[command(flatten)]
-    common: Common,
+    common: AdminOptions,
 }
 
 pub(crate) async fn run(command: Command) -> Result<(), Failure> {
@@ -177,61 +156,6 @@ impl List {
     }
 }
 
-#[derive(Debug, Serialize)]
-struct Outcome<'a> {
-    name: &'a str,
-    /// `created`, `deleted`, `exists`, `missing`, `valid` or `failed`.
-    outcome: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    id: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    partitions: Option<i32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    replication_factor: Option<i16>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<String>,
-}
-
-impl<'a> Outcome<'a> {
-    fn new(name: &'a str, outcome: &'a str) -> Self {
-        Self { name, outcome, id: None, partitions: None, replication_factor: None, error: None }
-    }
-
-    fn failed(name: &'a str, error: &AdminError) -> Self {
-        Self { error: Some(with_causes(error)), ..Self::new(name, "failed") }
-    }
-}
-
-/// Prints what became of each topic; fails if one failed, after all of them were told.
-fn report<V>(
-    results: &ItemResults<String, V>,
-    json: bool,
-    outcome: impl for<'a> Fn(&'a str, &Result<V, AdminError>) -> Outcome<'a>,
-) -> Result<(), Failure> {
-    let mut failures = Vec::new();
-    for (name, result) in results {
-        let outcome = outcome(name, result);
-        failures.extend(outcome.error.clone());
-        match json {
-            true => print_json(&outcome)?,
-            false if outcome.error.is_none() => print_line(described(&outcome))?,
-            false => {}
-        }
-    }
-    if failures.is_empty() { Ok(()) } else { Err(Failure::failed(failures.join("\nkafka: "))) }
-}
-
-fn described(outcome: &Outcome<'_>) -> String {
-    let counts = match (outcome.partitions, outcome.replication_factor) {
-        (Some(1), Some(replicas)) => format!(" (1 partition, replication factor {replicas})"),
-        (Some(partitions), Some(replicas)) => {
-            format!(" ({partitions} partitions, replication factor {replicas})")
-        }
-        _ => String::new(),
-    };
-    format!("{}: {}{counts}", outcome.name, outcome.outcome)
-}
-
 impl Create {
     async fn run(self) -> Result<(), Failure> {
         let admin = self.common.admin().await?;
@@ -241,18 +165,22 @@ impl Create {
         });
         let results = admin.create_topics(topics).validate_only(self.dry_run).await?;
         let done = if self.dry_run { "valid" } else { "created" };
-        report(&results, self.common.json, |name, result| match result {
-            Ok(created) => Outcome {
-                id: created.id.map(topic_id),
-                partitions: created.partitions,
-                replication_factor: created.replication_factor,
-                ..Outcome::new(name, done)
+        report(
+            results.iter().map(|(name, result)| (name.as_str(), result)),
+            self.common.json,
+            |name, result| match result {
+                Ok(created) => Outcome {
+                    id: created.id.map(topic_id),
+                    partitions: created.partitions,
+                    replication_factor: created.replication_factor,
+                    ..Outcome::new(name, done)
+                },
+                Err(error) if self.if_not_exists && error.code() == Some(ErrorCode::TopicAlreadyExists) => {
+                    Outcome::new(name, "exists")
+                }
+                Err(error) => Outcome::failed(name, error),
             },
-            Err(error) if self.if_not_exists && error.code() == Some(ErrorCode::TopicAlreadyExists) => {
-                Outcome::new(name, "exists")
-            }
-            Err(error) => Outcome::failed(name, error),
-        })
+        )
     }
 }
 
@@ -260,13 +188,17 @@ impl Delete {
     async fn run(self) -> Result<(), Failure> {
         let admin = self.common.admin().await?;
         let results = admin.delete_topics(self.names).await?;
-        report(&results, self.common.json, |name, result| match result {
-            Ok(()) => Outcome::new(name, "deleted"),
-            Err(error) if self.if_exists && error.code() == Some(ErrorCode::UnknownTopicOrPartition) => {
-                Outcome::new(name, "missing")
-            }
-            Err(error) => Outcome::failed(name, error),
-        })
+        report(
+            results.iter().map(|(name, result)| (name.as_str(), result)),
+            self.common.json,
+            |name, result| match result {
+                Ok(()) => Outcome::new(name, "deleted"),
+                Err(error) if self.if_exists && error.code() == Some(ErrorCode::UnknownTopicOrPartition) => {
+                    Outcome::new(name, "missing")
+                }
+                Err(error) => Outcome::failed(name, error),
+            },
+        )
     }
 }
 
@@ -331,7 +263,7 @@ impl Describe {
                 false => print_described(topic, configs, at > 0)?,
             }
         }
-        if failures.is_empty() { Ok(()) } else { Err(Failure::failed(failures.join("\nkafka: "))) }
+        Failure::all(failures)
     }
 }
 
@@ -390,15 +322,5 @@ mod tests {
         // Kafka's Uuid.ZERO_UUID and Uuid.ONE_UUID.
         assert_eq!(topic_id(Uuid::nil()), "AAAAAAAAAAAAAAAAAAAAAA");
         assert_eq!(topic_id(Uuid::from_u128(1)), "AAAAAAAAAAAAAAAAAAAAAQ");
-    }
-
-    #[test]
-    fn an_outcome_is_told_in_one_line() {
-        let mut outcome = Outcome::new("orders", "created");
-        assert_eq!(described(&outcome), "orders: created");
-        (outcome.partitions, outcome.replication_factor) = (Some(3), Some(1));
-        assert_eq!(described(&outcome), "orders: created (3 partitions, replication factor 1)");
-        let json = serde_json::to_string(&outcome).unwrap();
-        assert_eq!(json, r#"{"name":"orders","outcome":"created","partitions":3,"replication_factor":1}"#);
     }
 }
