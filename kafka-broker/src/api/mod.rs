@@ -19,6 +19,7 @@ pub(crate) mod records;
 pub(crate) mod share_fetch;
 pub(crate) mod share_groups;
 pub(crate) mod share_offsets;
+pub(crate) mod share_state;
 pub(crate) mod topics;
 
 use std::collections::BTreeSet;

@@ -18,4 +18,5 @@ mod long_poll;
 mod nodes;
 mod records;
 mod restart;
+mod share;
 mod versions;

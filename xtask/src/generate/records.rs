@@ -29,7 +29,13 @@ const COORDINATOR_RECORDS: &[&str] = &[
 ];
 
 /// The APIs whose requests and responses `kafka-protocol` lacks, or does not have in the versions of Kafka 4.3.
-const APIS: &[&str] = &["DescribeShareGroupOffsets", "ShareAcknowledge", "ShareFetch"];
+const APIS: &[&str] = &[
+    "DescribeShareGroupOffsets",
+    "ReadShareGroupStateSummary",
+    "ShareAcknowledge",
+    "ShareFetch",
+    "WriteShareGroupState",
+];
 
 /// File names and contents of the requests and responses, before rustfmt.
 pub(crate) fn messages(schemas: &[Schema]) -> Result<Vec<(String, String)>, String> {

@@ -65,17 +65,33 @@ pub(crate) fn change<R>(
     key: &ShareKey,
     decide: impl FnOnce(&ShareCoordinator, i64) -> Result<(Option<ShareRecord>, R), ErrorCode>,
 ) -> Result<(R, Pending), ErrorCode> {
+    let partition = partition_of(state, key)?;
+    let (leader, _) = partition.leader();
+    match leader == state.node_id {
+        true => state.share_states.change(state, partition.index(), decide),
+        false => {
+            let node = state.cluster.node(leader).ok_or(ErrorCode::CoordinatorNotAvailable)?;
+            node.share_states.change(&node, partition.index(), decide)
+        }
+    }
+}
+
+/// The same, if the coordinator is on this node.
+pub(crate) fn change_here<R>(
+    state: &BrokerState,
+    key: &ShareKey,
+    decide: impl FnOnce(&ShareCoordinator, i64) -> Result<(Option<ShareRecord>, R), ErrorCode>,
+) -> Result<(R, Pending), ErrorCode> {
+    let partition = partition_of(state, key)?;
+    state.share_states.change(state, partition.index(), decide)
+}
+
+/// The partition in which the state rests.
+fn partition_of(state: &BrokerState, key: &ShareKey) -> Result<Arc<Partition>, ErrorCode> {
     let topic = state.topics.by_name(SHARE_STATE_TOPIC).ok_or(ErrorCode::CoordinatorNotAvailable)?;
     let count = i32::try_from(topic.partitions().len()).unwrap_or(i32::MAX);
     let index = partition_for(&key.coordinator_key(), count);
-    let leader = topic.partition(index).ok_or(ErrorCode::CoordinatorNotAvailable)?.leader().0;
-    match leader == state.node_id {
-        true => state.share_states.change(state, index, decide),
-        false => {
-            let node = state.cluster.node(leader).ok_or(ErrorCode::CoordinatorNotAvailable)?;
-            node.share_states.change(&node, index, decide)
-        }
-    }
+    topic.partition(index).ok_or(ErrorCode::CoordinatorNotAvailable)
 }
 
 /// Looks at what is on record of a share partition.
