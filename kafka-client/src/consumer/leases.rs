@@ -18,10 +18,13 @@ impl Shared {
             return None;
         }
         // What a reader of single records holds goes back to its partition.
-        self.give_back_cursor();
+        let at_work = self.give_back_cursor();
         let mut leases = self.leases.lock();
         let mut fetcher = self.fetcher.lock();
-        let partition = fetcher.assignment().into_iter().find(|partition| !leases.contains_key(partition))?;
+        let is_free = |partition: &TopicPartition| {
+            !leases.contains_key(partition) && at_work.as_ref() != Some(partition)
+        };
+        let partition = fetcher.assignment().into_iter().find(is_free)?;
         let lease = Lease::new(partition.clone());
         fetcher.lease(&partition, Arc::clone(&lease.data));
         leases.insert(partition, Arc::clone(&lease));

@@ -425,8 +425,10 @@ impl Consumer {
 
     // ---- commits
 
-    /// Commits the position of every assigned partition: all that was handed out counts as processed, and a
-    /// rebalance does not wait for the application to ask for more. Tries again for the client's `request.timeout` where that can help.
+    /// Commits the position of every assigned partition: all that was handed out counts as processed (of streams of
+    /// single partitions, all but the last record; with acknowledgements, what was acknowledged), and a rebalance
+    /// does not wait for the application to ask for more. Tries again for the client's `request.timeout` where that can
+    /// help.
     ///
     /// Dropping the future may leave the offsets committed or not.
     pub async fn commit(&self) -> Result<(), CommitError> {

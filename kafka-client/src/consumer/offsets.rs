@@ -141,10 +141,7 @@ impl Shared {
 
     /// Commits the position of every assigned partition.
     pub(super) async fn commit_positions(&self) -> Result<(), CommitError> {
-        let positions = match self.options.acknowledgements {
-            true => self.done_positions(),
-            false => self.positions(),
-        };
+        let positions = self.positions_to_commit();
         self.commit_offsets(positions.into_iter().map(|(tp, at)| (tp, at.into())).collect()).await
     }
 

@@ -406,15 +406,22 @@ impl Shared {
         self.fetchable.notify();
     }
 
-    /// What is left at hand of a batch goes back to its partition, for another reader.
-    pub(super) fn give_back_cursor(&self) {
+    /// What is left at hand of a batch goes back to its partition, for another reader. Returns the partition if the
+    /// application still works on a record of it.
+    pub(super) fn give_back_cursor(&self) -> Option<TopicPartition> {
         let mut reader = self.reader.lock();
         self.revalidate(&mut reader.cursor);
+        if reader.busy
+            && let Some(cursor) = &reader.cursor
+        {
+            return Some(cursor.records.records().partition.clone());
+        }
         if let Some(cursor) = reader.cursor.take() {
             let mut fetcher = self.fetcher.lock();
             fold(&cursor, &mut fetcher);
             fetcher.put_back(cursor.into_rest());
         }
+        None
     }
 
     pub(super) fn is_gated(&self) -> bool {
@@ -468,21 +475,31 @@ impl Shared {
         fetcher.positions()
     }
 
+    /// What an explicit commit means: everything that was handed out, except by streams, whose tasks may be at work.
+    pub(super) fn positions_to_commit(&self) -> BTreeMap<TopicPartition, Position> {
+        if self.options.acknowledgements {
+            return self.done_positions();
+        }
+        let mut positions = self.positions();
+        for (partition, done) in self.undone_in_leases() {
+            if let Some(position) = positions.get_mut(&partition) {
+                *position = done;
+            }
+        }
+        positions
+    }
+
     /// As [`Shared::positions`], without what the application may still be working on.
     pub(super) fn done_positions(&self) -> BTreeMap<TopicPartition, Position> {
-        let mut positions = self.positions();
         if self.options.acknowledgements {
+            let mut positions = self.positions();
             let acks = self.acks.lock();
             for (partition, position) in &mut positions {
                 *position = acks.committable(partition, *position);
             }
             return positions;
         }
-        for (partition, done) in self.undone_in_leases() {
-            if let Some(position) = positions.get_mut(&partition) {
-                *position = done;
-            }
-        }
+        let mut positions = self.positions_to_commit();
         let reader = self.reader.lock();
         if !reader.busy {
             return positions;
