@@ -7,7 +7,7 @@ use integration_tests::{Cluster, PATIENCE, TestResult, eventually, unique};
 use kafka_admin::{Admin, NewTopic};
 use kafka_broker::Broker;
 use kafka_client::consumer::{ConsumeError, Consumer, OffsetReset, TopicRecreation};
-use kafka_client::producer::{Acks, Record};
+use kafka_client::producer::{Acks, Compression, Record};
 use kafka_client::wire::StrBytes;
 use kafka_client::wire::messages::ElectLeadersRequest;
 use kafka_client::wire::messages::TopicName;
@@ -188,6 +188,39 @@ async fn a_reader_starts_so_long_ago() -> TestResult {
     let consumer = client.consumer().assign([at.clone()]).build()?;
     assert_eq!(next_value(&consumer).await?, (2, "new".to_owned()));
     assert_eq!(consumer.lag(&at), Some(1));
+    cluster.shutdown().await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_is_fetched_ahead_stays_within_the_budget_whatever_the_backlog() -> TestResult {
+    const BUDGET: usize = 256 * 1024;
+    let cluster = Cluster::start().await?;
+    let client = cluster.client().await?;
+    for compression in [Compression::None, Compression::GZIP] {
+        let topic = cluster.topic("backlog", 4).await?;
+        let producer = client.producer().compression(compression).build()?;
+        let records = 20_000;
+        for number in 0..records {
+            let value = format!("{number:0200}");
+            drop(producer.send(Record::to(&topic).partition(number % 4).value(value)).await?);
+        }
+        producer.close(PATIENCE).await?;
+        let all = (0..4).map(|partition| TopicPartition::new(topic.as_str(), partition));
+        let consumer = client
+            .consumer()
+            .assign(all)
+            .auto_offset_reset(OffsetReset::Earliest)
+            .max_buffered_bytes(BUDGET)
+            .build()?;
+        let mut largest = 0;
+        for _ in 0..records {
+            timeout(PATIENCE, consumer.next()).await??.ok_or("the consumer ended")?;
+            largest = largest.max(consumer.buffered_bytes());
+        }
+        assert!((1..=BUDGET).contains(&largest), "{largest} bytes");
+        consumer.close().await?;
+    }
     cluster.shutdown().await;
     Ok(())
 }
