@@ -151,8 +151,8 @@ async fn a_strict_limit_gives_no_record_too_many_and_a_closed_member_gives_back_
     other.accept();
     while seen.len() < 10 {
         let record = next(&second).await?;
-        // What a member had and never told of was not delivered.
-        assert_eq!(record.delivery_count(), 1);
+        // What the closed member had was delivered once.
+        assert_eq!(record.delivery_count(), if value(&record)? < 3 { 2 } else { 1 });
         seen.insert(value(&record)?);
         record.accept();
     }

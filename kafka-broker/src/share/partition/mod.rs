@@ -190,13 +190,13 @@ impl SharePartition {
 
     /// Locks that are due end: the records become available, or are given up if they were delivered often enough.
     pub(crate) fn expire(&mut self, now: Instant) -> Transition {
-        self.end_locks(0, |_, until| until <= now)
+        self.end_locks(|_, until| until <= now)
     }
 
-    /// A member is gone; what it holds was not delivered to the application, or it would have been acknowledged, so that
-    /// delivery does not count (`SharePartition.releaseAcquiredRecords`).
+    /// A member is gone: what it holds becomes available. The delivery counts, as in `SharePartition.releaseAcquiredRecords`
+    /// of Kafka 4.3.
     pub(crate) fn release_member(&mut self, member: &str) -> Transition {
-        self.end_locks(1, |holder, _| holder == member)
+        self.end_locks(|holder, _| holder == member)
     }
 
     /// The log begins at `offset` now: what was before is done.
@@ -228,7 +228,7 @@ impl SharePartition {
         self.maybe_available = self.start;
     }
 
-    fn end_locks(&mut self, uncounted: i16, ends: impl Fn(&str, Instant) -> bool) -> Transition {
+    fn end_locks(&mut self, ends: impl Fn(&str, Instant) -> bool) -> Transition {
         let mut transition = self.transition();
         let limit = self.limits.delivery_count;
         let ended: Vec<_> = self
@@ -241,7 +241,7 @@ impl SharePartition {
             .map(owned)
             .collect();
         for run in ended {
-            let delivery_count = run.value.delivery_count - uncounted;
+            let delivery_count = run.value.delivery_count;
             let state = if delivery_count >= limit { RecordState::Archived } else { RecordState::Available };
             self.change(&mut transition, run, InFlight { state, delivery_count });
         }

@@ -57,12 +57,11 @@ impl Model {
         self.recorded.retain(|&offset, _| offset >= start);
     }
 
-    fn end_locks(&mut self, uncounted: i16, ends: impl Fn(usize, Instant) -> bool) {
+    fn end_locks(&mut self, ends: impl Fn(usize, Instant) -> bool) {
         for state in self.offsets.values_mut() {
             if let Offset::Acquired(count, member, until) = *state
                 && ends(member, until)
             {
-                let count = count - uncounted;
                 *state = if count >= LIMITS.delivery_count { Offset::Done } else { Offset::Available(count) };
             }
         }
@@ -199,7 +198,7 @@ fn run(steps: Vec<Step>) {
                 let transition = partition.release_member(&member.to_string());
                 match recorded {
                     true => {
-                        model.end_locks(1, |holder, _| holder == member);
+                        model.end_locks(|holder, _| holder == member);
                         settle(&mut partition, &mut model, transition);
                     }
                     false => partition.roll_back(transition),
@@ -210,7 +209,7 @@ fn run(steps: Vec<Step>) {
                 let transition = partition.expire(now);
                 match recorded {
                     true => {
-                        model.end_locks(0, |_, until| until <= now);
+                        model.end_locks(|_, until| until <= now);
                         settle(&mut partition, &mut model, transition);
                     }
                     false => partition.roll_back(transition),
