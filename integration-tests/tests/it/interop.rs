@@ -243,3 +243,76 @@ async fn a_produced_and_compacted_folder_passes_kafkas_own_checks() -> TestResul
     }
     Ok(())
 }
+
+/// A `VerifiableConsumer` of Kafka's that runs until it is dropped.
+fn verifiable_consumer(server: &str, group: &str, protocol: &str) -> TestResult<tokio::process::Child> {
+    let mut command = kafka_tool("org.apache.kafka.tools.VerifiableConsumer")?;
+    command.args(["--bootstrap-server", server, "--topic", group, "--group-id", group]);
+    command.args(["--group-protocol", protocol, "--reset-policy", "earliest"]);
+    command.args(["--assignment-strategy", "org.apache.kafka.clients.consumer.CooperativeStickyAssignor"]);
+    Ok(command.stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true).spawn()?)
+}
+
+/// What `kafka-consumer-groups --describe` says of a group, with these further arguments.
+async fn described(server: &str, group: &str, args: &[&str]) -> TestResult<String> {
+    let mut describe = kafka_tool("org.apache.kafka.tools.consumer.group.ConsumerGroupCommand")?;
+    describe.args(["--bootstrap-server", server, "--describe", "--group", group]).args(args);
+    run(&mut describe, "").await
+}
+
+/// Members by the columns of `--members --verbose`: how many partitions each has.
+fn partition_counts(members: &str) -> Vec<usize> {
+    let rows = members.lines().filter(|line| line.contains("consumer-") && !line.contains("CONSUMER-ID"));
+    rows.filter_map(|row| row.split_whitespace().nth(4)?.parse().ok()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs java and Kafka's jars"]
+async fn javas_consumers_of_both_protocols_share_a_group_that_changes_its_protocol_with_them() -> TestResult {
+    let cluster = Cluster::start().await?;
+    let group = cluster.topic("both-protocols", 4).await?;
+    let server = cluster.bootstrap_servers();
+    let all_have = async |expected: &[usize]| {
+        eventually("the group is assigned", async || {
+            let members = described(server, &group, &["--members", "--verbose"]).await.unwrap_or_default();
+            Ok(partition_counts(&members) == expected)
+        })
+        .await
+    };
+    let classic = verifiable_consumer(server, &group, "classic")?;
+    all_have(&[4]).await?;
+    let consumer = verifiable_consumer(server, &group, "consumer")?;
+    all_have(&[2, 2]).await?;
+    let state = described(server, &group, &["--state"]).await?;
+    assert!(state.contains("uniform") && state.contains("Stable"), "{state}");
+    let mut list = kafka_tool("org.apache.kafka.tools.consumer.group.ConsumerGroupCommand")?;
+    list.args(["--bootstrap-server", server, "--list", "--type", "consumer"]);
+    assert!(run(&mut list, "").await?.contains(&group));
+    drop((classic, consumer));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs java and Kafka's jars"]
+async fn javas_console_consumer_reads_by_pattern_in_a_consumer_group() -> TestResult {
+    let cluster = Cluster::start().await?;
+    let topic = cluster.topic("by-pattern", 3).await?;
+    let producer = cluster.client().await?.producer().build()?;
+    let sent = lines(300);
+    for line in &sent {
+        drop(producer.send(Record::to(&topic).value(line.clone())).await?);
+    }
+    producer.flush().await;
+    let pattern = format!("{}.*", &topic[..topic.len() - 1]);
+    let mut consume = kafka_tool("org.apache.kafka.tools.consumer.ConsoleConsumer")?;
+    consume.args(["--bootstrap-server", cluster.bootstrap_servers(), "--include", &pattern]);
+    consume.args(["--group", &topic, "--from-beginning", "--max-messages", "300"]);
+    consume.args(["--command-property", "group.protocol=consumer"]);
+    let read = run(&mut consume, "").await?;
+    let mut read: Vec<&str> = read.lines().collect();
+    read.sort_unstable();
+    let mut expected: Vec<&str> = sent.iter().map(String::as_str).collect();
+    expected.sort_unstable();
+    assert_eq!(read, expected);
+    Ok(())
+}
