@@ -175,6 +175,8 @@ impl Admin {
     }
 
     /// Makes members leave a group of consumers, as if their time was over.
+    ///
+    /// Older brokers refuse it to members that speak the protocol of KIP-848 (`UNKNOWN_MEMBER_ID`); Kafka 4.3 does not.
     pub fn remove_members(&self, group: impl Into<String>, members: MembersToRemove) -> RemoveMembers {
         RemoveMembers::new(self.client.clone(), self.timeout, group.into(), members)
     }
