@@ -17,6 +17,15 @@ impl PartitionLog {
         }
         let batches = RecordBatch::iter(bytes.clone()).collect::<Result<Vec<_>, _>>()?;
         let size: usize = batches.iter().map(RecordBatch::size_bytes).sum();
+        if let Some(first) = batches.first()
+            && self.log_start_offset == self.log_end_offset
+            && first.base_offset() < self.log_end_offset
+            && first.last_offset() >= self.log_end_offset
+        {
+            // The leader's log starts inside a batch, of which records were deleted; batches are whole on every replica.
+            // The caller moves the start back to where the leader has it.
+            self.begin_anew_at(first.base_offset())?;
+        }
         let mut expected = self.log_end_offset;
         for batch in &batches {
             // A compacted leader has gaps, which stay gaps; nothing may go backwards.

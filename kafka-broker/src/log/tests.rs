@@ -388,3 +388,21 @@ fn reads_in_memory_share_the_logs_bytes() {
     let (once, twice) = (log.read(0, 1000, true).unwrap(), log.read(0, 1000, true).unwrap());
     assert_eq!(once[0].as_ptr(), twice[0].as_ptr());
 }
+
+/// Found by the simulation: a follower that was down while records were deleted up to the middle of a batch was sent that
+/// batch for ever, and never took it.
+#[test]
+fn a_follower_can_begin_in_the_middle_of_a_batch() {
+    let mut leader = memory_log(LogConfig::default());
+    leader.append(batch(&["a", "b", "c", "d", "e"]), client()).unwrap();
+    leader.delete_records(3).unwrap();
+    let mut follower = memory_log(LogConfig::default());
+    follower.restart_at(3).unwrap();
+    let copied = leader.read(3, 1 << 20, true).unwrap().concat();
+    follower.append_as_follower(copied.clone().into(), 0).unwrap();
+    follower.restore_log_start(3).unwrap();
+    assert_eq!((follower.log_start_offset(), follower.log_end_offset()), (3, 5));
+    assert_eq!(read_from(&follower, 3, 1 << 20), read_from(&leader, 3, 1 << 20));
+    // Only an empty log may go back.
+    assert!(follower.append_as_follower(copied.into(), 0).is_err());
+}
