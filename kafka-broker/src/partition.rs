@@ -425,6 +425,40 @@ impl Partition {
         Ok(start)
     }
 
+    /// As the leader: waits until records before `offset` are deleted on every replica whose node is there, and returns up
+    /// to where they are (`DelayedDeleteRecords`).
+    ///
+    /// Dropping the future takes nothing back.
+    pub(crate) async fn deleted(
+        &self,
+        offset: i64,
+        is_live: impl Fn(i32) -> bool,
+        deadline: Instant,
+    ) -> Result<i64, ErrorCode> {
+        loop {
+            let mut moved = pin!(self.commits.notified());
+            moved.as_mut().enable();
+            let low_watermark = self.low_watermark(&is_live)?;
+            if low_watermark >= offset {
+                return Ok(low_watermark);
+            }
+            if tokio::time::timeout_at(deadline, moved).await.is_err() {
+                return Err(ErrorCode::RequestTimedOut);
+            }
+        }
+    }
+
+    fn low_watermark(&self, is_live: impl Fn(i32) -> bool) -> Result<i64, ErrorCode> {
+        let mut state = self.state.lock();
+        state.leads()?;
+        let replica = state.replica().ok_or(ErrorCode::KafkaStorageError)?;
+        let log_start_offset = replica.log.log_start_offset();
+        Ok(match &replica.role {
+            Role::Leader(leading) => leading.core.low_watermark(log_start_offset, is_live),
+            _ => log_start_offset,
+        })
+    }
+
     /// Up to where this replica knows its records to be committed.
     pub(crate) fn high_watermark(&self) -> Option<i64> {
         self.state.lock().replica().map(|replica| replica.high_watermark())

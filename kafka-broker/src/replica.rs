@@ -111,7 +111,11 @@ impl Replica {
     }
 
     pub(crate) fn history(&self) -> History {
-        History { last_epoch: self.log.latest_epoch(), log_end_offset: self.log.log_end_offset() }
+        History {
+            last_epoch: self.log.latest_epoch(),
+            log_start_offset: self.log.log_start_offset(),
+            log_end_offset: self.log.log_end_offset(),
+        }
     }
 
     /// Compares a follower's history with this log.

@@ -14,6 +14,7 @@ const UNKNOWN: i64 = -1;
 #[derive(Debug, Clone)]
 struct Follower {
     node_id: i32,
+    log_start_offset: i64,
     log_end_offset: i64,
     /// When it last had everything that the leader had.
     caught_up_ms: i64,
@@ -61,6 +62,7 @@ impl Leader {
     ) -> Self {
         let followers = replicas.iter().filter(|&&replica| replica != node_id).map(|&replica| Follower {
             node_id: replica,
+            log_start_offset: UNKNOWN,
             log_end_offset: UNKNOWN,
             // A new leader gives everyone the full time to catch up (`Replica.resetReplicaState`).
             caught_up_ms: if isr.contains(&replica) { now_ms } else { 0 },
@@ -144,6 +146,20 @@ impl Leader {
         Progress { committed_bytes, expand_to }
     }
 
+    /// A follower says where its log starts. Returns whether that is news.
+    pub(crate) fn starts_at(&mut self, node_id: i32, log_start_offset: i64) -> bool {
+        let follower = self.followers.iter_mut().find(|follower| follower.node_id == node_id);
+        follower.is_some_and(|it| {
+            std::mem::replace(&mut it.log_start_offset, log_start_offset) != log_start_offset
+        })
+    }
+
+    /// What is deleted on every replica whose node is there (`Partition.lowWatermarkIfLeader`).
+    pub(crate) fn low_watermark(&self, log_start_offset: i64, is_live: impl Fn(i32) -> bool) -> i64 {
+        let live = self.followers.iter().filter(|follower| is_live(follower.node_id));
+        live.map(|follower| follower.log_start_offset).fold(log_start_offset, i64::min)
+    }
+
     /// The in-sync replicas without those that were not caught up for `lag_max_ms`, if there are any.
     pub(crate) fn shrink(&mut self, log_end_offset: i64, lag_max_ms: i64, now_ms: i64) -> Option<Vec<i32>> {
         if self.pending_isr.is_some() {
@@ -183,6 +199,7 @@ impl Leader {
             if replica != self.node_id && self.followers().all(|known| known != replica) {
                 self.followers.push(Follower {
                     node_id: replica,
+                    log_start_offset: UNKNOWN,
                     log_end_offset: UNKNOWN,
                     caught_up_ms: 0,
                     fetched_ms: 0,
@@ -230,11 +247,12 @@ impl Leader {
     }
 }
 
-/// A replica's history, as far as truncation asks: its last epoch and its end.
+/// A replica's history, as far as its leader asks: its start, its last epoch and its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct History {
     /// The epoch of the last record; `None` without records.
     pub(crate) last_epoch: Option<i32>,
+    pub(crate) log_start_offset: i64,
     pub(crate) log_end_offset: i64,
 }
 
@@ -344,8 +362,18 @@ mod tests {
     }
 
     #[test]
+    fn what_is_deleted_on_every_replica_that_is_there_is_the_low_watermark() {
+        let mut leader = leader(&[1, 2, 3], 1);
+        assert_eq!(leader.low_watermark(7, |_| true), UNKNOWN);
+        assert!(leader.starts_at(2, 7) && !leader.starts_at(2, 7) && leader.starts_at(3, 4));
+        assert_eq!(leader.low_watermark(7, |_| true), 4);
+        assert_eq!(leader.low_watermark(7, |node| node != 3), 7);
+    }
+
+    #[test]
     fn histories_that_part_are_cut_where_they_part() {
-        let history = |last_epoch, log_end_offset| History { last_epoch, log_end_offset };
+        let history =
+            |last_epoch, log_end_offset| History { last_epoch, log_start_offset: 0, log_end_offset };
         // The leader: epoch 0 up to 10, epoch 2 up to 20.
         let leader = |asked: i32| match asked {
             ..0 => None,

@@ -148,11 +148,12 @@ pub(crate) fn copy_step(state: &BrokerState, topic_id: Uuid, index: i32) -> Step
             let is_last = copied.batches.is_empty() && expand.is_none();
             match own.copied(leader_epoch, copied, now_ms) {
                 Ok(start) => {
+                    let is_last = is_last && start.is_none();
                     let kept = start.map(|start| state.logs.keep_log_start(own.topic(), index, start));
                     if let Some(Err(error)) = kept {
                         tracing::error!(partition = own.name(), %error, "the log's start is not kept");
                     }
-                    // One more step tells the leader how far this replica has come.
+                    // One more step tells the leader how far this replica has come, and where it starts.
                     if is_last { Step::Done } else { Step::More(expand) }
                 }
                 Err(code) => {

@@ -225,6 +225,8 @@ impl Chaos {
                 let asked = incidents.present.deleted_up_to.entry(partition).or_default();
                 *asked = offset.max(*asked);
                 raw.delete_records(partition, offset).await?;
+                let surely = incidents.present.surely_deleted_up_to.entry(partition).or_default();
+                *surely = offset.max(*surely);
             }
             Step::DeleteTopic => self.delete_topic(incidents).await?,
             Step::CreateTopic => self.create_topic().await?,

@@ -26,6 +26,8 @@ pub struct Incarnation {
     pub deleted_at: Option<Duration>,
     /// How far an admin asked to delete records, by partition.
     pub deleted_up_to: BTreeMap<i32, i64>,
+    /// How far it was told that they are deleted.
+    pub surely_deleted_up_to: BTreeMap<i32, i64>,
 }
 
 /// Which acknowledged records may be lost.
@@ -104,6 +106,15 @@ pub enum Violation {
         /// Up to where records were to be deleted.
         asked: i64,
     },
+    /// A log that has records which an admin was told are deleted.
+    StillThere {
+        /// The partition.
+        partition: i32,
+        /// Where it begins.
+        log_start_offset: i64,
+        /// Up to where records were deleted.
+        deleted: i64,
+    },
     /// A record that is in the log more than once.
     Duplicated {
         /// The record.
@@ -178,6 +189,12 @@ impl fmt::Display for Violation {
                 f,
                 "partition {partition} begins at {log_start_offset}, deletion was asked for up to {asked}"
             ),
+            Self::StillThere { partition, log_start_offset, deleted } => {
+                write!(
+                    f,
+                    "partition {partition} begins at {log_start_offset}, and was emptied up to {deleted}"
+                )
+            }
             Self::Duplicated { id, at } => write!(f, "record {id} was written {} times: {at:?}", at.len()),
             Self::WrittenAfterAll { id, at, told } => {
                 write!(f, "record {id} is at {at:?}, although its sender was told {told:?}")
@@ -221,6 +238,11 @@ pub fn check(sent: &[Sent], topics: &[Incarnation], promises: &Promises) -> Vec<
             if promises.kept_until_deleted && written.log_start_offset > asked {
                 let log_start_offset = written.log_start_offset;
                 violations.push(Violation::DeletedTooMuch { partition, log_start_offset, asked });
+            }
+            let deleted = topic.surely_deleted_up_to.get(&partition).copied().unwrap_or(0);
+            if promises.loss == Loss::None && written.log_start_offset < deleted {
+                let log_start_offset = written.log_start_offset;
+                violations.push(Violation::StillThere { partition, log_start_offset, deleted });
             }
         }
         if promises.idempotent {

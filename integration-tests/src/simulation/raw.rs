@@ -113,7 +113,7 @@ impl Raw {
     pub(super) async fn delete_records(&mut self, partition: i32, offset: i64) -> TestResult {
         let partition = DeleteRecordsPartition::default().with_partition_index(partition).with_offset(offset);
         let topic = DeleteRecordsTopic::default().with_name(topic_name()).with_partitions(vec![partition]);
-        let request = DeleteRecordsRequest::default().with_topics(vec![topic]).with_timeout_ms(10_000);
+        let request = DeleteRecordsRequest::default().with_topics(vec![topic]).with_timeout_ms(1000);
         let answer = self.call(&request, 2).await?;
         let partitions = answer.topics.iter().flat_map(|topic| &topic.partitions);
         accepted("delete records", partitions.map(|partition| partition.error_code))

@@ -68,6 +68,7 @@ impl Partition {
         }
         let (log_start_offset, end) = (replica.log.log_start_offset(), replica.log.log_end_offset());
         let Role::Leader(leading) = &mut replica.role else { return None };
+        let has_deleted = leading.core.starts_at(node_id, follower.log_start_offset);
         let progress = leading.core.fetched(node_id, follower.log_end_offset, end, now_ms);
         let high_watermark = leading.core.high_watermark();
         if progress.committed_bytes.is_some() {
@@ -81,6 +82,8 @@ impl Partition {
         drop(state);
         if let Some(bytes) = progress.committed_bytes {
             self.waiters.appended(bytes);
+        }
+        if has_deleted || progress.committed_bytes.is_some() {
             self.commits.notify_waiters();
         }
         let expand = progress.expand_to.map(|isr| AlterPartition {

@@ -85,6 +85,15 @@ fn a_log_that_begins_behind_what_was_to_be_deleted_is_noticed() {
 }
 
 #[test]
+fn records_that_come_back_after_their_deletion_are_noticed() {
+    let deleted =
+        |offset| Incarnation { surely_deleted_up_to: BTreeMap::from([(0, offset)]), ..begins_at(3) };
+    assert_eq!(strictly(&[], deleted(3)), []);
+    let back = Violation::StillThere { partition: 0, log_start_offset: 3, deleted: 4 };
+    assert_eq!(strictly(&[], deleted(4)), [back]);
+}
+
+#[test]
 fn a_power_cut_may_take_the_newest_records_and_no_others() {
     let cuts =
         |unsynced_for| Promises { loss: Loss::PowerCuts { at: vec![secs(5)], unsynced_for }, ..STRICT };
