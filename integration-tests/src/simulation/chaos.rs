@@ -81,24 +81,26 @@ impl Step {
     }
 }
 
+/// A fault, and what makes it good again after a while.
+type FaultAndUndo = (Step, Option<Step>);
+
 /// The steps of a run, each with its time.
 fn steps(plan: &Plan) -> Vec<(Duration, Step)> {
     let mut random = Random::stream(plan.seed, 3);
     let faults = &plan.faults;
     let span = plan.chaos.as_millis() as u64;
     let mut steps = Vec::new();
-    let mut add =
-        |random: &mut Random, count: u32, step: &dyn Fn(i32, &mut Random) -> (Step, Option<Step>)| {
-            for _ in 0..count {
-                let at = random.millis(0, span);
-                let node = 1 + random.below(u64::from(plan.nodes)) as i32;
-                let down = random.millis(0, 1000) * random.pick(&[0, 1, 1, 5], 1);
-                let (fault, undo) = step(node, random);
-                steps.push((at, fault));
-                // Whatever a node left open has ended by then.
-                steps.extend(undo.map(|undo| (at + down.max(Duration::from_millis(2)), undo)));
-            }
-        };
+    let mut add = |random: &mut Random, count: u32, step: &dyn Fn(i32, &mut Random) -> FaultAndUndo| {
+        for _ in 0..count {
+            let at = random.millis(0, span);
+            let node = 1 + random.below(u64::from(plan.nodes)) as i32;
+            let down = random.millis(0, 1000) * random.pick(&[0, 1, 1, 5], 1);
+            let (fault, undo) = step(node, random);
+            steps.push((at, fault));
+            // Whatever a node left open has ended by then.
+            steps.extend(undo.map(|undo| (at + down.max(Duration::from_millis(2)), undo)));
+        }
+    };
     let again = Some(Step::StartAll);
     add(&mut random, faults.restarts, &|_, _| (Step::StopAll, again));
     add(&mut random, faults.kills, &|_, _| (Step::KillAll, again));
