@@ -69,6 +69,7 @@ use crate::net::RequestError;
 use builder::Options;
 use fetch::Position;
 use shared::{Command, Shared};
+pub(crate) use upkeep::sleep_until;
 
 /// Where to start without a committed offset, or when the position is out of range (`auto.offset.reset`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]

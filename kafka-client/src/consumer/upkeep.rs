@@ -111,7 +111,8 @@ async fn close_sessions(shared: &Shared) {
     let _ = tokio::time::timeout(CLOSE_SESSION_TIMEOUT, all).await;
 }
 
-pub(super) async fn sleep_until(at: Option<Instant>) {
+/// Sleeps until then; for ever if there is no such time.
+pub(crate) async fn sleep_until(at: Option<Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,

@@ -15,6 +15,7 @@ use super::membership::{Membership, News};
 use super::session::Plan;
 use super::shared::Shared;
 use crate::cluster::CoordinatorKind;
+use crate::consumer::sleep_until;
 use crate::net::{Call, Pool, Purpose, RequestError};
 
 /// How long closing may take when nobody waits for it.
@@ -197,11 +198,4 @@ async fn send<R: Request>(
     let node = shared.client.node(broker).ok_or(RequestError::UnknownBroker { broker_id: broker })?;
     let connection = pool.connection(&node, Purpose::Fetch).await.map_err(RequestError::NotSent)?;
     connection.request(request, Call::within(timeout)).await
-}
-
-async fn sleep_until(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at).await,
-        None => std::future::pending().await,
-    }
 }
