@@ -44,18 +44,12 @@ impl Coordinator {
         let group_id = heartbeat.request.group_id.as_str();
         let not_found = |message: String| Refused { code: ErrorCode::GroupIdNotFound, message };
         let joins = heartbeat.request.member_epoch == 0;
-        match self.groups.get_mut(group_id) {
-            Some(Group::Consumer(group)) => {
-                let mut edit = Edit::new(group_id, group, &self.config, now);
-                let answered = edit.heartbeat(heartbeat);
-                if answered.is_err() {
-                    edit.revert();
-                }
-                out.take_edit(edit);
-                self.hint(group_id);
-                self.downgrade_if_classic(group_id, out, now);
-                answered
-            }
+        let answered =
+            self.edit_consumers(group_id, out, now, |edit| edit.attempt(|edit| edit.heartbeat(heartbeat)));
+        if let Some(answered) = answered {
+            return answered;
+        }
+        match self.groups.get(group_id) {
             Some(Group::Classic(group)) if joins && self.config.allows_upgrade(group) => {
                 self.found(heartbeat, out, now)
             }
@@ -119,25 +113,21 @@ impl Coordinator {
         now: Now,
     ) {
         let group_id = join.request.group_id.as_str();
-        let Some(Group::Consumer(group)) = self.groups.get_mut(group_id) else { return };
-        let mut edit = Edit::new(group_id, group, &self.config, now);
-        let joined = edit.classic_join(join, view);
-        if joined.is_err() {
-            edit.revert();
-        }
-        out.take_edit(edit);
+        let joined = self
+            .edit_consumers(group_id, out, now, |edit| edit.attempt(|edit| edit.classic_join(join, view)));
         match joined {
-            Ok(response) => out.answer_when_written(join.call, Response::JoinGroup(response)),
-            Err(JoinRefusal::Code(code)) => out.answer(join.call, Join::refusal(join.member_id(), code)),
-            Err(JoinRefusal::MemberIdRequired(id)) => {
+            None => {}
+            Some(Ok(response)) => out.answer_when_written(join.call, Response::JoinGroup(response)),
+            Some(Err(JoinRefusal::Code(code))) => {
+                out.answer(join.call, Join::refusal(join.member_id(), code));
+            }
+            Some(Err(JoinRefusal::MemberIdRequired(id))) => {
                 out.answer(join.call, Join::refusal(&id, ErrorCode::MemberIdRequired));
             }
         }
-        self.hint(group_id);
-        self.downgrade_if_classic(group_id, out, now);
     }
 
-    /// A call of a classic member in a consumer group; `None` if the group is not one.
+    /// A step of a consumer group; `None` if the group is not one.
     pub(super) fn edit_consumers<R>(
         &mut self,
         group_id: &str,

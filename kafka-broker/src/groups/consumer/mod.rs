@@ -363,12 +363,16 @@ impl<'a> Edit<'a> {
         Edited { records: self.records, before: self.before.map(Group::Consumer) }
     }
 
-    /// Takes back what was done so far.
-    pub(super) fn revert(&mut self) {
-        self.records.clear();
-        if let Some(before) = self.before.take() {
+    /// Takes a step that leaves the group as it was if it fails.
+    pub(super) fn attempt<R, E>(&mut self, step: impl FnOnce(&mut Self) -> Result<R, E>) -> Result<R, E> {
+        let done = step(self);
+        if done.is_err()
+            && let Some(before) = self.before.take()
+        {
+            self.records.clear();
             *self.group = before;
         }
+        done
     }
 
     /// Removes the first member whose time is over: it was not heard from, or did not give up what it had to.
