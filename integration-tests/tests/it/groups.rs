@@ -7,6 +7,7 @@ use std::time::Duration;
 use integration_tests::{Cluster, PATIENCE, TestResult, unique};
 use kafka_client::Client;
 use kafka_client::consumer::{Consumer, OffsetReset};
+use kafka_client::group::GroupProtocol;
 use kafka_client::group::assignor::{CooperativeStickyAssignor, RangeAssignor};
 use kafka_client::producer::Record;
 use tokio::time::{Instant, timeout};
@@ -143,5 +144,55 @@ async fn no_record_is_skipped_while_members_come_and_go() -> TestResult {
         seen.insert(std::str::from_utf8(record.value.as_deref().unwrap_or_default())?.parse()?);
     }
     assert_eq!(seen.len(), 4000);
+    Ok(())
+}
+
+/// Without an option that only classic groups have, the cluster's newer protocol is used (KIP-848).
+#[tokio::test]
+async fn a_group_of_kip_848_shares_the_partitions_and_commits_before_they_go() -> TestResult {
+    let cluster = Cluster::start().await?;
+    let client = cluster.client().await?;
+    let (topic, group) = (cluster.topic("kip848", 4).await?, unique("kip848"));
+    fill(&client, &topic, 4, 0..400).await?;
+    let start = || {
+        let builder = client.consumer().group(&group).topics([&topic]);
+        builder.auto_offset_reset(OffsetReset::Earliest).build()
+    };
+    let first = start()?;
+    let mut seen = take(&first, 100).await?;
+    assert_eq!(first.group_protocol(), Some(GroupProtocol::Consumer));
+    let second = start()?;
+    // The first gives partitions up when it asks for more: what it was handed is committed then.
+    let deadline = Instant::now() + PATIENCE;
+    while seen.len() < 400 {
+        assert!(Instant::now() < deadline, "{} records came", seen.len());
+        for consumer in [&first, &second] {
+            if let Ok(record) = timeout(Duration::from_millis(50), consumer.next()).await {
+                let record = record?.ok_or("the consumer ended")?;
+                seen.insert(std::str::from_utf8(record.value.as_deref().unwrap_or_default())?.parse()?);
+            }
+        }
+    }
+    second.close().await?;
+    settled(&[&first], 4).await?;
+    first.close().await?;
+    Ok(())
+}
+
+/// The coordinator matches the pattern (KIP-1082), or in classic groups the client does.
+#[tokio::test]
+async fn topics_are_subscribed_to_by_pattern_in_both_protocols() -> TestResult {
+    for protocol in [GroupProtocol::Consumer, GroupProtocol::Classic] {
+        let cluster = Cluster::start().await?;
+        let client = cluster.client().await?;
+        let (topic, group) = (cluster.topic("pattern", 2).await?, unique("pattern"));
+        let builder = client.consumer().group(&group).pattern(format!("{topic}.*")).protocol(protocol);
+        let consumer = builder.auto_offset_reset(OffsetReset::Earliest).build()?;
+        settled(&[&consumer], 2).await?;
+        assert_eq!(consumer.group_protocol(), Some(protocol));
+        fill(&client, &topic, 2, 0..10).await?;
+        assert_eq!(take(&consumer, 10).await?, (0..10).collect());
+        consumer.close().await?;
+    }
     Ok(())
 }

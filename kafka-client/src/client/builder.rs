@@ -332,7 +332,7 @@ impl ClientBuilder {
         }
     }
 
-    pub(super) fn metadata(&self) -> MetadataConfig {
+    pub(crate) fn metadata(&self) -> MetadataConfig {
         MetadataConfig {
             max_age: self.metadata_max_age,
             max_idle: self.metadata_max_idle,

@@ -219,7 +219,7 @@ pub(super) static CONSUMER: &[Key] = &[
         "exclude.internal.topics",
         Flag,
         "true",
-        NoEffect("topics are subscribed to by name, not by pattern"),
+        Differs("for patterns in classic groups; with KIP-848 the coordinator leaves them out"),
     ),
     key("fetch.max.bytes", int_bytes(0), "52428800", Used),
     key("fetch.max.wait.ms", int_ms(0), "500", Used),
@@ -229,15 +229,12 @@ pub(super) static CONSUMER: &[Key] = &[
     key(
         "group.protocol",
         AnyCaseWord(&["classic", "consumer"]),
-        "classic",
-        Only(&["classic"], "the protocol of KIP-848 is not supported yet"),
-    ),
-    key(
-        "group.remote.assignor",
-        Text,
         "",
-        Refused("it belongs to the protocol of KIP-848, which is not supported yet"),
+        Differs(
+            "without it, consumer where the cluster has it and no key of classic groups is given, else classic",
+        ),
     ),
+    key("group.remote.assignor", Text, "", Used),
     key("heartbeat.interval.ms", int_ms(i64::MIN), "3000", Used),
     key(
         "internal.throw.on.fetch.stable.offset.unsupported",

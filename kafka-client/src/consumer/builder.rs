@@ -10,7 +10,8 @@ use crate::TopicPartition;
 use crate::client::Client;
 use crate::config::{ConfigError, Properties, invalid};
 use crate::group::classic::MembershipConfig;
-use crate::group::{Assignor, CooperativeStickyAssignor, RangeAssignor};
+use crate::group::member::Topics;
+use crate::group::{Assignor, CooperativeStickyAssignor, GroupProtocol, RangeAssignor};
 
 /// Options of a [`Consumer`]; made by [`Client::consumer`]. Defaults are the Java consumer's unless said otherwise.
 #[derive(Clone)]
@@ -18,7 +19,7 @@ use crate::group::{Assignor, CooperativeStickyAssignor, RangeAssignor};
 pub struct ConsumerBuilder {
     client: Client,
     pub(super) options: Options,
-    topics: Vec<Arc<str>>,
+    topics: Option<Topics>,
     partitions: Vec<TopicPartition>,
     invalid: Option<ConfigError>,
 }
@@ -31,6 +32,11 @@ pub(super) struct Options {
     pub reset: OffsetReset,
     pub recreation: TopicRecreation,
     pub isolation: IsolationLevel,
+    pub protocol: GroupProtocol,
+    /// The key of an option that was given and has no meaning in KIP-848.
+    pub classic_only: Option<&'static str>,
+    pub remote_assignor: Option<String>,
+    pub exclude_internal_topics: bool,
     pub assignors: Vec<Arc<dyn Assignor>>,
     pub listener: Option<Arc<dyn RebalanceListener>>,
     pub auto_commit: Option<Duration>,
@@ -69,6 +75,14 @@ impl Options {
             min_bytes: self.fetch_min_bytes,
             isolation: self.isolation,
             rack: self.rack.clone(),
+        }
+    }
+
+    /// The protocol to begin with.
+    pub(super) fn group_protocol(&self) -> GroupProtocol {
+        match (self.protocol, self.classic_only) {
+            (GroupProtocol::Auto, Some(_)) => GroupProtocol::Classic,
+            (protocol, _) => protocol,
         }
     }
 
@@ -111,6 +125,10 @@ impl ConsumerBuilder {
             reset: OffsetReset::default(),
             recreation: TopicRecreation::default(),
             isolation: IsolationLevel::default(),
+            protocol: GroupProtocol::Auto,
+            classic_only: None,
+            remote_assignor: None,
+            exclude_internal_topics: true,
             assignors: vec![Arc::new(RangeAssignor), Arc::new(CooperativeStickyAssignor)],
             listener: None,
             auto_commit: Some(DEFAULT_AUTO_COMMIT),
@@ -126,7 +144,7 @@ impl ConsumerBuilder {
             acknowledgements: false,
             max_unacknowledged: DEFAULT_MAX_UNACKNOWLEDGED,
         };
-        let mut builder = Self { client, options, topics: Vec::new(), partitions: Vec::new(), invalid: None };
+        let mut builder = Self { client, options, topics: None, partitions: Vec::new(), invalid: None };
         let properties = builder.client.properties().clone();
         builder.invalid = builder.options.read(&properties).err();
         builder
@@ -140,7 +158,30 @@ impl ConsumerBuilder {
 
     /// Subscribes to topics; the group's members share their partitions.
     pub fn topics<T: AsRef<str>>(mut self, topics: impl IntoIterator<Item = T>) -> Self {
-        self.topics = topics.into_iter().map(|topic| Arc::from(topic.as_ref())).collect();
+        let names: Vec<Arc<str>> = topics.into_iter().map(|topic| Arc::from(topic.as_ref())).collect();
+        self.topics = (!names.is_empty()).then_some(Topics::Named(names));
+        self
+    }
+
+    /// Subscribes to every topic whose whole name matches, also those that are created later. The syntax is RE2's.
+    ///
+    /// The coordinator does the matching (KIP-1082); under the classic protocol this client does, at least every
+    /// `metadata.max.age`.
+    pub fn pattern(mut self, pattern: impl AsRef<str>) -> Self {
+        self.topics = Some(Topics::Matching(Arc::from(pattern.as_ref())));
+        self
+    }
+
+    /// Which protocol the group speaks (`group.protocol`). Default [`GroupProtocol::Auto`].
+    pub fn protocol(mut self, protocol: GroupProtocol) -> Self {
+        self.options.protocol = protocol;
+        self
+    }
+
+    /// The coordinator's assignor (`group.remote.assignor`, KIP-848), such as `uniform` or `range`. Default: the
+    /// coordinator's choice.
+    pub fn remote_assignor(mut self, name: impl Into<String>) -> Self {
+        self.options.remote_assignor = Some(name.into());
         self
     }
 
@@ -171,14 +212,14 @@ impl ConsumerBuilder {
 
     /// The only assignor to offer (`partition.assignment.strategy`). Default: range, then cooperative-sticky, as
     /// Java, which makes rebalances eager; cooperative-sticky alone makes them cooperative.
-    pub fn assignor(mut self, assignor: impl Assignor + 'static) -> Self {
-        self.options.assignors = vec![Arc::new(assignor)];
-        self
+    pub fn assignor(self, assignor: impl Assignor + 'static) -> Self {
+        self.assignors([Arc::new(assignor) as Arc<dyn Assignor>])
     }
 
     /// The assignors to offer, best first.
     pub fn assignors(mut self, assignors: impl IntoIterator<Item = Arc<dyn Assignor>>) -> Self {
         self.options.assignors = assignors.into_iter().collect();
+        self.options.classic_only = Some("partition.assignment.strategy");
         self
     }
 
@@ -224,15 +265,19 @@ impl ConsumerBuilder {
         self
     }
 
-    /// How long the coordinator waits for a sign of life (`session.timeout.ms`). Default 45 s.
+    /// How long the coordinator waits for a sign of life (`session.timeout.ms`). Default 45 s. A matter of the classic
+    /// protocol; with KIP-848 the cluster decides.
     pub fn session_timeout(mut self, timeout: Duration) -> Self {
         self.options.session_timeout = timeout;
+        self.options.classic_only = Some("session.timeout.ms");
         self
     }
 
-    /// How often the coordinator is told that this member lives (`heartbeat.interval.ms`). Default 3 s.
+    /// How often the coordinator is told that this member lives (`heartbeat.interval.ms`). Default 3 s. A matter of the
+    /// classic protocol; with KIP-848 the cluster decides.
     pub fn heartbeat_interval(mut self, interval: Duration) -> Self {
         self.options.heartbeat_interval = interval;
+        self.options.classic_only = Some("heartbeat.interval.ms");
         self
     }
 
@@ -292,7 +337,7 @@ impl ConsumerBuilder {
             return Err(error);
         }
         let options = &self.options;
-        if !self.topics.is_empty() {
+        if self.topics.is_some() {
             if options.group.is_none() {
                 return Err(ConfigError::Missing { key: "group.id" });
             }
@@ -305,6 +350,15 @@ impl ConsumerBuilder {
         }
         if options.assignors.is_empty() {
             return Err(invalid("partition.assignment.strategy", "", "at least one assignor"));
+        }
+        match (options.protocol, options.classic_only, &options.remote_assignor) {
+            (GroupProtocol::Consumer, Some(key), _) => {
+                return Err(invalid("group.protocol", "consumer", &format!("no {key} with it, or classic")));
+            }
+            (GroupProtocol::Classic, _, Some(name)) => {
+                return Err(invalid("group.remote.assignor", name, "nothing, or group.protocol=consumer"));
+            }
+            _ => {}
         }
         if options.heartbeat_interval >= options.session_timeout {
             let given = format!("{:?}", options.heartbeat_interval);
@@ -338,6 +392,20 @@ impl Options {
             if let Some(span) = properties.millis(key)? {
                 *place = span;
             }
+        }
+        for key in ["session.timeout.ms", "heartbeat.interval.ms", "partition.assignment.strategy"] {
+            if properties.get(key).is_some() {
+                self.classic_only = Some(key);
+            }
+        }
+        match properties.get("group.protocol") {
+            None => {}
+            Some("consumer") => self.protocol = GroupProtocol::Consumer,
+            Some(_) => self.protocol = GroupProtocol::Classic,
+        }
+        self.remote_assignor = text("group.remote.assignor").filter(|name| !name.is_empty());
+        if let Some(exclude) = properties.flag("exclude.internal.topics")? {
+            self.exclude_internal_topics = exclude;
         }
         if let Some(interval) = properties.millis("auto.commit.interval.ms")? {
             self.auto_commit = Some(interval);

@@ -6,6 +6,7 @@ use super::fetch::Position;
 use super::shared::Shared;
 use super::{CommitError, OffsetReset};
 use crate::TopicPartition;
+use crate::group::GroupProtocol;
 
 /// What a [`RebalanceListener`] returns.
 pub type ListenerFuture<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
@@ -78,6 +79,8 @@ impl Rebalance<'_> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RebalanceEvent {
+    /// The group speaks this protocol; told before the first partitions come.
+    Protocol(GroupProtocol),
     /// These partitions came.
     Assigned(Vec<TopicPartition>),
     /// These went, in good order.

@@ -44,7 +44,6 @@ use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures::Stream;
@@ -64,7 +63,8 @@ pub use typed::{TypedConsumer, TypedError, TypedRecord};
 
 use crate::TopicPartition;
 use crate::client::Client;
-use crate::group::classic::Membership;
+use crate::group::member::Topics;
+use crate::group::{GroupExit, GroupProtocol};
 use crate::net::RequestError;
 use builder::Options;
 use fetch::Position;
@@ -135,7 +135,7 @@ pub struct Consumer {
 struct Handle {
     shared: Arc<Shared>,
     /// Told to the group's task: give everything up and leave.
-    closing: watch::Sender<bool>,
+    closing: watch::Sender<Option<GroupExit>>,
     /// Told to the other tasks when that is done.
     closed: watch::Sender<bool>,
     start: Mutex<Option<Start>>,
@@ -144,7 +144,7 @@ struct Handle {
 
 /// What the tasks need, until a runtime is there to start them.
 struct Start {
-    topics: Vec<Arc<str>>,
+    topics: Option<Topics>,
     commands: mpsc::UnboundedReceiver<Command>,
 }
 
@@ -161,7 +161,7 @@ impl Drop for Handle {
     fn drop(&mut self) {
         self.shared.begin_close();
         self.shared.set_closed();
-        self.closing.send_replace(true);
+        self.closing.send_replace(Some(GroupExit::Default));
         if self.group.lock().is_none() {
             self.closed.send_replace(true);
         }
@@ -173,7 +173,7 @@ impl Consumer {
     fn start(
         client: Client,
         options: Options,
-        topics: Vec<Arc<str>>,
+        topics: Option<Topics>,
         partitions: Vec<TopicPartition>,
     ) -> Self {
         let (shared, commands) = Shared::new(client, options);
@@ -182,7 +182,7 @@ impl Consumer {
         let consumer = Self {
             handle: Arc::new(Handle {
                 shared,
-                closing: watch::Sender::new(false),
+                closing: watch::Sender::new(None),
                 closed: watch::Sender::new(false),
                 start: Mutex::new(Some(Start { topics, commands })),
                 group: Mutex::new(None),
@@ -204,12 +204,8 @@ impl Consumer {
         let shared = Arc::clone(self.shared());
         let handle = &self.handle;
         tokio::spawn(upkeep::run(Arc::clone(&shared), handle.closed.subscribe()));
-        if topics.is_empty() {
-            return;
-        }
-        let group = shared.options.group.clone().unwrap_or_default();
-        let membership = Membership::new(shared.options.membership(group), topics, Instant::now());
-        let task = membership::run(shared, membership, commands, handle.closing.subscribe());
+        let Some(topics) = topics else { return };
+        let task = membership::run(shared, topics, commands, handle.closing.subscribe());
         let closed = handle.closed.clone();
         *handle.group.lock() = Some(tokio::spawn(async move {
             task.await;
@@ -290,6 +286,16 @@ impl Consumer {
     /// group.
     pub fn subscribe<T: AsRef<str>>(&self, topics: impl IntoIterator<Item = T>) -> bool {
         let topics = topics.into_iter().map(|topic| Arc::from(topic.as_ref())).collect();
+        self.change_subscription(Topics::Named(topics))
+    }
+
+    /// Subscribes to every topic that matches instead, as [`ConsumerBuilder::pattern`]. Returns false if this consumer
+    /// is no member of a group.
+    pub fn subscribe_pattern(&self, pattern: &str) -> bool {
+        self.change_subscription(Topics::Matching(Arc::from(pattern)))
+    }
+
+    fn change_subscription(&self, topics: Topics) -> bool {
         self.handle.group.lock().is_some() && self.shared().commands.send(Command::Subscribe(topics)).is_ok()
     }
 
@@ -297,6 +303,12 @@ impl Consumer {
     /// not see. Returns false if this consumer is no member of a group.
     pub fn enforce_rebalance(&self) -> bool {
         self.handle.group.lock().is_some() && self.shared().commands.send(Command::EnforceRebalance).is_ok()
+    }
+
+    /// Which protocol the group speaks: [`GroupProtocol::Classic`] or [`GroupProtocol::Consumer`], once the first
+    /// partitions came.
+    pub fn group_protocol(&self) -> Option<GroupProtocol> {
+        *self.shared().group_protocol.lock()
     }
 
     /// What happens to the assignment from now on. A receiver that falls far behind misses the oldest events.
@@ -585,10 +597,10 @@ impl Consumer {
                 Err(_) => Err(CommitError::Closed),
             };
         }
-        shared.stays_in_group.store(options.remain, Ordering::Release);
         shared.begin_close();
         shared.set_closed();
-        self.handle.closing.send_replace(true);
+        let exit = if options.remain { GroupExit::Remain } else { GroupExit::Default };
+        self.handle.closing.send_replace(Some(exit));
         let group = self.handle.group.lock().take();
         if let Some(mut group) = group {
             let _ = tokio::time::timeout_at(deadline, &mut group).await;

@@ -22,7 +22,8 @@ use super::{CommitError, IsolationLevel, OffsetReset, OffsetsError};
 use crate::TopicPartition;
 use crate::client::{Client, Target};
 use crate::cluster::CoordinatorKind;
-use crate::group::classic::NO_GENERATION;
+use crate::group::member::NO_GENERATION;
+use crate::group::requests;
 use crate::net::{Call, Connection, Purpose, RequestError};
 
 /// Version 10 differs by a time-out for brokers that look into remote storage.
@@ -124,13 +125,7 @@ fn is_about_coordinator(code: ErrorCode) -> bool {
 impl Shared {
     /// A connection to the group's coordinator on which no JoinGroup blocks the way.
     pub(super) async fn coordinator(&self, purpose: Purpose) -> Result<Connection, RequestError> {
-        let group = self.options.group.as_deref().unwrap_or_default();
-        let node = self.client.coordinator(CoordinatorKind::Group, group).await?;
-        let connection = self.pool.connection(&node, purpose).await.map_err(RequestError::NotSent);
-        if connection.is_err() {
-            self.forget_coordinator();
-        }
-        connection
+        requests::coordinator(self, purpose).await
     }
 
     pub(super) fn forget_coordinator(&self) {
@@ -174,12 +169,14 @@ impl Shared {
                 Ok(()) => break,
                 Err(error) => error,
             };
+            // The epoch moved on while the commit was under way; a heartbeat's answer brings the new one (KIP-848).
+            let outdated = matches!(&error, CommitError::Refused { code: ErrorCode::StaleMemberEpoch, .. });
             failures += 1;
             let retry_at = Instant::now() + self.client.retry_backoff().random_delay(failures);
             // A rebalance has to end before this can succeed, and the caller may be what it waits for.
             let rebalances =
                 matches!(&error, CommitError::Refused { code: ErrorCode::RebalanceInProgress, .. });
-            if !error.is_retriable() || rebalances || retry_at >= deadline {
+            if !(error.is_retriable() || outdated) || rebalances || retry_at >= deadline {
                 return Err(error);
             }
             tokio::time::sleep_until(retry_at).await;

@@ -21,7 +21,8 @@ use super::streams::{Lease, StreamEnd};
 use super::{ConsumeError, OffsetReset};
 use crate::TopicPartition;
 use crate::client::Client;
-use crate::group::classic::Identity;
+use crate::group::GroupProtocol;
+use crate::group::member::{Identity, Topics};
 use crate::net::Pool;
 
 /// Rebalance events that a slow receiver may fall behind by.
@@ -47,7 +48,7 @@ impl Signal {
 /// What the handle asks of the group's task.
 #[derive(Debug)]
 pub(super) enum Command {
-    Subscribe(Vec<Arc<str>>),
+    Subscribe(Topics),
     EnforceRebalance,
     /// A commit under this generation was refused for good.
     CommitRefused {
@@ -86,11 +87,11 @@ pub(super) struct Shared {
     pub(super) commands: mpsc::UnboundedSender<Command>,
     pub(super) events: broadcast::Sender<RebalanceEvent>,
     pub(super) identity: Mutex<Option<Identity>>,
+    /// What the group speaks, once that is settled.
+    pub(super) group_protocol: Mutex<Option<GroupProtocol>>,
     pub(super) committed: Mutex<BTreeMap<TopicPartition, i64>>,
     failure: Mutex<Option<ConsumeError>>,
     closing: AtomicBool,
-    /// Closing does not give up the membership (KIP-1092).
-    pub(super) stays_in_group: AtomicBool,
     /// No record comes any more.
     closed: AtomicBool,
 }
@@ -169,10 +170,10 @@ impl Shared {
             commands,
             events: broadcast::Sender::new(MAX_EVENTS),
             identity: Mutex::new(None),
+            group_protocol: Mutex::new(None),
             committed: Mutex::default(),
             failure: Mutex::new(None),
             closing: AtomicBool::new(false),
-            stays_in_group: AtomicBool::new(false),
             closed: AtomicBool::new(false),
         };
         (shared, received)

@@ -4,6 +4,7 @@
 //! partitions. Sources: KIP-62 (heartbeats apart from polling), KIP-345 (static members), KIP-394 (member ids),
 //! KIP-429 (cooperative rebalancing), KIP-800 (reasons), KIP-814 (a static leader that comes back).
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,14 +16,9 @@ use tokio::time::Instant;
 use super::GroupError;
 use super::assignor::{Assignment, Assignor, GroupState, Member, RebalanceProtocol};
 use super::heartbeat::{Heartbeat, Step};
+use super::member::{Failure, GroupExit, Identity, NO_GENERATION, Pace};
 use super::protocol::{self, Subscription};
 use crate::TopicPartition;
-
-/// The generation of a consumer that is not a member (`Generation.NO_GENERATION`).
-pub(crate) const NO_GENERATION: i32 = -1;
-
-const BACKOFF_MIN: Duration = Duration::from_millis(100);
-const BACKOFF_MAX: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Clone)]
 pub(crate) struct MembershipConfig {
@@ -37,21 +33,13 @@ pub(crate) struct MembershipConfig {
     pub assignors: Vec<Arc<dyn Assignor>>,
 }
 
-/// What a request about this member must carry to be believed (KIP-447).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Identity {
-    pub generation: i32,
-    pub member_id: String,
-    pub instance_id: Option<String>,
-}
-
 /// What the shell has to do next.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Action {
     Join {
         member_id: String,
         protocols: Vec<(String, Bytes)>,
-        reason: &'static str,
+        reason: Cow<'static, str>,
     },
     /// Tell [`Membership::counted`] how many partitions these topics have; this member leads.
     CountPartitions(Vec<Arc<str>>),
@@ -76,14 +64,6 @@ pub(crate) enum Action {
         all: Vec<TopicPartition>,
     },
     Fail(GroupError),
-}
-
-/// Why a request brought nothing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Failure {
-    /// No answer: connection lost, timed out, no coordinator known.
-    Unanswered,
-    Refused(ErrorCode),
 }
 
 #[derive(Debug, Clone)]
@@ -130,7 +110,7 @@ enum AfterRelease {
     Join { not_before: Instant },
     Adopt { partitions: BTreeSet<TopicPartition> },
     WaitForPoll,
-    Leave,
+    Leave(GroupExit),
     Nothing,
 }
 
@@ -138,6 +118,8 @@ pub(crate) struct Membership {
     config: MembershipConfig,
     rebalance_protocol: RebalanceProtocol,
     topics: Vec<Arc<str>>,
+    /// The topics that match its pattern are not known yet.
+    awaits_topics: bool,
     member_id: String,
     generation: i32,
     protocol: String,
@@ -147,15 +129,16 @@ pub(crate) struct Membership {
     /// The topics of all members, whether they exist or not, while it leads.
     watched_topics: Vec<Arc<str>>,
     state: State,
-    rejoin_reason: Option<&'static str>,
+    rejoin_reason: Option<Cow<'static, str>>,
     heartbeat: Heartbeat,
     polled_at: Instant,
-    failures: u32,
+    pace: Pace,
     actions: VecDeque<Action>,
 }
 
 impl Membership {
-    pub(crate) fn new(config: MembershipConfig, topics: Vec<Arc<str>>, now: Instant) -> Self {
+    /// `None`: [`Membership::subscribe`] will tell, and nothing is joined before.
+    pub(crate) fn new(config: MembershipConfig, topics: Option<Vec<Arc<str>>>, now: Instant) -> Self {
         let rebalance_protocol = if config
             .assignors
             .iter()
@@ -169,7 +152,8 @@ impl Membership {
         Self {
             config,
             rebalance_protocol,
-            topics,
+            awaits_topics: topics.is_none(),
+            topics: topics.unwrap_or_default(),
             member_id: String::new(),
             generation: NO_GENERATION,
             protocol: String::new(),
@@ -180,7 +164,7 @@ impl Membership {
             rejoin_reason: None,
             heartbeat,
             polled_at: now,
-            failures: 0,
+            pace: Pace::default(),
             actions: VecDeque::new(),
         }
     }
@@ -192,10 +176,6 @@ impl Membership {
             member_id: self.member_id.clone(),
             instance_id: self.config.instance_id.clone(),
         }
-    }
-
-    pub(crate) fn config(&self) -> &MembershipConfig {
-        &self.config
     }
 
     pub(crate) fn topics(&self) -> &[Arc<str>] {
@@ -218,7 +198,9 @@ impl Membership {
                 continue;
             }
             match &self.state {
-                State::Unjoined { not_before } if now >= *not_before => self.begin_join(),
+                State::Unjoined { not_before } if now >= *not_before && !self.awaits_topics => {
+                    self.begin_join();
+                }
                 State::Stable if self.rejoin_reason.is_some() => {
                     self.state = State::Unjoined { not_before: now };
                 }
@@ -236,7 +218,9 @@ impl Membership {
     pub(crate) fn wake_at(&self) -> Option<Instant> {
         let mut wake_at: Option<Instant> = None;
         let mut consider = |at: Instant| wake_at = Some(wake_at.map_or(at, |earlier| earlier.min(at)));
-        if let State::Unjoined { not_before } = &self.state {
+        if let State::Unjoined { not_before } = &self.state
+            && !self.awaits_topics
+        {
             consider(*not_before);
         }
         if self.heartbeats() {
@@ -252,13 +236,14 @@ impl Membership {
     pub(crate) fn polled(&mut self, now: Instant) {
         self.polled_at = now;
         if matches!(self.state, State::Stale) {
-            self.rejoin_reason = Some("the application polls again");
+            self.rejoin_reason = Some("the application polls again".into());
             self.state = State::Unjoined { not_before: now };
         }
     }
 
     /// Subscribes to other topics, which takes a rebalance.
     pub(crate) fn subscribe(&mut self, topics: Vec<Arc<str>>) {
+        self.awaits_topics = false;
         if self.topics != topics {
             self.topics = topics;
             self.rejoin("the subscription changed");
@@ -355,17 +340,15 @@ impl Membership {
                 self.heartbeat.answered(now);
                 self.rejoin("the group rebalances");
             }
-            Err(Failure::Unanswered) => {
-                self.heartbeat.failed(now, BACKOFF_MIN);
-                self.actions.push_back(Action::ForgetCoordinator);
+            Err(Failure::Refused(code)) if !code.is_retriable() => {
+                self.handle_failure(now, Failure::Refused(code));
             }
-            Err(Failure::Refused(code)) if code.is_retriable() => {
-                self.heartbeat.failed(now, BACKOFF_MIN);
-                if is_about_coordinator(code) {
+            Err(failure) => {
+                self.heartbeat.failed(now, Pace::FIRST);
+                if failure.is_about_coordinator() {
                     self.actions.push_back(Action::ForgetCoordinator);
                 }
             }
-            Err(failure) => self.handle_failure(now, failure),
         }
     }
 
@@ -396,9 +379,14 @@ impl Membership {
                 self.rejoin("partitions were revoked for other members");
             }
             AfterRelease::WaitForPoll => self.state = State::Stale,
-            AfterRelease::Leave => {
+            AfterRelease::Leave(exit) => {
                 self.owned.clear();
-                if self.is_member() && self.config.instance_id.is_none() {
+                let leaves = match exit {
+                    GroupExit::Default => self.config.instance_id.is_none(),
+                    GroupExit::Leave => true,
+                    GroupExit::Remain => false,
+                };
+                if leaves && self.is_member() {
                     self.actions.push_back(Action::Leave(self.identity()));
                 }
                 self.forget_membership(true);
@@ -408,12 +396,12 @@ impl Membership {
         }
     }
 
-    /// Gives everything up and leaves. Static members stay in the group until their session ends (KIP-345).
-    pub(crate) fn leave(&mut self) {
+    /// Gives everything up and leaves. Members that remain are the group's until their session ends (KIP-345).
+    pub(crate) fn leave(&mut self, exit: GroupExit) {
         if self.has_left() {
             return;
         }
-        self.release(self.owned.clone(), false, AfterRelease::Leave);
+        self.release(self.owned.clone(), false, AfterRelease::Leave(exit));
     }
 
     fn is_member(&self) -> bool {
@@ -428,7 +416,7 @@ impl Membership {
                 State::Stale
                     | State::Left
                     | State::Releasing(
-                        AfterRelease::WaitForPoll | AfterRelease::Leave | AfterRelease::Nothing
+                        AfterRelease::WaitForPoll | AfterRelease::Leave(_) | AfterRelease::Nothing
                     )
             )
     }
@@ -446,14 +434,8 @@ impl Membership {
         self.polled_at + self.config.max_poll_interval
     }
 
-    fn rejoin(&mut self, reason: &'static str) {
-        self.rejoin_reason.get_or_insert(reason);
-    }
-
-    fn backoff(&mut self) -> Duration {
-        let backoff = BACKOFF_MIN.saturating_mul(1 << self.failures.min(10)).min(BACKOFF_MAX);
-        self.failures = self.failures.saturating_add(1);
-        backoff
+    fn rejoin(&mut self, reason: impl Into<Cow<'static, str>>) {
+        self.rejoin_reason.get_or_insert_with(|| reason.into());
     }
 
     /// What must be given up before joining: everything (eager), or what is no longer subscribed to.
@@ -503,12 +485,12 @@ impl Membership {
         self.actions.push_back(Action::Join {
             member_id: self.member_id.clone(),
             protocols,
-            reason: self.rejoin_reason.take().unwrap_or(""),
+            reason: self.rejoin_reason.take().unwrap_or_default(),
         });
     }
 
     fn begin_sync(&mut self, now: Instant, joined: Joined) {
-        self.failures = 0;
+        self.pace.succeeded();
         self.member_id = joined.member_id;
         self.generation = joined.generation;
         self.protocol = joined.protocol;
@@ -551,7 +533,7 @@ impl Membership {
     }
 
     fn take_assignment(&mut self, now: Instant, assignment: &Assignment) {
-        self.failures = 0;
+        self.pace.succeeded();
         self.heartbeat.restart(now);
         if let Some(assignor) = self.config.assignors.iter().find(|a| a.name() == self.protocol) {
             assignor.on_assignment(assignment, self.generation);
@@ -583,8 +565,11 @@ impl Membership {
     fn lose(&mut self, forget_member_id: bool, after: AfterRelease) {
         self.forget_membership(forget_member_id);
         let lost = std::mem::take(&mut self.owned);
-        let leaving = matches!(self.state, State::Releasing(AfterRelease::Leave));
-        self.release(lost, true, if leaving { AfterRelease::Leave } else { after });
+        let after = match self.state {
+            State::Releasing(AfterRelease::Leave(exit)) => AfterRelease::Leave(exit),
+            _ => after,
+        };
+        self.release(lost, true, after);
     }
 
     fn forget_membership(&mut self, forget_member_id: bool) {
@@ -610,11 +595,13 @@ impl Membership {
     }
 
     fn handle_failure(&mut self, now: Instant, failure: Failure) {
+        if failure.is_about_coordinator() {
+            self.actions.push_back(Action::ForgetCoordinator);
+        }
         let code = match failure {
             Failure::Refused(code) => code,
             Failure::Unanswered => {
-                self.actions.push_back(Action::ForgetCoordinator);
-                let not_before = now + self.backoff();
+                let not_before = now + self.pace.failed();
                 self.state = State::Unjoined { not_before };
                 return;
             }
@@ -632,17 +619,10 @@ impl Membership {
                 self.fail(GroupError::Fenced { group: self.config.group.clone(), instance });
             }
             code if code.is_retriable() => {
-                if is_about_coordinator(code) {
-                    self.actions.push_back(Action::ForgetCoordinator);
-                }
-                let not_before = now + self.backoff();
+                let not_before = now + self.pace.failed();
                 self.state = State::Unjoined { not_before };
             }
             code => self.fail(GroupError::Refused { group: self.config.group.clone(), code }),
         }
     }
-}
-
-fn is_about_coordinator(code: ErrorCode) -> bool {
-    matches!(code, ErrorCode::NotCoordinator | ErrorCode::CoordinatorNotAvailable)
 }

@@ -10,7 +10,8 @@ use proptest::prelude::*;
 use tokio::time::Instant;
 
 use super::assignor::{Assignment, Assignor, CooperativeStickyAssignor, RangeAssignor};
-use super::classic::{Action, Failure, Identity, JoinAnswer, Joined, Membership, MembershipConfig};
+use super::classic::{Action, JoinAnswer, Joined, Membership, MembershipConfig};
+use super::member::{Failure, GroupExit, Identity};
 use super::{GroupError, protocol};
 use crate::TopicPartition;
 
@@ -35,11 +36,11 @@ fn config(assignors: Vec<Arc<dyn Assignor>>) -> MembershipConfig {
 }
 
 fn eager(now: Instant) -> Membership {
-    Membership::new(config(vec![Arc::new(RangeAssignor)]), vec![Arc::from("t")], now)
+    Membership::new(config(vec![Arc::new(RangeAssignor)]), Some(vec![Arc::from("t")]), now)
 }
 
 fn cooperative(now: Instant) -> Membership {
-    Membership::new(config(vec![Arc::new(CooperativeStickyAssignor)]), vec![Arc::from("t")], now)
+    Membership::new(config(vec![Arc::new(CooperativeStickyAssignor)]), Some(vec![Arc::from("t")]), now)
 }
 
 fn assignment(partitions: &[i32]) -> Bytes {
@@ -168,7 +169,7 @@ fn a_fenced_instance_is_the_end() {
     let now = Instant::now();
     let mut member = Membership::new(
         MembershipConfig { instance_id: Some("i".into()), ..config(vec![Arc::new(RangeAssignor)]) },
-        vec![Arc::from("t")],
+        Some(vec![Arc::from("t")]),
         now,
     );
     enter(&mut member, now, 1, &[0]);
@@ -202,12 +203,12 @@ fn close_leaves_the_group_unless_the_member_is_static() {
         let now = Instant::now();
         let mut member = Membership::new(
             MembershipConfig { instance_id: instance.clone(), ..config(vec![Arc::new(RangeAssignor)]) },
-            vec![Arc::from("t")],
+            Some(vec![Arc::from("t")]),
             now,
         );
         enter(&mut member, now, 1, &[0]);
         assert!(matches!(member.poll(now), Some(Action::Assign { .. })));
-        member.leave();
+        member.leave(GroupExit::Default);
         assert_eq!(member.poll(now), Some(Action::Release { partitions: vec![tp(0)], lost: false }));
         member.released(now);
         match member.poll(now) {
@@ -225,7 +226,7 @@ fn an_unknown_member_that_is_closing_still_closes() {
     let mut member = eager(now);
     enter(&mut member, now, 1, &[0]);
     assert!(matches!(member.poll(now), Some(Action::Assign { .. })));
-    member.leave();
+    member.leave(GroupExit::Default);
     assert!(matches!(member.poll(now), Some(Action::Release { .. })));
     member.heartbeat_answered(now, 1, Err(Failure::Refused(ErrorCode::UnknownMemberId)));
     assert!(matches!(member.poll(now), Some(Action::Release { lost: true, .. })));
@@ -394,7 +395,11 @@ impl World {
         let now = self.now;
         match shock {
             Shock::Start if self.processes.len() < 6 => self.processes.push(Process {
-                member: Membership::new(config(vec![Arc::clone(&self.assignor)]), vec![Arc::from("t")], now),
+                member: Membership::new(
+                    config(vec![Arc::clone(&self.assignor)]),
+                    Some(vec![Arc::from("t")]),
+                    now,
+                ),
                 holds: BTreeSet::new(),
                 joining_as: None,
                 syncing: None,
@@ -404,7 +409,7 @@ impl World {
             Shock::Start => {}
             Shock::Close(i) => {
                 if let Some(process) = self.processes.get_mut(*i) {
-                    process.member.leave();
+                    process.member.leave(GroupExit::Default);
                 }
             }
             Shock::Crash(i) => {
