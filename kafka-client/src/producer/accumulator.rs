@@ -507,8 +507,13 @@ impl Accumulator {
         self.memory.is_exhausted()
     }
 
-    /// Closes the partition's batch if it has lingered long enough, or at once if `force`d.
-    pub(super) fn close_due(&self, buffer: &PartitionBuffer, now: Instant, force: bool) -> Lingering {
+    /// How long a batch that is not full waits for more records.
+    pub(super) fn linger(&self) -> Duration {
+        self.config.linger
+    }
+
+    /// Closes the partition's batch if it has been open for `age`.
+    pub(super) fn close_aged(&self, buffer: &PartitionBuffer, now: Instant, age: Duration) -> Lingering {
         let mut open = buffer.open.lock();
         match &open.batch {
             None => {
@@ -516,8 +521,8 @@ impl Accumulator {
                 Lingering::Nothing
             }
             Some(batch) => {
-                let due_at = batch.created_at + self.config.linger;
-                if !force && due_at > now {
+                let due_at = batch.created_at + age;
+                if due_at > now {
                     return Lingering::Until(due_at);
                 }
                 open.listed = false;
@@ -567,7 +572,7 @@ impl TopicState {
     }
 }
 
-/// What [`Accumulator::close_due`] found.
+/// What [`Accumulator::close_aged`] found.
 #[derive(Debug)]
 pub(super) enum Lingering {
     Nothing,

@@ -56,6 +56,7 @@ impl Sender {
         };
         if let Some(state) = self.brokers.get_mut(&broker) {
             state.in_flight = state.in_flight.saturating_sub(1);
+            state.batches_in_flight = state.batches_in_flight.saturating_sub(slots.len());
         }
         slots
     }

@@ -1,5 +1,7 @@
 //! Which batches go to which broker now.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use kafka_wire::compression::Compression;
 use tokio::time::Instant;
@@ -14,6 +16,8 @@ use super::{Action, OpenRequest, Part, ProducePlan, RequestId, Sender};
 pub(super) struct BrokerState {
     pub(super) link: Link,
     pub(super) in_flight: usize,
+    /// Batches in those requests.
+    pub(super) batches_in_flight: usize,
     /// Throttled (KIP-219), or not reachable: nothing is sent before this.
     pub(super) muted_until: Option<Instant>,
     pub(super) failures: u32,
@@ -183,11 +187,12 @@ impl Sender {
             return None;
         }
         self.next_request += 1;
-        self.requests.insert(id, OpenRequest { broker, slots });
         if let Some(state) = self.brokers.get_mut(&broker) {
             state.in_flight += 1;
+            state.batches_in_flight += slots.len();
             state.blocked_since = None;
         }
+        self.requests.insert(id, OpenRequest { broker, slots });
         Some(ProducePlan { id, broker, parts })
     }
 
@@ -236,9 +241,78 @@ impl Sender {
         blocked.filter_map(|state| state.blocked_since).map(|since| since + limit).min()
     }
 
+    /// How much more the brokers would take right now.
+    pub(in super::super) fn appetite(&self) -> Appetite {
+        let room = |state: &BrokerState| Room {
+            bytes: self.config.max_in_flight.saturating_sub(state.in_flight) * self.config.max_request_bytes,
+            batches: BATCHES_UNDER_WAY.saturating_sub(state.batches_in_flight),
+        };
+        let up = self.brokers.iter().filter(|(_, state)| state.link == Link::Up);
+        let mut appetite = Appetite {
+            left: up.map(|(&broker, state)| (broker, room(state))).collect(),
+            others: self.brokers.values().any(|state| state.link != Link::Up),
+        };
+        for &slot in &self.active {
+            let Some(Some(queue)) = self.partitions.get(slot) else { continue };
+            let leader = queue.leader.map(|leader| leader.broker);
+            for batch in queue.waiting() {
+                appetite.took(leader, batch.size_bytes());
+            }
+        }
+        appetite
+    }
+
+    /// The broker that leads the partition, as far as the sender was told.
+    pub(in super::super) fn leader_of(&self, slot: usize) -> Option<i32> {
+        Some(self.partitions.get(slot)?.as_ref()?.leader?.broker)
+    }
+
     /// Whether the partitioner avoids the broker.
     pub(super) fn is_stalled(&self, broker: i32) -> bool {
         self.brokers.get(&broker).is_some_and(|state| state.stalled)
+    }
+}
+
+/// What each connected broker would take beyond what waits for it. A broker that is not connected has no limit: somebody
+/// must ask for the connection.
+#[derive(Debug)]
+pub(in super::super) struct Appetite {
+    left: BTreeMap<i32, Room>,
+    others: bool,
+}
+
+#[derive(Debug)]
+struct Room {
+    bytes: usize,
+    batches: usize,
+}
+
+impl Room {
+    fn is_gone(&self) -> bool {
+        self.bytes == 0 || self.batches == 0
+    }
+}
+
+/// While so many batches are on their way to a broker, those that are not full had better grow: with thousands of
+/// partitions a request for each round of `linger.ms` would hold a record or two of each.
+const BATCHES_UNDER_WAY: usize = 1000;
+
+impl Appetite {
+    /// Whether the partition's leader would take a batch.
+    pub(in super::super) fn is_for(&self, leader: Option<i32>) -> bool {
+        leader.and_then(|leader| self.left.get(&leader)).is_none_or(|left| !left.is_gone())
+    }
+
+    pub(in super::super) fn took(&mut self, leader: Option<i32>, bytes: usize) {
+        if let Some(left) = leader.and_then(|leader| self.left.get_mut(&leader)) {
+            left.bytes = left.bytes.saturating_sub(bytes);
+            left.batches = left.batches.saturating_sub(1);
+        }
+    }
+
+    /// Whether nobody would take anything.
+    pub(in super::super) fn is_gone(&self) -> bool {
+        !self.others && !self.left.is_empty() && self.left.values().all(Room::is_gone)
     }
 }
 

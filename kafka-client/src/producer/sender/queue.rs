@@ -116,6 +116,11 @@ impl PartitionQueue {
         self.waiting.front()
     }
 
+    /// What waits to be sent.
+    pub(super) fn waiting(&self) -> impl Iterator<Item = &Batch> {
+        self.waiting.iter()
+    }
+
     /// A new leader need not be spared for what the old one answered (KIP-951).
     pub(super) fn leader_changed(&mut self, leader: Option<Leader>) {
         self.leader = leader;

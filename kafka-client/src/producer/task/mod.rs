@@ -1,10 +1,11 @@
 //! The shell of the producer: one task that owns connections and timers, and does what the sender decides.
 
+mod collect;
 mod compressors;
 mod report;
 mod request;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -24,7 +25,7 @@ use self::compressors::Compressors;
 use self::report::Spans;
 use self::request::{Standing, produce_request, standing};
 use super::Shared;
-use super::accumulator::{Lingering, PartitionBuffer};
+use super::accumulator::PartitionBuffer;
 use super::batch::{Batch, Identity, Lane, Uncompressed};
 use super::delivery::Completion;
 use super::metrics::Meters;
@@ -124,8 +125,12 @@ struct Task {
     events: FuturesUnordered<Pin<Box<dyn Future<Output = Event> + Send>>>,
     cluster: Arc<Cluster>,
     /// Partitions that have, or had, an open batch.
-    lingering: Vec<Arc<PartitionBuffer>>,
+    lingering: VecDeque<Arc<PartitionBuffer>>,
     next_linger: Option<Instant>,
+    /// Something happened that may let a broker take more.
+    look_again: bool,
+    /// When to look at each open batch, whatever brokers would take.
+    next_look: Option<Instant>,
     closed: Vec<Batch>,
     opened: Vec<Arc<PartitionBuffer>>,
     compressors: Arc<Compressors>,
@@ -143,8 +148,10 @@ pub(super) async fn run(shared: Arc<Shared>) {
         actions: Vec::new(),
         connections: HashMap::new(),
         events: FuturesUnordered::new(),
-        lingering: Vec::new(),
+        lingering: VecDeque::new(),
         next_linger: None,
+        look_again: false,
+        next_look: None,
         closed: Vec::new(),
         opened: Vec::new(),
         compressors: Arc::new(Compressors::new()),
@@ -154,12 +161,12 @@ pub(super) async fn run(shared: Arc<Shared>) {
         // Both are taken first: what was sent before a close or a flush is then in the batches collected below.
         let ending = shared.accumulator.is_closed();
         let flushes = shared.commands.take_flushes();
+        task.follow_metadata();
         task.collect(!flushes.is_empty());
         task.answer(flushes);
         if shared.commands.aborted.load(Ordering::SeqCst) {
             break;
         }
-        task.follow_metadata();
         task.drop_unused();
         task.act();
         task.publish();
@@ -197,65 +204,6 @@ pub(super) async fn run(shared: Arc<Shared>) {
 }
 
 impl Task {
-    /// Takes closed batches, and closes those that lingered long enough; all if `flush`.
-    fn collect(&mut self, flush: bool) {
-        let accumulator = &self.shared.accumulator;
-        accumulator.take_inbox(&mut self.closed, &mut self.opened);
-        self.enqueue_closed();
-        let now = Instant::now();
-        let accumulator = &self.shared.accumulator;
-        let force = flush || accumulator.is_exhausted() || accumulator.is_closed();
-        // While no broker takes more, a batch that could not leave may as well grow.
-        let due = self.next_linger.is_some_and(|at| at <= now) && !self.sender.is_saturated();
-        let mut listed = Vec::new();
-        if force || due {
-            self.next_linger = None;
-            listed = std::mem::take(&mut self.lingering);
-        }
-        // Of thousands of partitions only the new ones are looked at every time.
-        listed.append(&mut self.opened);
-        self.close_due(listed, now, force);
-    }
-
-    fn close_due(&mut self, listed: Vec<Arc<PartitionBuffer>>, now: Instant, force: bool) {
-        for buffer in listed {
-            match self.shared.accumulator.close_due(&buffer, now, force) {
-                Lingering::Nothing => {}
-                Lingering::Until(at) => {
-                    self.next_linger = Some(self.next_linger.map_or(at, |next| next.min(at)));
-                    self.lingering.push(buffer);
-                }
-                Lingering::Closed(batch) => {
-                    // Batches that filled up meanwhile are older: they come first.
-                    self.shared.accumulator.take_inbox(&mut self.closed, &mut self.opened);
-                    self.enqueue_closed();
-                    self.enqueue(batch);
-                }
-            }
-        }
-        if !self.opened.is_empty() {
-            self.lingering.append(&mut self.opened);
-            self.next_linger = Some(now);
-        }
-    }
-
-    fn enqueue_closed(&mut self) {
-        let mut closed = std::mem::take(&mut self.closed);
-        for batch in closed.drain(..) {
-            self.enqueue(batch);
-        }
-        self.closed = closed;
-    }
-
-    fn enqueue(&mut self, batch: Batch) {
-        let lane = batch.lane.clone();
-        let new = self.sender.is_new(&lane);
-        self.sender.enqueue(batch);
-        if new {
-            self.follow(lane.slot, standing(&self.cluster, &lane));
-        }
-    }
-
     fn answer(&self, flushes: Vec<Flush>) {
         for flush in flushes {
             // Whoever asked may have stopped waiting.
@@ -270,6 +218,7 @@ impl Task {
             return;
         }
         self.cluster = cluster;
+        self.look_again = true;
         let standings: Vec<_> =
             self.sender.lanes().map(|lane| (lane.slot, standing(&self.cluster, lane))).collect();
         for (slot, standing) in standings {
@@ -410,6 +359,7 @@ impl Task {
 
     fn take(&mut self, event: Event) {
         let now = Instant::now();
+        self.look_again = true;
         match event {
             Event::Identity(Ok(identity)) => {
                 tracing::debug!(producer_id = identity.producer_id, epoch = identity.epoch, "producer id");
