@@ -210,3 +210,55 @@ async fn batches_are_filled_further_once_it_is_known_how_well_they_shrink() {
     assert!(learned < fresh, "{learned} requests after {fresh}");
     assert_eq!(broker.values(0).len(), 40 * (2 + learning));
 }
+
+#[tokio::test(start_paused = true)]
+async fn of_thousands_of_partitions_those_that_no_request_takes_go_on_filling_their_batches() {
+    let partitions = 3000;
+    let broker = FakeBroker::new(partitions);
+    let producer = client(&broker).producer().linger(Duration::from_millis(1)).build().unwrap();
+    // From here on the leader knows the producer, so that more than one request may be under way.
+    for partition in 0..partitions {
+        drop(producer.send(record("warm").partition(partition)).await.unwrap());
+    }
+    producer.flush().await;
+    broker.set_silent(true);
+    let mut deliveries = Vec::new();
+    for round in ["first", "second"] {
+        for partition in 0..partitions {
+            deliveries.push(producer.send(record(round).partition(partition)).await.unwrap());
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let open = producer.debug_snapshot().await.open_batches;
+    let filled = open.iter().filter(|batch| batch.records == 2).count();
+    assert!(filled >= 1900, "{filled} of {} open batches have both records", open.len());
+    broker.set_silent(false);
+    for delivery in deliveries {
+        delivery.await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_that_is_kept_open_fails_when_its_time_is_over() {
+    let partitions = 1200;
+    let broker = FakeBroker::new(partitions);
+    let producer = client(&broker)
+        .producer()
+        .linger(Duration::ZERO)
+        .delivery_timeout(Duration::from_secs(20))
+        .request_timeout(Duration::from_secs(20))
+        .build()
+        .unwrap();
+    producer.send(record("warm")).await.unwrap().await.unwrap();
+    broker.set_silent(true);
+    let started = Instant::now();
+    let mut deliveries = Vec::new();
+    for partition in 0..partitions {
+        deliveries.push(producer.send(record("late").partition(partition)).await.unwrap());
+        tokio::task::yield_now().await;
+    }
+    for delivery in deliveries {
+        delivery.await.unwrap_err();
+    }
+    assert!(started.elapsed() <= Duration::from_secs(22), "{:?}", started.elapsed());
+}
