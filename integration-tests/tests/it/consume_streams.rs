@@ -8,7 +8,11 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use integration_tests::{Cluster, PATIENCE, TestResult, eventually, unique};
-use kafka_client::consumer::{CloseOptions, Consumer, OffsetAndMetadata, OffsetReset, StreamEnd, TypedError};
+use kafka_client::consumer::{
+    CloseOptions, Consumer, OffsetAndMetadata, OffsetReset, PartitionStream, PartitionStreams, StreamEnd,
+    TypedError,
+};
+use kafka_client::group::GroupProtocol;
 use kafka_client::producer::Record;
 use kafka_client::{Client, TopicPartition};
 use tokio::time::timeout;
@@ -23,9 +27,23 @@ async fn fill(client: &Client, topic: &str, partitions: i32, records: u32) -> Te
     Ok(())
 }
 
-fn member(client: &Client, group: &str, topic: &str) -> TestResult<Consumer> {
-    let builder = client.consumer().group(group).topics([topic]).auto_offset_reset(OffsetReset::Earliest);
-    Ok(builder.build()?)
+fn member(client: &Client, protocol: GroupProtocol, group: &str, topic: &str) -> TestResult<Consumer> {
+    let builder = client.consumer().group(group).topics([topic]).protocol(protocol);
+    Ok(builder.auto_offset_reset(OffsetReset::Earliest).build()?)
+}
+
+/// Both partitions as streams, of each of which ten records were handed out.
+async fn hold_two(consumer: &Consumer) -> TestResult<(PartitionStreams, Vec<PartitionStream>)> {
+    let mut streams = consumer.partition_streams();
+    let mut held = Vec::new();
+    for _ in 0..2 {
+        let mut stream = timeout(PATIENCE, streams.next()).await?.ok_or("the consumer ended")??;
+        for _ in 0..10 {
+            stream.next().await.ok_or("the stream ended")??;
+        }
+        held.push(stream);
+    }
+    Ok((streams, held))
 }
 
 #[tokio::test]
@@ -69,17 +87,9 @@ async fn a_revoked_stream_ends_and_the_rebalance_waits_until_it_is_released() ->
     let topic = cluster.topic("revoke", 2).await?;
     let group = unique("g");
     fill(&client, &topic, 2, 100).await?;
-    let first = member(&client, &group, &topic)?;
-    let mut streams = first.partition_streams();
-    let mut held = Vec::new();
-    for _ in 0..2 {
-        let mut stream = timeout(PATIENCE, streams.next()).await?.ok_or("the consumer ended")??;
-        for _ in 0..10 {
-            stream.next().await.ok_or("the stream ended")??;
-        }
-        held.push(stream);
-    }
-    let second = member(&client, &group, &topic)?;
+    let first = member(&client, GroupProtocol::Classic, &group, &topic)?;
+    let (mut streams, mut held) = hold_two(&first).await?;
+    let second = member(&client, GroupProtocol::Classic, &group, &topic)?;
     let reader = {
         let second = second.clone();
         tokio::spawn(async move { second.next().await })
@@ -103,6 +113,46 @@ async fn a_revoked_stream_ends_and_the_rebalance_waits_until_it_is_released() ->
     let record = timeout(PATIENCE, again.next()).await?.ok_or("the stream ended")??;
     assert_eq!(record.offset, expected[&record.partition]);
     again.release();
+    second.close().await?;
+    first.close().await?;
+    cluster.shutdown().await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn only_the_stream_that_moves_ends_where_the_coordinator_assigns() -> TestResult {
+    let cluster = Cluster::start().await?;
+    let client = cluster.client().await?;
+    let topic = cluster.topic("moves", 2).await?;
+    let group = unique("g");
+    fill(&client, &topic, 2, 100).await?;
+    let first = member(&client, GroupProtocol::Consumer, &group, &topic)?;
+    let (_streams, mut held) = hold_two(&first).await?;
+    let second = member(&client, GroupProtocol::Consumer, &group, &topic)?;
+    let reader = {
+        let second = second.clone();
+        tokio::spawn(async move { second.next().await })
+    };
+    let [a, b] = held.as_mut_slice() else { return Err("two streams".into()) };
+    let moved = timeout(PATIENCE, async {
+        tokio::select! {
+            end = a.revoking() => (0, end),
+            end = b.revoking() => (1, end),
+        }
+    });
+    let (moved, end) = moved.await?;
+    assert_eq!(end, StreamEnd::Revoked);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(second.assignment().is_empty(), "the partition is not let go of yet");
+    let gone = held.remove(moved);
+    let partition = gone.topic_partition().partition;
+    gone.release();
+    let record = timeout(PATIENCE, reader).await???.ok_or("the consumer ended")?;
+    assert_eq!((record.partition, record.offset), (partition, 10));
+    let mut kept = held.remove(0);
+    let record = timeout(PATIENCE, kept.next()).await?.ok_or("the stream ended")??;
+    assert_eq!(record.offset, 10);
+    kept.release();
     second.close().await?;
     first.close().await?;
     cluster.shutdown().await;
@@ -183,7 +233,8 @@ async fn a_member_that_remains_keeps_its_place_and_one_that_asks_is_assigned_ane
     let client = cluster.client().await?;
     let topic = cluster.topic("remain", 1).await?;
     let group = unique("g");
-    let consumer = member(&client, &group, &topic)?;
+    // Of KIP-848 the coordinator decides when to assign anew.
+    let consumer = member(&client, GroupProtocol::Classic, &group, &topic)?;
     let mut rebalances = consumer.rebalances();
     timeout(PATIENCE, rebalances.recv()).await??;
     let waiting = {
@@ -251,7 +302,7 @@ async fn calls_that_are_dropped_at_any_await_lose_and_double_nothing() -> TestRe
     let cluster = Cluster::start().await?;
     let client = cluster.client().await?;
     let topic = cluster.topic("cancel", 2).await?;
-    let consumer = member(&client, &unique("g"), &topic)?;
+    let consumer = member(&client, GroupProtocol::Auto, &unique("g"), &topic)?;
     let filling = {
         let (client, topic) = (client.clone(), topic.clone());
         tokio::spawn(async move {
