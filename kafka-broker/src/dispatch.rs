@@ -124,6 +124,8 @@ apis! {
     DescribeTopicPartitionsRequest => api::cluster::describe_topic_partitions,
     DescribeQuorumRequest => api::cluster::describe_quorum,
     ElectLeadersRequest => api::elections::elect_leaders,
+    AlterPartitionReassignmentsRequest => api::reassignments::alter,
+    ListPartitionReassignmentsRequest => api::reassignments::list,
     ShareAcknowledgeRequest => api::share_fetch::acknowledge,
     ShareGroupHeartbeatRequest => api::share_groups::heartbeat,
     ShareGroupDescribeRequest => api::share_groups::describe,

@@ -15,6 +15,7 @@ pub(crate) mod metadata;
 pub(crate) mod offsets;
 pub(crate) mod produce;
 pub(crate) mod producer_ids;
+pub(crate) mod reassignments;
 pub(crate) mod records;
 pub(crate) mod share_fetch;
 pub(crate) mod share_groups;

@@ -36,6 +36,8 @@ pub(super) fn encode(record: &MetadataRecord, node_id: i32) -> Result<Bytes, Rec
                 .with_topic_id(*topic_id)
                 .with_replicas(state.replicas.clone())
                 .with_isr(state.isr.clone())
+                .with_adding_replicas(state.adding.clone())
+                .with_removing_replicas(state.removing.clone())
                 .with_leader(state.leader)
                 .with_leader_epoch(state.leader_epoch)
                 .with_partition_epoch(state.partition_epoch)
@@ -108,6 +110,8 @@ pub(super) fn decode(value: Bytes) -> Result<Option<MetadataRecord>, RecordError
                 leader: partition.leader,
                 leader_epoch: partition.leader_epoch,
                 partition_epoch: partition.partition_epoch,
+                adding: partition.adding_replicas,
+                removing: partition.removing_replicas,
             },
         },
         Stored::RemoveTopic(topic) => MetadataRecord::RemoveTopic { id: topic.topic_id },

@@ -9,6 +9,7 @@ use kafka_wire::error_code::ErrorCode;
 use uuid::Uuid;
 
 use super::image::Image;
+use super::reassignments::completed;
 use super::record::{ConfigResource, MetadataRecord, NO_LEADER, PartitionState};
 use super::topics::{Refusal, refuse};
 
@@ -35,15 +36,27 @@ pub(crate) struct AlterPartition {
 }
 
 /// Whether the topic may be led by a replica that misses records.
-fn allows_unclean(image: &Image, topic: &str, default: bool) -> bool {
+pub(super) fn allows_unclean(image: &Image, topic: &str, default: bool) -> bool {
     let own = image.configs(&ConfigResource::Topic(topic.to_owned())).and_then(|own| own.get(UNCLEAN));
     own.map_or(default, |value| value == "true")
 }
 
 /// The partition's next state, with the epochs that the change needs.
 fn changed(from: &PartitionState, to: PartitionState) -> PartitionState {
-    let leader_epoch = from.leader_epoch + i32::from(from.leader != to.leader);
+    // Who is not a replica any more must not fetch as one: it is fenced by the epoch
+    // (`triggerLeaderEpochBumpForReplicaReassignmentIfNeeded`).
+    let leaves = from.replicas.iter().any(|node| !to.replicas.contains(node));
+    let leader_epoch = from.leader_epoch + i32::from(from.leader != to.leader || leaves);
     PartitionState { leader_epoch, partition_epoch: from.partition_epoch + 1, ..to }
+}
+
+/// The same, with the reassignment ended that the change may have completed.
+pub(super) fn settled(image: &Image, from: &PartitionState, to: PartitionState) -> PartitionState {
+    let mut next = completed(to);
+    if next.leader != NO_LEADER && !next.replicas.contains(&next.leader) {
+        next = elect(&next, |node| image.is_live(node), false);
+    }
+    changed(from, next)
 }
 
 /// Gives the partition a leader if one can be had; `is_live` decides who is there.
@@ -63,7 +76,7 @@ fn elect(state: &PartitionState, is_live: impl Fn(i32) -> bool, unclean: bool) -
     next
 }
 
-fn record(topic_id: Uuid, index: i32, state: PartitionState) -> MetadataRecord {
+pub(super) fn record(topic_id: Uuid, index: i32, state: PartitionState) -> MetadataRecord {
     MetadataRecord::Partition { topic_id, index, state }
 }
 
@@ -130,7 +143,8 @@ pub(crate) fn alter_partition(image: &Image, asked: &AlterPartition) -> Result<M
         return refuse(ErrorCode::IneligibleReplica, format!("Broker {gone} is not there."));
     }
     let isr = state.replicas.iter().copied().filter(|node| asked.isr.contains(node)).collect();
-    Ok(record(asked.topic_id, asked.index, changed(state, PartitionState { isr, ..state.clone() })))
+    let next = settled(image, state, PartitionState { isr, ..state.clone() });
+    Ok(record(asked.topic_id, asked.index, next))
 }
 
 /// One partition of an `ElectLeaders` request.
@@ -222,8 +236,9 @@ pub(crate) fn remove_replica(
         return Ok(Vec::new());
     }
     let mut next = state.clone();
-    next.replicas.retain(|&node| node != node_id);
-    next.isr.retain(|&node| node != node_id);
+    for nodes in [&mut next.replicas, &mut next.isr, &mut next.adding, &mut next.removing] {
+        nodes.retain(|&node| node != node_id);
+    }
     if next.isr.is_empty() {
         return refuse(ErrorCode::IneligibleReplica, "No other replica is in sync.");
     }
@@ -238,7 +253,11 @@ fn may_lead(image: &Image, state: &PartitionState, node_id: i32) -> bool {
     state.isr.contains(&node_id) && image.is_live(node_id)
 }
 
-fn known<'a>(image: &'a Image, topic: &str, index: i32) -> Result<(Uuid, &'a PartitionState), Refusal> {
+pub(super) fn known<'a>(
+    image: &'a Image,
+    topic: &str,
+    index: i32,
+) -> Result<(Uuid, &'a PartitionState), Refusal> {
     match image.topic(topic).and_then(|it| Some((it.id, it.partitions.get(&index)?))) {
         Some(known) => Ok(known),
         None => refuse(ErrorCode::UnknownTopicOrPartition, "This server does not host this topic-partition."),
@@ -246,10 +265,10 @@ fn known<'a>(image: &'a Image, topic: &str, index: i32) -> Result<(Uuid, &'a Par
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn image(brokers: &[i32], replicas: &[i32]) -> Image {
+    pub(in crate::cluster) fn image(brokers: &[i32], replicas: &[i32]) -> Image {
         let mut image = Image::default();
         for &node_id in brokers {
             image.replay(&MetadataRecord::RegisterBroker {
@@ -266,7 +285,7 @@ mod tests {
         image
     }
 
-    fn replay(image: &mut Image, records: Vec<MetadataRecord>) {
+    pub(in crate::cluster) fn replay(image: &mut Image, records: Vec<MetadataRecord>) {
         records.iter().for_each(|record| image.replay(record));
     }
 
@@ -282,7 +301,7 @@ mod tests {
         replay(image, records);
     }
 
-    fn t(image: &Image) -> &PartitionState {
+    pub(in crate::cluster) fn t(image: &Image) -> &PartitionState {
         image.partition("t", 0).unwrap()
     }
 

@@ -7,6 +7,7 @@
 mod codec;
 pub(crate) mod elections;
 pub(crate) mod image;
+pub(crate) mod reassignments;
 pub(crate) mod record;
 pub(crate) mod topic_name;
 pub(crate) mod topics;

@@ -64,13 +64,36 @@ pub(crate) struct PartitionState {
     pub(crate) leader_epoch: i32,
     /// One more with each change of any kind (KIP-497).
     pub(crate) partition_epoch: i32,
+    /// Replicas that a reassignment adds, and that it takes away once those that stay are in sync (KIP-455). Both are among
+    /// `replicas` until then.
+    pub(crate) adding: Vec<i32>,
+    pub(crate) removing: Vec<i32>,
 }
 
 impl PartitionState {
     /// A new partition: its first replica leads, all are in sync.
     pub(crate) fn new(replicas: Vec<i32>) -> Self {
         let leader = replicas.first().copied().unwrap_or(NO_LEADER);
-        Self { isr: replicas.clone(), replicas, leader, leader_epoch: 0, partition_epoch: 0 }
+        let (adding, removing) = Default::default();
+        Self {
+            isr: replicas.clone(),
+            replicas,
+            leader,
+            leader_epoch: 0,
+            partition_epoch: 0,
+            adding,
+            removing,
+        }
+    }
+
+    /// Whether a reassignment is under way.
+    pub(crate) fn is_reassigned(&self) -> bool {
+        !self.adding.is_empty() || !self.removing.is_empty()
+    }
+
+    /// The replicas that are to be when no reassignment is under way any more.
+    pub(crate) fn replicas_after_reassignment(&self) -> impl Iterator<Item = i32> + '_ {
+        self.replicas.iter().copied().filter(|node| !self.removing.contains(node))
     }
 }
 

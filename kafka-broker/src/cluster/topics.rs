@@ -210,7 +210,8 @@ fn placed(image: &Image, replicas: &[i32]) -> Result<PartitionState, Refusal> {
     }
 }
 
-fn check_assignment(image: &Image, replicas: &[i32], width: Option<usize>) -> Result<(), Refusal> {
+/// Whether replicas that somebody names can be (`validateManualPartitionAssignment`).
+pub(super) fn check_assignment(image: &Image, replicas: &[i32], width: Option<usize>) -> Result<(), Refusal> {
     if replicas.is_empty() {
         return refuse(
             ErrorCode::InvalidReplicaAssignment,

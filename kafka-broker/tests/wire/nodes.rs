@@ -485,3 +485,46 @@ async fn a_stopped_node_is_offline_for_clients_and_leads_again_when_it_is_prefer
     assert_eq!(leader(&broker, 0), 1);
     assert!(connection.call(&elect, 2).await.replica_election_results.is_empty());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_partition_is_reassigned_while_it_is_served_and_a_reassignment_can_be_taken_back() {
+    use kafka_wire::messages::alter_partition_reassignments_request::{
+        ReassignablePartition, ReassignableTopic,
+    };
+    let broker = three().await;
+    create(&broker, 1, 1, &[]).await;
+    assert_eq!(write(&broker, 0, "a", -1).await, ErrorCode::None);
+    let from = leader(&broker, 0);
+    let target = if from == 3 { 2 } else { 3 };
+    let mut connection = Connection::open_to(&broker, from).await;
+    let alter = |replicas: Option<Vec<i32>>| {
+        let replicas = replicas.map(|nodes| nodes.into_iter().map(BrokerId).collect());
+        let partition = ReassignablePartition::default().with_replicas(replicas);
+        let topic = ReassignableTopic::default().with_name(topic("t")).with_partitions(vec![partition]);
+        AlterPartitionReassignmentsRequest::default().with_topics(vec![topic])
+    };
+    let none = ErrorCode::NoReassignmentInProgress.code();
+    let code = |answer: AlterPartitionReassignmentsResponse| answer.responses[0].partitions[0].error_code;
+    assert_eq!(code(connection.call(&alter(None), 0).await), none);
+
+    broker.control().hold_replication(target);
+    assert_eq!(code(connection.call(&alter(Some(vec![target])), 0).await), 0);
+    let list = ListPartitionReassignmentsRequest::default().with_topics(None);
+    let ongoing = connection.call(&list, 0).await.topics[0].partitions[0].clone();
+    assert_eq!(ongoing.replicas, [BrokerId(target), BrokerId(from)]);
+    assert_eq!(
+        (ongoing.adding_replicas, ongoing.removing_replicas),
+        (vec![BrokerId(target)], vec![BrokerId(from)])
+    );
+    assert_eq!(write(&broker, 0, "b", 1).await, ErrorCode::None, "it is served meanwhile");
+    assert_eq!(code(connection.call(&alter(None), 0).await), 0);
+    assert!(connection.call(&list, 0).await.topics.is_empty());
+    assert_eq!(leader(&broker, 0), from);
+
+    assert_eq!(code(connection.call(&alter(Some(vec![target])), 0).await), 0);
+    broker.control().release_replication(target);
+    until(|| broker.control().leader("t", 0).unwrap().leader == Some(target)).await;
+    assert!(connection.call(&list, 0).await.topics.is_empty());
+    assert_eq!(isr(&broker, 0), [target]);
+    assert_eq!(read(&broker, 0).await, ["a", "b"]);
+}
