@@ -38,6 +38,9 @@ pub struct ConsumerRecord {
     pub leader_epoch: i32,
 }
 
+// What is larger is not moved inline.
+const _: () = assert!(size_of::<Option<ConsumerRecord>>() <= 128);
+
 impl ConsumerRecord {
     /// Where the record lies.
     pub fn topic_partition(&self) -> TopicPartition {
@@ -50,6 +53,7 @@ impl ConsumerRecord {
         std::str::from_utf8(header).ok()?.parse().ok()
     }
 
+    #[inline]
     pub(crate) fn new(partition: &TopicPartition, batch: &RecordBatch, record: Record) -> Self {
         Self {
             topic: Arc::clone(&partition.topic),

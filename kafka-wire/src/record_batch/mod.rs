@@ -208,6 +208,7 @@ impl RecordBatch {
     }
 
     /// The epoch of the leader that appended the batch.
+    #[inline]
     pub fn leader_epoch(&self) -> i32 {
         self.i32_at(LEADER_EPOCH_AT)
     }
@@ -223,6 +224,7 @@ impl RecordBatch {
     }
 
     /// The largest timestamp of the batch, in milliseconds since 1970.
+    #[inline]
     pub fn max_timestamp(&self) -> i64 {
         self.i64_at(MAX_TIMESTAMP_AT)
     }
@@ -268,6 +270,7 @@ impl RecordBatch {
     }
 
     /// Which clock the timestamps come from.
+    #[inline]
     pub fn timestamp_type(&self) -> TimestampType {
         if self.attributes() & LOG_APPEND_TIME != 0 {
             TimestampType::LogAppendTime

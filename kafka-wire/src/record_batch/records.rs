@@ -66,7 +66,13 @@ pub struct HeaderView<'a> {
 
 /// The headers of a [`Record`], parsed when looked at.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Headers {
+pub struct Headers(
+    // Out of line, since most records have none and each is moved several times on its way.
+    Option<Box<Encoded>>,
+);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Encoded {
     bytes: Bytes,
     count: u32,
 }
@@ -74,17 +80,17 @@ pub struct Headers {
 impl Headers {
     /// How many headers there are.
     pub fn len(&self) -> usize {
-        self.count as usize
+        self.0.as_ref().map_or(0, |encoded| encoded.count as usize)
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.count == 0
+        self.len() == 0
     }
 
     /// The headers in the order in which the producer added them.
     pub fn iter(&self) -> impl Iterator<Item = HeaderView<'_>> {
-        header_views(&self.bytes, self.count)
+        self.0.iter().flat_map(|encoded| header_views(&encoded.bytes, encoded.count))
     }
 
     /// The value of the last header of this name, as Kafka's `lastHeader`.
@@ -94,10 +100,11 @@ impl Headers {
 
     /// Owned copies, to send on with another record. Values stay slices of the batch.
     pub fn to_vec(&self) -> Vec<Header> {
-        self.iter()
+        let Some(encoded) = &self.0 else { return Vec::new() };
+        header_views(&encoded.bytes, encoded.count)
             .map(|header| Header {
                 key: kafka_protocol::protocol::StrBytes::from_string(header.key.to_owned()),
-                value: header.value.map(|value| self.bytes.slice_ref(value)),
+                value: header.value.map(|value| encoded.bytes.slice_ref(value)),
             })
             .collect()
     }
@@ -289,7 +296,7 @@ impl Iterator for Records {
         };
         let headers = match parsed.header_count {
             0 => Headers::default(),
-            count => Headers { bytes: self.body.slice(parsed.headers), count },
+            count => Headers(Some(Box::new(Encoded { bytes: self.body.slice(parsed.headers), count }))),
         };
         Some(Ok(Record {
             offset: parsed.offset,
