@@ -8,7 +8,7 @@ use integration_tests::{Cluster, PATIENCE, TestResult, unique};
 use kafka_client::Client;
 use kafka_client::consumer::{Consumer, OffsetReset};
 use kafka_client::group::GroupProtocol;
-use kafka_client::group::assignor::{CooperativeStickyAssignor, RangeAssignor};
+use kafka_client::group::assignor::{CooperativeStickyAssignor, RangeAssignor, StickyAssignor};
 use kafka_client::producer::Record;
 use tokio::time::{Instant, timeout};
 
@@ -89,6 +89,26 @@ async fn what_was_not_committed_is_read_again() -> TestResult {
     first.close().await?;
     let second = member(&client, &group, &topic, false)?;
     assert_eq!(take(&second, 10).await?, (0..10).collect());
+    Ok(())
+}
+
+#[tokio::test]
+async fn sticky_members_keep_their_partitions_when_another_one_leaves() -> TestResult {
+    let cluster = Cluster::start().await?;
+    let client = cluster.client().await?;
+    let (topic, group) = (cluster.topic("sticky", 6).await?, unique("sticky"));
+    let join =
+        || client.consumer().group(&group).topics([&topic]).assignor(StickyAssignor::default()).build();
+    let members = [join()?, join()?, join()?];
+    settled(&members.each_ref(), 2).await?;
+    let [first, second, third] = members;
+    let before = [first.assignment(), second.assignment()];
+    third.close().await?;
+    settled(&[&first, &second], 3).await?;
+    for (member, before) in [&first, &second].into_iter().zip(before) {
+        let after = member.assignment();
+        assert!(before.iter().all(|partition| after.contains(partition)), "{before:?} became {after:?}");
+    }
     Ok(())
 }
 

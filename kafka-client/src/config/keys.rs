@@ -258,7 +258,7 @@ pub(super) static CONSUMER: &[Key] = &[
         "partition.assignment.strategy",
         Text,
         "org.apache.kafka.clients.consumer.RangeAssignor, org.apache.kafka.clients.consumer.CooperativeStickyAssignor",
-        Differs("range or cooperative-sticky; others of your own are given to the builder"),
+        Differs("Kafka's four by name or by Java's class; others of your own are given to the builder"),
     ),
     key("session.timeout.ms", int_ms(i64::MIN), "45000", Used),
     key("share.acknowledgement.mode", Word(&["implicit", "explicit"]), "implicit", Refused(SHARE_GROUPS)),

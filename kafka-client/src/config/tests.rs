@@ -247,7 +247,7 @@ fn a_java_applications_file_needs_no_change() {
         ("metric.reporters", ""),
         ("partitioner.class", "org.apache.kafka.clients.producer.RoundRobinPartitioner"),
         ("group.protocol", "CLASSIC"),
-        ("partition.assignment.strategy", "org.apache.kafka.clients.consumer.RangeAssignor"),
+        ("partition.assignment.strategy", "org.apache.kafka.clients.consumer.StickyAssignor, roundrobin"),
         ("group.id", "g"),
         ("client.rack", "eu-1a"),
         ("max.poll.records", "100"),

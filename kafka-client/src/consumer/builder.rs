@@ -11,7 +11,7 @@ use crate::client::Client;
 use crate::config::{ConfigError, Properties, invalid};
 use crate::group::classic::MembershipConfig;
 use crate::group::member::Topics;
-use crate::group::{Assignor, CooperativeStickyAssignor, GroupProtocol, RangeAssignor};
+use crate::group::{Assignor, CooperativeStickyAssignor, GroupProtocol, RangeAssignor, assignor};
 
 /// Options of a [`Consumer`]; made by [`Client::consumer`]. Defaults are the Java consumer's unless said otherwise.
 #[derive(Clone)]
@@ -459,13 +459,10 @@ impl Options {
     }
 }
 
-/// By Kafka's short name or by Java's class name.
 fn assignor_by_name(name: &str) -> Result<Arc<dyn Assignor>, ConfigError> {
-    match name.rsplit('.').next() {
-        Some("range" | "RangeAssignor") => Ok(Arc::new(RangeAssignor)),
-        Some("cooperative-sticky" | "CooperativeStickyAssignor") => Ok(Arc::new(CooperativeStickyAssignor)),
-        _ => Err(invalid("partition.assignment.strategy", name, "range or cooperative-sticky")),
-    }
+    assignor::by_name(name).ok_or_else(|| {
+        invalid("partition.assignment.strategy", name, "range, roundrobin, sticky or cooperative-sticky")
+    })
 }
 
 /// As `java.time.Duration.parse`, without signs: `P2DT3H4M5.6S`.

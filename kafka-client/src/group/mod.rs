@@ -16,7 +16,10 @@ mod consumer_tests;
 
 use kafka_wire::ErrorCode;
 
-pub use assignor::{AssignError, Assignor, CooperativeStickyAssignor, RangeAssignor, RebalanceProtocol};
+pub use assignor::{
+    AssignError, Assignor, CooperativeStickyAssignor, RangeAssignor, RebalanceProtocol, RoundRobinAssignor,
+    StickyAssignor,
+};
 pub use member::{GroupExit, GroupProtocol};
 
 /// Why a consumer cannot be, or stay, a member of its group. All of these are final: the consumer has given up

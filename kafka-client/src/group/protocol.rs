@@ -79,16 +79,8 @@ pub(crate) fn decode_subscription(
 }
 
 pub(crate) fn encode_assignment(assignment: &Assignment) -> Bytes {
-    let assigned = by_topic(&assignment.partitions)
-        .into_iter()
-        .map(|(topic, partitions)| {
-            consumer_protocol_assignment::TopicPartition::default()
-                .with_topic(TopicName(string(&topic)))
-                .with_partitions(partitions)
-        })
-        .collect();
     let message = ConsumerProtocolAssignment::default()
-        .with_assigned_partitions(assigned)
+        .with_assigned_partitions(assigned_partitions(&assignment.partitions))
         .with_user_data(assignment.user_data.clone());
     encode(&message, ASSIGNMENT_VERSION)
 }
@@ -107,6 +99,36 @@ pub(crate) fn decode_assignment(assignment: Bytes) -> Result<Assignment, Protoco
         partitions: flatten(message.assigned_partitions.iter().map(|t| (t.topic.as_str(), &t.partitions))),
         user_data: message.user_data,
     })
+}
+
+/// Partitions by topic, as subscriptions, assignments and the sticky assignor's user data write them. `None` if a
+/// topic's name is too long to be written.
+pub(crate) fn put_partitions(buffer: &mut BytesMut, partitions: &[TopicPartition]) -> Option<()> {
+    let topics = assigned_partitions(partitions);
+    buffer.put_i32(i32::try_from(topics.len()).ok()?);
+    topics.iter().try_for_each(|topic| topic.encode(buffer, ASSIGNMENT_VERSION)).ok()
+}
+
+/// Reads what [`put_partitions`] writes. `None` if these bytes are something else.
+pub(crate) fn take_partitions(bytes: &mut Bytes) -> Option<Vec<TopicPartition>> {
+    Shape(bytes).array(6, Shape::topic_partitions)?;
+    let count = bytes.try_get_i32().ok()?;
+    let topics: Vec<_> = (0..count)
+        .map(|_| consumer_protocol_assignment::TopicPartition::decode(bytes, ASSIGNMENT_VERSION))
+        .collect::<Result<_, _>>()
+        .ok()?;
+    Some(flatten(topics.iter().map(|t| (t.topic.as_str(), &t.partitions))))
+}
+
+fn assigned_partitions(partitions: &[TopicPartition]) -> Vec<consumer_protocol_assignment::TopicPartition> {
+    by_topic(partitions)
+        .into_iter()
+        .map(|(topic, partitions)| {
+            consumer_protocol_assignment::TopicPartition::default()
+                .with_topic(TopicName(string(&topic)))
+                .with_partitions(partitions)
+        })
+        .collect()
 }
 
 fn string(text: &str) -> StrBytes {

@@ -1,7 +1,13 @@
 //! Who reads which partition: the assignors that the leader of a classic group runs.
 
+mod balance;
 mod cooperative_sticky;
 mod range;
+mod round_robin;
+mod sticky;
+
+#[cfg(test)]
+mod java_tests;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
@@ -13,6 +19,8 @@ use crate::TopicPartition;
 
 pub use cooperative_sticky::CooperativeStickyAssignor;
 pub use range::RangeAssignor;
+pub use round_robin::RoundRobinAssignor;
+pub use sticky::StickyAssignor;
 
 /// How members give up partitions in a rebalance (KIP-429).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -64,15 +72,6 @@ impl Member {
         self.owned = partitions.into_iter().collect();
         self.generation = Some(generation);
         self
-    }
-
-    /// Static members come first, by instance id, so that a restart under a new member id changes nothing
-    /// (`AbstractPartitionAssignor.MemberInfo`).
-    fn order(&self) -> (bool, &str) {
-        match &self.instance_id {
-            Some(instance) => (false, instance),
-            None => (true, &self.member_id),
-        }
     }
 }
 
@@ -150,6 +149,32 @@ pub trait Assignor: Send + Sync + fmt::Debug {
     fn on_assignment(&self, assignment: &Assignment, generation: i32) {
         let _ = (assignment, generation);
     }
+}
+
+/// The assignor of Kafka that has this name, or this Java class.
+pub(crate) fn by_name(name: &str) -> Option<Arc<dyn Assignor>> {
+    Some(match name.rsplit('.').next()? {
+        "range" | "RangeAssignor" => Arc::new(RangeAssignor),
+        "roundrobin" | "RoundRobinAssignor" => Arc::new(RoundRobinAssignor),
+        "sticky" | "StickyAssignor" => Arc::new(StickyAssignor::default()),
+        "cooperative-sticky" | "CooperativeStickyAssignor" => Arc::new(CooperativeStickyAssignor),
+        _ => return None,
+    })
+}
+
+fn nothing_for_anyone(group: &GroupState) -> Assignments {
+    group.members.iter().map(|member| (member.member_id.clone(), Assignment::default())).collect()
+}
+
+/// Static members come first, by instance id, so that a restart under a new member id changes nothing
+/// (`AbstractPartitionAssignor.MemberInfo`).
+fn in_order(group: &GroupState) -> Vec<&Member> {
+    let mut ordered: Vec<&Member> = group.members.iter().collect();
+    ordered.sort_by_key(|member| match &member.instance_id {
+        Some(instance) => (false, instance),
+        None => (true, &member.member_id),
+    });
+    ordered
 }
 
 /// Takes back every partition that would go to a new owner while another member still claims it (KIP-429): the

@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use super::{AssignError, Assignment, Assignments, Assignor, GroupState, Member};
+use super::{AssignError, Assignments, Assignor, GroupState, Member, in_order, nothing_for_anyone};
 use crate::TopicPartition;
 
 /// `range`: for each topic, consecutive partitions to the members in order, the first few getting one more.
@@ -16,11 +16,8 @@ impl Assignor for RangeAssignor {
     }
 
     fn assign(&self, group: &GroupState) -> Result<Assignments, AssignError> {
-        let mut assignments: Assignments =
-            group.members.iter().map(|m| (m.member_id.clone(), Assignment::default())).collect();
-        let mut ordered: Vec<&Member> = group.members.iter().collect();
-        ordered.sort_by(|a, b| a.order().cmp(&b.order()));
-
+        let mut assignments = nothing_for_anyone(group);
+        let ordered = in_order(group);
         for (topic, &partitions) in &group.topics {
             let subscribers: Vec<&&Member> = ordered.iter().filter(|m| m.topics.contains(topic)).collect();
             let Ok(count) = i32::try_from(subscribers.len()) else { continue };
