@@ -55,7 +55,9 @@ impl PartitionLog {
         for batch in &batches {
             self.producers.appended(batch, append.now_ms);
         }
-        self.epochs.assign(append.leader_epoch, base_offset);
+        if self.epochs.assign(append.leader_epoch, base_offset) {
+            self.save_epochs();
+        }
         Ok(Appended {
             base_offset,
             last_offset,

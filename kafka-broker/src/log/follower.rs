@@ -39,9 +39,13 @@ impl PartitionLog {
         self.roll_if_due(bytes.len(), last.last_offset(), newest, now_ms)?;
         self.write(bytes, &batches)?;
         self.log_end_offset = expected;
+        let mut new_epoch = false;
         for batch in &batches {
             self.producers.appended(batch, now_ms);
-            self.epochs.assign(batch.leader_epoch(), batch.base_offset());
+            new_epoch |= self.epochs.assign(batch.leader_epoch(), batch.base_offset());
+        }
+        if new_epoch {
+            self.save_epochs();
         }
         Ok(())
     }

@@ -43,14 +43,15 @@ impl LeaderEpochs {
         self.entries.retain(|&(_, start)| start < offset);
     }
 
-    /// Forgets epochs that ended before `offset`; the one that contains it now begins there.
-    pub(super) fn truncate_from_start(&mut self, offset: i64) {
-        if let Some(epoch) = self.at(offset) {
-            self.entries.retain(|&(known, _)| known >= epoch);
-            if let Some((_, start)) = self.entries.first_mut() {
-                *start = (*start).max(offset);
-            }
-        }
+    /// Forgets epochs that ended before `offset`; the one that contains it now begins there. Returns whether that changed
+    /// anything.
+    pub(super) fn truncate_from_start(&mut self, offset: i64) -> bool {
+        let Some(epoch) = self.at(offset) else { return false };
+        self.entries.retain(|&(known, _)| known >= epoch);
+        let Some((_, start)) = self.entries.first_mut() else { return false };
+        let is_news = *start < offset;
+        *start = (*start).max(offset);
+        is_news
     }
 
     pub(super) fn to_text(&self) -> String {

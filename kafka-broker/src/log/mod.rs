@@ -105,6 +105,8 @@ pub(crate) struct PartitionLog {
     log_end_offset: i64,
     producers: ProducerState,
     epochs: LeaderEpochs,
+    /// The file does not say what `epochs` says.
+    epochs_unsaved: bool,
     chunk: BytesMut,
     flushed_offset: i64,
     /// Compaction has been over everything before this offset.
@@ -135,6 +137,7 @@ impl PartitionLog {
             log_end_offset: 0,
             producers: ProducerState::default(),
             epochs: LeaderEpochs::default(),
+            epochs_unsaved: false,
             chunk: BytesMut::new(),
             flushed_offset: 0,
             cleaned_offset: 0,
@@ -256,8 +259,21 @@ impl PartitionLog {
         self.epochs.end_offset(epoch, self.log_end_offset)
     }
 
-    fn write_epochs(&self) -> io::Result<()> {
-        self.storage.replace(&self.path(EPOCH_FILE), self.epochs.to_text().as_bytes())
+    fn write_epochs(&mut self) -> io::Result<()> {
+        self.epochs_unsaved = true;
+        self.storage.replace(&self.path(EPOCH_FILE), self.epochs.to_text().as_bytes())?;
+        self.epochs_unsaved = false;
+        Ok(())
+    }
+
+    /// Writes the epochs as soon as they changed (`LeaderEpochFileCache`). A failure costs nothing yet, because the batches
+    /// say the same: it is made good at the next change or at the log's close.
+    fn save_epochs(&mut self) {
+        if self.storage.is_durable()
+            && let Err(error) = self.write_epochs()
+        {
+            tracing::warn!(log = self.folder, %error, "leader epochs cannot be written");
+        }
     }
 
     fn path(&self, file: &str) -> String {

@@ -328,3 +328,23 @@ fn a_crash_forgets_no_producer_whose_batches_retention_deleted() {
     let mut log = open(&storage, &small(), Shutdown::Unclean);
     assert!(log.append(sent, client()).unwrap().duplicate);
 }
+
+#[test]
+fn an_epoch_is_on_disk_from_its_first_batch_on() {
+    let storage: Arc<dyn Storage> = Arc::new(Faulty::default());
+    let mut log = open(&storage, &LogConfig::default(), Shutdown::Unclean);
+    let kept = || String::from_utf8(storage.read("t-0/leader-epoch-checkpoint").unwrap().unwrap()).unwrap();
+    for leader_epoch in [0, 0, 3, 3] {
+        log.append(batch(&["x"]), Append { leader_epoch, ..client() }).unwrap();
+    }
+    assert_eq!(kept(), "0\n2\n0 0\n3 2\n");
+    log.delete_records(3).unwrap();
+    assert_eq!(kept(), "0\n1\n3 3\n");
+    log.restart_at(9).unwrap();
+    assert_eq!(kept(), "0\n0\n");
+    let mut leader = memory_log(LogConfig::default());
+    leader.restart_at(9).unwrap();
+    leader.append(batch(&["x"]), Append { leader_epoch: 4, ..client() }).unwrap();
+    log.append_as_follower(Bytes::from(leader.read(9, 1 << 20, true).unwrap().concat()), NOW).unwrap();
+    assert_eq!(kept(), "0\n1\n4 9\n");
+}

@@ -102,13 +102,16 @@ impl PartitionLog {
         self.epochs = Default::default();
         (self.log_start_offset, self.log_end_offset, self.flushed_offset) = (offset, offset, offset);
         self.segments = vec![next];
+        self.save_epochs();
         Ok(())
     }
 
     fn advance_log_start(&mut self, offset: i64) {
         if offset > self.log_start_offset {
             self.log_start_offset = offset;
-            self.epochs.truncate_from_start(offset);
+            if self.epochs.truncate_from_start(offset) {
+                self.save_epochs();
+            }
         }
     }
 
