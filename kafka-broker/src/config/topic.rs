@@ -27,7 +27,7 @@ pub(crate) const TABLE: &[ConfigDef] = keys! {
     "compression.type" Kind::OneOf(&["uncompressed", "zstd", "lz4", "snappy", "gzip", "producer"]), Some("producer"), "How batches rest in the log; producer keeps what the producer chose, anything else compresses batches anew.";
     "compression.zstd.level" Kind::Int { min: -131_072, max: 22 }, Some("3"), "The zstd level when compression.type is zstd.";
     "delete.retention.ms" Kind::long(0), Some("86400000"), "How long compaction keeps tombstones, in milliseconds.";
-    "file.delete.delay.ms" Kind::long(0), Some("60000"), "How long a deleted segment's file stays before it is removed, in milliseconds.";
+    "file.delete.delay.ms" Kind::long(0), Some("60000"), "How long a deleted segment's file stays before it is removed, in milliseconds. No effect: a read in progress does not need the file's name, so it is removed at once.";
     "flush.messages" Kind::long(1), Some(NEVER), "Sync the log to disk after this many records.";
     "flush.ms" Kind::long(0), Some(NEVER), "Sync the log to disk when its oldest unsynced record is this old, in milliseconds.";
     "follower.replication.throttled.replicas" Kind::List(&[]), Some(""), "Replicas whose fetching is throttled on the follower. No effect with one node.";
