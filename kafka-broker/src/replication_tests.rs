@@ -159,8 +159,8 @@ impl Nodes {
         let Some(state) = self.running.get(&node) else { return };
         for _ in 0..steps {
             let Step::More(proposal) = copy_step(state, self.topic_id, 0) else { return };
-            if let Some(proposal) = proposal {
-                alter_partition(state, &proposal);
+            if proposal.is_some_and(|proposal| alter_partition(state, &proposal).is_err()) {
+                return;
             }
         }
     }
@@ -176,7 +176,7 @@ impl Nodes {
                     let partition = state.topics.by_id(self.topic_id).and_then(|topic| topic.partition(0));
                     // A limit below any lag: whoever is not at the end now is out.
                     if let Some(proposal) = partition.and_then(|it| it.shrink_isr(-1, self.clock.now_ms())) {
-                        alter_partition(state, &proposal);
+                        let _ = alter_partition(state, &proposal);
                     }
                 }
             }

@@ -13,7 +13,7 @@ use std::time::Duration;
 use kafka_wire::error_code::ErrorCode;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
-use tokio::time::{Instant, MissedTickBehavior, interval_at};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 use uuid::Uuid;
 
 use crate::api::off_thread;
@@ -29,6 +29,9 @@ const STEP_BYTES: usize = 1024 * 1024;
 const STEP_BYTES: usize = 1;
 /// After so many steps the task lets others run.
 const STEPS_PER_TURN: usize = 16;
+/// How long a partition rests whose in-sync replicas the controller would not change: it refuses again at once. Java's
+/// followers come back with their next fetch, within `replica.fetch.wait.max.ms` (500).
+const REFUSED_BACKOFF: Duration = Duration::from_millis(250);
 
 /// Partitions in which a node's replica may have something to copy. Outlives the node's restarts.
 #[derive(Debug, Default)]
@@ -79,34 +82,59 @@ pub(crate) async fn run(state: Arc<BrokerState>) {
     let period = Duration::from_millis(u64::try_from(lag_max_ms / 2).unwrap_or(0).max(1));
     let mut ticks = interval_at(Instant::now() + period, period);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut refused = BTreeSet::new();
+    let mut retry_at = Instant::now();
     loop {
         tokio::select! {
             biased;
             () = inbox.arrived.notified() => {
                 let mut steps = 0;
                 while let Some((topic_id, index)) = inbox.next() {
-                    while let Step::More(proposal) = copy_step(&state, topic_id, index) {
-                        if flush_copied(&state, topic_id, index).await.is_err() {
-                            break;
-                        }
-                        if let Some(proposal) = proposal {
-                            off_thread(&state, move |state| alter_partition(state, &proposal)).await;
-                        }
-                        steps += 1;
-                        if steps % STEPS_PER_TURN == 0 {
-                            tokio::task::yield_now().await;
-                        }
-                        if inbox.is_held() {
-                            inbox.push(topic_id, index);
-                            break;
-                        }
+                    let copied = copy_all(&state, &inbox, topic_id, index, &mut steps).await;
+                    if copied.is_err() && refused.insert((topic_id, index)) && refused.len() == 1 {
+                        retry_at = Instant::now() + REFUSED_BACKOFF;
                     }
                 }
+            }
+            () = sleep_until(retry_at), if !refused.is_empty() => {
+                std::mem::take(&mut refused).into_iter().for_each(|(topic_id, index)| inbox.push(topic_id, index));
             }
             _ = ticks.tick() => shrink_isrs(&state).await,
         }
     }
 }
+
+/// Copies until there is nothing more, or nothing more may be done now; that the controller refused what the leader
+/// proposed is an error.
+async fn copy_all(
+    state: &Arc<BrokerState>,
+    inbox: &Inbox,
+    topic_id: Uuid,
+    index: i32,
+    steps: &mut usize,
+) -> Result<(), Refused> {
+    while let Step::More(proposal) = copy_step(state, topic_id, index) {
+        if flush_copied(state, topic_id, index).await.is_err() {
+            break;
+        }
+        if let Some(proposal) = proposal {
+            off_thread(state, move |state| alter_partition(state, &proposal)).await?;
+        }
+        *steps += 1;
+        if steps.is_multiple_of(STEPS_PER_TURN) {
+            tokio::task::yield_now().await;
+        }
+        if inbox.is_held() {
+            inbox.push(topic_id, index);
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// The controller did not change the in-sync replicas.
+#[derive(Debug)]
+pub(crate) struct Refused;
 
 /// Whether there may be more to copy.
 #[derive(Debug, PartialEq)]
@@ -121,9 +149,9 @@ pub(crate) fn copy_step(state: &BrokerState, topic_id: Uuid, index: i32) -> Step
     let Some(own) = state.topics.by_id(topic_id).and_then(|topic| topic.partition(index)) else {
         return Step::Done;
     };
-    let Some((leader, leader_epoch, history)) = own.follower() else { return Step::Done };
+    let Some((leader_id, leader_epoch, history)) = own.follower() else { return Step::Done };
     // Its leader is not there, or does not lead yet: it calls when it does.
-    let Some(leader) = state.cluster.node(leader) else { return Step::Done };
+    let Some(leader) = state.cluster.node(leader_id) else { return Step::Done };
     let now_ms = state.clock.now_ms();
     let copied = leader
         .topics
@@ -137,6 +165,11 @@ pub(crate) fn copy_step(state: &BrokerState, topic_id: Uuid, index: i32) -> Step
             Step::Done
         }
         Some(Copied::Align(alignment)) => match own.follow(leader_epoch, alignment) {
+            // The leader would ask for the same again, for ever.
+            Ok(()) if own.follower().is_some_and(|now| now == (leader_id, leader_epoch, history)) => {
+                tracing::error!(partition = own.name(), ?alignment, ?history, "the replica stays as it is");
+                Step::Done
+            }
             Ok(()) => Step::More(None),
             Err(error) => {
                 tracing::error!(partition = own.name(), %error, "the replica cannot be truncated");
@@ -174,15 +207,16 @@ async fn flush_copied(state: &BrokerState, topic_id: Uuid, index: i32) -> Result
 }
 
 /// Asks the controller for a change of in-sync replicas, and tells the leader when it is refused.
-pub(crate) fn alter_partition(state: &BrokerState, proposal: &AlterPartition) {
-    if let Err(refusal) = state.cluster.alter_partition(proposal, state.clock.now_ms()) {
+pub(crate) fn alter_partition(state: &BrokerState, proposal: &AlterPartition) -> Result<(), Refused> {
+    state.cluster.alter_partition(proposal, state.clock.now_ms()).map_err(|refusal| {
         tracing::info!(node_id = proposal.node_id, reason = refusal.message, "in-sync replicas not changed");
         let leader = state.cluster.node(proposal.node_id);
         let topic = leader.and_then(|leader| leader.topics.by_id(proposal.topic_id));
         if let Some(partition) = topic.and_then(|topic| topic.partition(proposal.index)) {
             partition.proposal_failed();
         }
-    }
+        Refused
+    })
 }
 
 /// Takes who lags out of the in-sync replicas of what this node leads.
@@ -191,7 +225,8 @@ pub(crate) async fn shrink_isrs(state: &Arc<BrokerState>) {
     for partition in state.topics.all_partitions() {
         if let Some(proposal) = partition.shrink_isr(lag_max_ms, now_ms) {
             tracing::info!(partition = partition.name(), isr = ?proposal.isr, "in-sync replicas shrink");
-            off_thread(state, move |state| alter_partition(state, &proposal)).await;
+            // Who still lags is proposed again with the next tick.
+            off_thread(state, move |state| alter_partition(state, &proposal)).await.ok();
         }
     }
 }

@@ -50,10 +50,14 @@ impl PartitionLog {
         Ok(())
     }
 
-    /// Cuts everything from `offset` on, whole batches at a time.
+    /// Cuts everything from `offset` on, whole batches at a time. Never leaves an end beyond `offset`.
     pub(crate) fn truncate_to(&mut self, offset: i64) -> io::Result<()> {
         if offset >= self.log_end_offset {
             return Ok(());
+        }
+        if self.segments.first().is_some_and(|first| first.base_offset > offset) {
+            // Records were deleted here, by age perhaps, up to beyond what is kept (`LocalLog.truncateFullyAndStartAt`).
+            return self.begin_anew_at(offset);
         }
         let log_start_offset = self.log_start_offset.min(offset);
         while self.segments.len() > 1

@@ -389,6 +389,23 @@ fn reads_in_memory_share_the_logs_bytes() {
     assert_eq!(once[0].as_ptr(), twice[0].as_ptr());
 }
 
+/// Otherwise a follower whose old segments were deleted by age keeps an end beyond its leader's, and is
+/// told to cut for ever.
+#[test]
+fn a_log_that_starts_beyond_where_it_is_cut_begins_anew_there() {
+    let mut log = memory_log(LogConfig::default());
+    log.append(batch(&["a", "b", "c", "d", "e"]), client()).unwrap();
+    log.restart_at(5).unwrap();
+    log.truncate_to(3).unwrap();
+    assert_eq!((log.log_start_offset(), log.log_end_offset()), (3, 3));
+    assert_eq!(log.latest_epoch(), None);
+    let mut leader = memory_log(LogConfig::default());
+    leader.append(batch(&["a", "b", "c"]), client()).unwrap();
+    leader.append(batch(&["x", "y"]), client()).unwrap();
+    log.append_as_follower(leader.read(3, 1 << 20, true).unwrap().concat().into(), 0).unwrap();
+    assert_eq!(read_from(&log, 3, 1 << 20), read_from(&leader, 3, 1 << 20));
+}
+
 /// Found by the simulation: a follower that was down while records were deleted up to the middle of a batch was sent that
 /// batch for ever, and never took it.
 #[test]
