@@ -1,10 +1,17 @@
 //! Compaction as a client sees it: of each key only the latest record stays, at the offset that it always had.
 
-use kafka_broker::Broker;
+use bytes::Bytes;
+use kafka_broker::{Broker, MemoryDisk};
+use kafka_wire::messages::GroupId;
 use kafka_wire::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
 use kafka_wire::messages::fetch_request::{FetchPartition, FetchTopic};
+use kafka_wire::messages::offset_commit_request::{OffsetCommitRequestPartition, OffsetCommitRequestTopic};
+use kafka_wire::messages::offset_fetch_request::OffsetFetchRequestGroup;
 use kafka_wire::messages::produce_request::{PartitionProduceData, TopicProduceData};
-use kafka_wire::messages::{CreateTopicsRequest, FetchRequest, ProduceRequest};
+use kafka_wire::messages::{
+    CreateTopicsRequest, FetchRequest, FindCoordinatorRequest, OffsetCommitRequest, OffsetFetchRequest,
+    ProduceRequest,
+};
 use kafka_wire::record_batch::{BatchBuilder, RecordBatch, Seal};
 
 use crate::connection::{Connection, text, topic};
@@ -23,18 +30,23 @@ async fn produce(connection: &mut Connection, key: &str, value: Option<&str>, ti
     assert_eq!(answer.error_code, 0, "{:?}", answer.error_message);
 }
 
-async fn contents(connection: &mut Connection) -> Vec<(i64, String, Option<String>)> {
+async fn records(connection: &mut Connection, name: &str) -> Vec<(i64, Bytes, Option<Bytes>)> {
     let partition = FetchPartition::default().with_partition_max_bytes(1 << 24);
-    let topic = FetchTopic::default().with_topic(topic("t")).with_partitions(vec![partition]);
+    let topic = FetchTopic::default().with_topic(topic(name)).with_partitions(vec![partition]);
     let request = FetchRequest::default().with_max_bytes(i32::MAX).with_topics(vec![topic]);
     let answer = connection.call(&request, 12).await;
     let records = answer.responses[0].partitions[0].records.clone().unwrap();
-    let text = |bytes: bytes::Bytes| String::from_utf8(bytes.to_vec()).unwrap();
     RecordBatch::iter(records)
         .flat_map(|batch| batch.unwrap().records(1 << 20).unwrap())
         .map(Result::unwrap)
-        .map(|record| (record.offset, text(record.key.unwrap()), record.value.map(text)))
+        .map(|record| (record.offset, record.key.unwrap(), record.value))
         .collect()
+}
+
+async fn contents(connection: &mut Connection) -> Vec<(i64, String, Option<String>)> {
+    let text = |bytes: Bytes| String::from_utf8(bytes.to_vec()).unwrap();
+    let records = records(connection, "t").await.into_iter();
+    records.map(|(offset, key, value)| (offset, text(key), value.map(text))).collect()
 }
 
 #[tokio::test(start_paused = true)]
@@ -73,4 +85,49 @@ async fn a_compacted_topic_keeps_the_latest_record_of_each_key_and_forgets_tombs
     tokio::time::sleep(A_WHILE).await;
     let seen = contents(&mut connection).await;
     assert_eq!(seen, [(4, "a".into(), one("3")), (7, "c".into(), one("1")), (8, "c".into(), one("2"))]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_coordinator_finds_the_same_offsets_in_a_compacted_topic_after_a_restart() {
+    const COMMITS: i64 = 600;
+    let disk = MemoryDisk::default();
+    let start = || async {
+        let builder = Broker::builder().memory_disk(&disk).config("offsets.topic.num.partitions", "1");
+        builder.config("offsets.topic.segment.bytes", "1048576").start().await.unwrap()
+    };
+    let group = |index: i64| GroupId(text(&format!("g{index}")));
+    let broker = start().await;
+    let mut connection = Connection::open(&broker).await;
+    connection.create_topic("t", 1).await;
+    let find = FindCoordinatorRequest::default().with_coordinator_keys(vec![text("g0")]);
+    assert_eq!(connection.call(&find, 4).await.coordinators[0].error_code, 0);
+    for offset in 0..COMMITS {
+        let partition = OffsetCommitRequestPartition::default()
+            .with_committed_offset(offset)
+            .with_committed_metadata(Some(text(&"m".repeat(4000))));
+        let topic =
+            OffsetCommitRequestTopic::default().with_name(topic("t")).with_partitions(vec![partition]);
+        let request = OffsetCommitRequest::default()
+            .with_group_id(group(offset % 3))
+            .with_generation_id_or_member_epoch(-1)
+            .with_topics(vec![topic]);
+        let answer = connection.call(&request, 8).await;
+        assert_eq!(answer.topics[0].partitions[0].error_code, 0);
+    }
+    tokio::time::sleep(A_WHILE).await;
+    let left = records(&mut connection, "__consumer_offsets").await;
+    assert!(left.len() < 300, "{} of {COMMITS} records are left", left.len());
+    let groups: Vec<_> = (0..3)
+        .map(|index| OffsetFetchRequestGroup::default().with_group_id(group(index)).with_topics(None))
+        .collect();
+    let fetch = OffsetFetchRequest::default().with_groups(groups);
+    let before = connection.call(&fetch, 8).await.groups;
+    let offsets: Vec<_> = before.iter().map(|it| it.topics[0].partitions[0].committed_offset).collect();
+    assert_eq!(offsets, [COMMITS - 3, COMMITS - 2, COMMITS - 1]);
+    broker.shutdown().await;
+
+    let broker = start().await;
+    let mut connection = Connection::open(&broker).await;
+    assert_eq!(records(&mut connection, "__consumer_offsets").await, left);
+    assert_eq!(connection.call(&fetch, 8).await.groups, before);
 }
