@@ -2,7 +2,8 @@
 //!
 //! Events and `now` go in, [`Action`]s come out; the shell sends the requests and gives up or takes over
 //! partitions. Sources: KIP-62 (heartbeats apart from polling), KIP-345 (static members), KIP-394 (member ids),
-//! KIP-429 (cooperative rebalancing), KIP-800 (reasons), KIP-814 (a static leader that comes back).
+//! KIP-429 (cooperative rebalancing), KIP-800 (reasons), KIP-814 (a static leader that comes back),
+//! KIP-881 (racks).
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -14,7 +15,7 @@ use kafka_wire::ErrorCode;
 use tokio::time::Instant;
 
 use super::GroupError;
-use super::assignor::{Assignment, Assignor, GroupState, Member, RebalanceProtocol};
+use super::assignor::{Assignment, Assignor, GroupState, Member, RebalanceProtocol, ReplicaRacks};
 use super::heartbeat::{Heartbeat, Step};
 use super::member::{Failure, GroupExit, Identity, NO_GENERATION, Pace};
 use super::protocol::{self, Subscription};
@@ -41,7 +42,7 @@ pub(crate) enum Action {
         protocols: Vec<(String, Bytes)>,
         reason: Cow<'static, str>,
     },
-    /// Tell [`Membership::counted`] how many partitions these topics have; this member leads.
+    /// Tell [`Membership::counted`] how these topics are partitioned; this member leads.
     CountPartitions(Vec<Arc<str>>),
     Sync {
         identity: Identity,
@@ -64,6 +65,27 @@ pub(crate) enum Action {
         all: Vec<TopicPartition>,
     },
     Fail(GroupError),
+}
+
+/// What assignors must know of topics; those that do not exist are left out.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Partitioning {
+    pub counts: BTreeMap<Arc<str>, i32>,
+    pub replica_racks: ReplicaRacks,
+}
+
+impl Partitioning {
+    /// Whether a partition has a replica in a rack where `earlier` had none. That a rack is gone is no news: a broker
+    /// that restarts has none for a while, and a rebalance for each restart would cost more than it brings.
+    fn reaches_more_racks_than(&self, earlier: &Self) -> bool {
+        self.replica_racks.iter().any(|(topic, partitions)| {
+            let before = earlier.replica_racks.get(topic).map_or(&[][..], Vec::as_slice);
+            partitions.iter().enumerate().any(|(at, racks)| match before.get(at) {
+                Some(before) => !racks.is_subset(before),
+                None => !racks.is_empty(),
+            })
+        })
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -124,8 +146,10 @@ pub(crate) struct Membership {
     generation: i32,
     protocol: String,
     owned: BTreeSet<TopicPartition>,
-    /// The partition counts this member assigned by, while it leads.
-    assigned_by: Option<BTreeMap<Arc<str>, i32>>,
+    /// What this member assigned by, while it leads.
+    assigned_by: Option<Partitioning>,
+    /// Whether a member of the group that it leads says where it is.
+    has_racks: bool,
     /// The topics of all members, whether they exist or not, while it leads.
     watched_topics: Vec<Arc<str>>,
     state: State,
@@ -159,6 +183,7 @@ impl Membership {
             protocol: String::new(),
             owned: BTreeSet::new(),
             assigned_by: None,
+            has_racks: false,
             watched_topics: Vec::new(),
             state: State::Unjoined { not_before: now },
             rejoin_reason: None,
@@ -258,16 +283,19 @@ impl Membership {
     }
 
     /// The cluster's metadata changed. The leader watches it for the group: new partitions need an assignment.
-    pub(crate) fn topics_changed(&mut self, counts: &BTreeMap<Arc<str>, i32>) {
+    pub(crate) fn topics_changed(&mut self, topics: &Partitioning) {
         if let Some(assigned_by) = &self.assigned_by
             && matches!(self.state, State::Stable | State::Syncing)
-            && assigned_by.keys().chain(counts.keys()).any(|t| assigned_by.get(t) != counts.get(t))
         {
-            self.rejoin("the partitions of a subscribed topic changed");
+            if assigned_by.counts != topics.counts {
+                self.rejoin("the partitions of a subscribed topic changed");
+            } else if self.has_racks && topics.reaches_more_racks_than(assigned_by) {
+                self.rejoin("replicas of a subscribed topic are in other racks");
+            }
         }
     }
 
-    /// The topics whose partition counts [`Membership::topics_changed`] must be told; empty unless leading.
+    /// The topics of which [`Membership::topics_changed`] must be told; empty unless leading.
     pub(crate) fn watched_topics(&self) -> &[Arc<str>] {
         if self.assigned_by.is_some() { &self.watched_topics } else { &[] }
     }
@@ -286,11 +314,12 @@ impl Membership {
         }
     }
 
-    /// The answer to [`Action::CountPartitions`]; topics that do not exist are left out.
-    pub(crate) fn counted(&mut self, counts: BTreeMap<Arc<str>, i32>) {
+    /// The answer to [`Action::CountPartitions`].
+    pub(crate) fn counted(&mut self, topics: Partitioning) {
         let State::Counting { members } = &mut self.state else { return };
         let members = std::mem::take(members);
-        let group = GroupState::new(counts, members);
+        self.has_racks = members.iter().any(|member| member.rack().is_some());
+        let group = GroupState::new(topics.counts, members).with_replica_racks(topics.replica_racks);
         let Some(assignor) = self.config.assignors.iter().find(|a| a.name() == self.protocol) else {
             return self.fail(GroupError::Protocol {
                 group: self.config.group.clone(),
@@ -307,7 +336,8 @@ impl Membership {
                         (member.member_id.clone(), protocol::encode_assignment(&assignment))
                     })
                     .collect();
-                self.assigned_by = Some(group.topics);
+                self.assigned_by =
+                    Some(Partitioning { counts: group.topics, replica_racks: group.replica_racks });
                 self.sync(encoded);
             }
             Err(source) => self.fail(GroupError::Assign { group: self.config.group.clone(), source }),

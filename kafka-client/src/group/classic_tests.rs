@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use tokio::time::Instant;
 
 use super::assignor::{Assignment, Assignor, CooperativeStickyAssignor, RangeAssignor};
-use super::classic::{Action, JoinAnswer, Joined, Membership, MembershipConfig};
+use super::classic::{Action, JoinAnswer, Joined, Membership, MembershipConfig, Partitioning};
 use super::member::{Failure, GroupExit, Identity};
 use super::{GroupError, protocol};
 use crate::TopicPartition;
@@ -63,6 +63,19 @@ fn follower(member: &str, generation: i32, protocol: &str) -> JoinAnswer {
 
 fn identity(member: &str, generation: i32) -> Identity {
     Identity { generation, member_id: member.into(), instance_id: None }
+}
+
+/// How `t` is partitioned.
+fn partitioned(count: i32) -> Partitioning {
+    Partitioning { counts: BTreeMap::from([(Arc::from("t"), count)]), ..Partitioning::default() }
+}
+
+/// `t`, each partition with replicas in the racks that these letters name.
+fn partitioned_over(partitions: &[&str]) -> Partitioning {
+    let racks =
+        partitions.iter().map(|racks| racks.chars().map(|rack| Arc::from(rack.to_string())).collect());
+    let replica_racks = BTreeMap::from([(Arc::from("t"), racks.collect())]);
+    Partitioning { replica_racks, ..partitioned(partitions.len() as i32) }
 }
 
 /// Takes a new member into `generation` with these partitions.
@@ -239,6 +252,19 @@ fn an_unknown_member_that_is_closing_still_closes() {
 fn the_leader_joins_again_when_a_topic_grows() {
     let now = Instant::now();
     let mut member = eager(now);
+    lead(&mut member, now);
+    assert_eq!(member.poll(now), Some(Action::CountPartitions(vec![Arc::from("t")])));
+    member.counted(Partitioning::default());
+    let Some(Action::Sync { assignments, .. }) = member.poll(now) else { panic!() };
+    member.synced(now, Ok(assignments[0].1.clone()));
+    assert_eq!(member.poll(now), Some(Action::Assign { added: vec![], all: vec![] }));
+    assert_eq!(member.watched_topics(), [Arc::from("t")]);
+    member.topics_changed(&partitioned(2));
+    assert!(matches!(member.poll(now), Some(Action::Join { .. })));
+}
+
+/// Takes a new member into generation 1, as the leader of itself.
+fn lead(member: &mut Membership, now: Instant) {
     let Some(Action::Join { protocols, .. }) = member.poll(now) else { panic!() };
     let (name, metadata) = protocols[0].clone();
     member.joined(
@@ -252,14 +278,29 @@ fn the_leader_joins_again_when_a_topic_grows() {
             members: vec![("m".into(), None, metadata)],
         }),
     );
-    assert_eq!(member.poll(now), Some(Action::CountPartitions(vec![Arc::from("t")])));
-    member.counted(BTreeMap::new());
-    let Some(Action::Sync { assignments, .. }) = member.poll(now) else { panic!() };
-    member.synced(now, Ok(assignments[0].1.clone()));
-    assert_eq!(member.poll(now), Some(Action::Assign { added: vec![], all: vec![] }));
-    assert_eq!(member.watched_topics(), [Arc::from("t")]);
-    member.topics_changed(&BTreeMap::from([(Arc::from("t"), 2)]));
-    assert!(matches!(member.poll(now), Some(Action::Join { .. })));
+}
+
+/// KIP-881. A broker that restarts is no reason to rebalance, a replica in another rack is.
+#[test]
+fn a_leader_joins_again_when_a_replica_turns_up_in_another_rack() {
+    let now = Instant::now();
+    for (rack, joins_again) in [(None, false), (Some("a"), true)] {
+        let mut config = config(vec![Arc::new(RangeAssignor)]);
+        config.rack = rack.map(str::to_owned);
+        let mut member = Membership::new(config, Some(vec![Arc::from("t")]), now);
+        lead(&mut member, now);
+        assert!(matches!(member.poll(now), Some(Action::CountPartitions(_))));
+        member.counted(partitioned_over(&["ab", "b"]));
+        let Some(Action::Sync { assignments, .. }) = member.poll(now) else { panic!() };
+        member.synced(now, Ok(assignments[0].1.clone()));
+        assert!(matches!(member.poll(now), Some(Action::Assign { .. })));
+        for unchanged in [&["ab", "b"], &["a", ""]] {
+            member.topics_changed(&partitioned_over(unchanged));
+            assert_eq!(member.poll(now), None, "{unchanged:?}");
+        }
+        member.topics_changed(&partitioned_over(&["ab", "a"]));
+        assert_eq!(member.poll(now).is_some(), joins_again);
+    }
 }
 
 /// A coordinator as Kafka's, reduced to what members can see.
@@ -442,8 +483,8 @@ impl World {
         self.turn();
     }
 
-    fn counts(&self) -> BTreeMap<Arc<str>, i32> {
-        BTreeMap::from([(Arc::from("t"), self.partitions)])
+    fn topics(&self) -> Partitioning {
+        partitioned(self.partitions)
     }
 
     /// Everything that can happen at `now`.
@@ -470,14 +511,14 @@ impl World {
     }
 
     fn run(&mut self, index: usize) -> bool {
-        let (now, counts) = (self.now, self.counts());
+        let (now, topics) = (self.now, self.topics());
         let process = &mut self.processes[index];
         if !process.alive {
             return false;
         }
         let member = &mut process.member;
         member.polled(now);
-        member.topics_changed(&counts);
+        member.topics_changed(&topics);
         let mut busy = false;
         if let Some((_, partitions, _)) = process.release_at.take_if(|(at, _, _)| *at <= now) {
             for partition in &partitions {
@@ -510,7 +551,7 @@ impl World {
                         Err(answer) => member.joined(now, answer),
                     }
                 }
-                Action::CountPartitions(_) => member.counted(counts.clone()),
+                Action::CountPartitions(_) => member.counted(topics.clone()),
                 Action::Sync { identity, assignments, .. } => {
                     if identity.member_id == self.coordinator.leader
                         && self.coordinator.check(&identity, now).is_ok()

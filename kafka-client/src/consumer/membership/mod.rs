@@ -4,7 +4,6 @@
 mod handover;
 mod pattern;
 
-use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -27,7 +26,7 @@ use crate::TopicPartition;
 use crate::client::Client;
 use crate::cluster::Cluster;
 use crate::group::GroupError;
-use crate::group::classic::{self, JoinAnswer, Membership};
+use crate::group::classic::{self, JoinAnswer, Membership, Partitioning};
 use crate::group::consumer::{self, BeatAnswer, ConsumerMembership, ConsumerMembershipConfig};
 use crate::group::member::{Failure, GroupExit, GroupProtocol, Identity, Topics};
 use crate::group::protocol::PROTOCOL_TYPE;
@@ -44,7 +43,7 @@ type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 enum Event {
     Joined(JoinAnswer),
-    Counted(BTreeMap<Arc<str>, i32>),
+    Counted(Partitioning),
     Synced(Result<Bytes, Failure>),
     HeartbeatAnswered(i32, Result<(), Failure>),
     ConsumerHeartbeatAnswered(u64, Result<BeatAnswer, Failure>),
@@ -231,7 +230,7 @@ impl GroupTask {
         let now = Instant::now();
         match (event, &mut self.member) {
             (Event::Joined(answer), Member::Classic(member)) => member.joined(now, answer),
-            (Event::Counted(counts), Member::Classic(member)) => member.counted(counts),
+            (Event::Counted(topics), Member::Classic(member)) => member.counted(topics),
             (Event::Synced(answer), Member::Classic(member)) => member.synced(now, answer),
             (Event::HeartbeatAnswered(generation, answer), Member::Classic(member)) => {
                 member.heartbeat_answered(now, generation, answer);
@@ -297,8 +296,8 @@ impl GroupTask {
                 for topic in member.topics().iter().chain(member.watched_topics()) {
                     metadata.touch(topic);
                 }
-                let counts = count_partitions(&self.shared.client.cluster(), member.watched_topics());
-                member.topics_changed(&counts);
+                let topics = partitioning(&self.shared.client.cluster(), member.watched_topics());
+                member.topics_changed(&topics);
             }
             Member::Consumer(member) => {
                 if let Topics::Named(topics) = member.topics() {
@@ -373,7 +372,7 @@ impl GroupTask {
                     // Stale counts would be corrected by one more rebalance, so failing here is no harm.
                     let refreshed = shared.client.refresh_topics(&topics).await;
                     let cluster = refreshed.unwrap_or_else(|_| shared.client.cluster());
-                    Event::Counted(count_partitions(&cluster, &topics))
+                    Event::Counted(partitioning(&cluster, &topics))
                 }));
             }
             Action::Sync { identity, protocol, assignments } => {
@@ -510,12 +509,17 @@ fn random_member_id() -> String {
     kafka_wire::Uuid::from_bytes(bytes).to_string()
 }
 
-fn count_partitions(cluster: &Cluster, topics: &[Arc<str>]) -> BTreeMap<Arc<str>, i32> {
-    topics
-        .iter()
-        .filter_map(|topic| {
-            let count = i32::try_from(cluster.partition_count(topic)?).ok()?;
-            Some((Arc::clone(topic), count))
-        })
-        .collect()
+fn partitioning(cluster: &Cluster, topics: &[Arc<str>]) -> Partitioning {
+    let mut seen = Partitioning::default();
+    let racks_are_known = cluster.brokers().any(|broker| broker.rack.is_some());
+    for topic in topics.iter().filter_map(|topic| cluster.topic(topic)) {
+        let Ok(count) = i32::try_from(topic.partitions.len()) else { continue };
+        seen.counts.insert(Arc::clone(&topic.name), count);
+        if racks_are_known {
+            let rack_of = |node: &i32| cluster.broker(*node)?.rack.clone();
+            let racks = topic.partitions.iter().map(|of| of.replicas.iter().filter_map(rack_of).collect());
+            seen.replica_racks.insert(Arc::clone(&topic.name), racks.collect());
+        }
+    }
+    seen
 }

@@ -9,6 +9,9 @@ use super::{
 
 /// `cooperative-sticky`: balanced, keeps partitions where they are, and never gives one to a new owner while
 /// the old one still holds it (KIP-429).
+///
+/// Members that say where they are (`client.rack`) get partitions that have a replica there, as far as the balance
+/// allows (KIP-881); a partition leaves its owner for that only if more are read within a rack then.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct CooperativeStickyAssignor;
 
@@ -55,7 +58,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::Member;
-    use super::super::testing::{any_group, check_assignments, topics, tp, wanted_partitions};
+    use super::super::testing::{
+        any_group, any_group_in_racks, check_assignments, topics, tp, wanted_partitions,
+    };
     use super::*;
 
     fn assign(group: &GroupState) -> Assignments {
@@ -69,6 +74,7 @@ mod tests {
             member.owning(owned, generation)
         });
         GroupState::new(group.topics.clone(), members.collect())
+            .with_replica_racks(group.replica_racks.clone())
     }
 
     /// Rebalances until nothing is held back, as the members do.
@@ -189,6 +195,15 @@ mod tests {
                     }
                 }
             }
+        }
+
+        #[test]
+        fn groups_in_racks_settle_too(group in any_group_in_racks(), drop in 0..8usize) {
+            let (mut group, _) = settle(group, 0);
+            if drop < group.members.len() && group.members.len() > 1 {
+                group.members.remove(drop);
+            }
+            settle(group, 8);
         }
     }
 }

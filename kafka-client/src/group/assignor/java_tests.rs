@@ -1,12 +1,13 @@
-//! The answers of Java's own assignors, recorded in `java_vectors.txt`.
+//! The answers of Java's own assignors, recorded in `java_vectors.txt` and `java_rack_vectors.txt`.
 
 use bytes::Bytes;
 
-use super::testing::{topics, tp};
+use super::testing::{check_assignments, read_within_a_rack, topics, tp};
 use super::*;
 use crate::group::protocol;
 
 const VECTORS: &str = include_str!("java_vectors.txt");
+const RACK_VECTORS: &str = include_str!("java_rack_vectors.txt");
 
 /// A group as Java's assignor saw it, and what it answered.
 struct Recorded {
@@ -96,6 +97,80 @@ fn sticky_keeps_and_moves_as_many_as_javas() {
         assert_eq!(kept_of_all(&ours), kept_of_all(&vector.java), "{}", vector.line);
         if members.iter().all(|member| member.user_data.is_none()) {
             assert_eq!(ours, vector.java, "{}", vector.line);
+        }
+    }
+}
+
+fn recorded_with_racks(kind: &str) -> Vec<Recorded> {
+    let racks_of = |partitions: &str| -> Vec<BTreeSet<Arc<str>>> {
+        let racks = |of: &str| of.chars().map(|rack| Arc::from(rack.to_string())).collect();
+        list(partitions).map(racks).collect()
+    };
+    let lines = RACK_VECTORS.lines().map(|line| (line, line.split('|').map(str::trim).collect::<Vec<_>>()));
+    lines
+        .filter(|(_, fields)| fields[0] == kind)
+        .map(|(line, fields)| {
+            let racks: ReplicaRacks = pairs(fields[1], racks_of)
+                .into_iter()
+                .map(|(topic, racks)| (Arc::from(topic), racks))
+                .collect();
+            let counts = racks.iter().map(|(topic, of)| (Arc::clone(topic), of.len() as i32)).collect();
+            let members = fields[2].split(' ').map(|member| {
+                let fields: Vec<&str> = member.split('/').collect();
+                let member = Member::new(fields[0], list(fields[2])).in_rack(fields[1]);
+                match (kind, partitions(fields[3])) {
+                    ("sticky", owned) if !owned.is_empty() => {
+                        let assignor = StickyAssignor::default();
+                        assignor.on_assignment(&Assignment { partitions: owned, user_data: None }, 7);
+                        let user_data = assignor.subscription_user_data(&[], None);
+                        Member { user_data, ..member }
+                    }
+                    ("sticky", _) => member,
+                    (_, owned) => member.owning(owned, 7),
+                }
+            });
+            Recorded {
+                line,
+                assignor: fields[0],
+                group: GroupState::new(counts, members.collect()).with_replica_racks(racks),
+                java: pairs(fields[3], partitions).into_iter().map(|(id, of)| (id.to_owned(), of)).collect(),
+            }
+        })
+        .collect()
+}
+
+#[test]
+fn range_minds_racks_as_javas_does() {
+    let vectors = recorded_with_racks("range");
+    assert_eq!(vectors.len(), 40);
+    for vector in vectors {
+        assert_eq!(ours(&vector), vector.java, "{}", vector.line);
+    }
+}
+
+/// Where Java's gives a partition up that nobody nearer can take, ours keeps it: so not who has what, but what matters.
+#[test]
+fn sticky_assignors_read_as_much_within_racks_as_javas_and_are_as_balanced() {
+    for kind in ["sticky", "cooperative-sticky"] {
+        let vectors = recorded_with_racks(kind);
+        assert!(vectors.len() > 30);
+        for vector in vectors {
+            let java: Assignments = vector
+                .java
+                .iter()
+                .map(|(id, of)| (id.clone(), Assignment { partitions: of.clone(), user_data: None }))
+                .collect();
+            // Before it holds back what has an owner: that comes with the next rebalance.
+            let ours = match kind {
+                "sticky" => by_name(kind).unwrap().assign(&vector.group).unwrap(),
+                _ => balance::balanced(&vector.group),
+            };
+            check_assignments(&vector.group, &ours);
+            let within = [&ours, &java].map(|assignments| read_within_a_rack(&vector.group, assignments));
+            assert!(within[0] >= within[1], "{within:?} {}\n{ours:?}", vector.line);
+            let unevenness = [&ours, &java]
+                .map(|assignments| assignments.values().map(|a| a.partitions.len().pow(2)).sum::<usize>());
+            assert!(unevenness[0] <= unevenness[1] || kind != "sticky", "{unevenness:?} {}", vector.line);
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod balance;
 mod cooperative_sticky;
+mod racks;
 mod range;
 mod round_robin;
 mod sticky;
@@ -9,7 +10,7 @@ mod sticky;
 #[cfg(test)]
 mod java_tests;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -73,7 +74,21 @@ impl Member {
         self.generation = Some(generation);
         self
     }
+
+    /// The same member, in `rack`.
+    pub fn in_rack(mut self, rack: impl Into<String>) -> Self {
+        self.rack = Some(rack.into());
+        self
+    }
+
+    /// Where it runs; an empty `client.rack` is none.
+    pub(crate) fn rack(&self) -> Option<&str> {
+        self.rack.as_deref().filter(|rack| !rack.is_empty())
+    }
 }
+
+/// For each topic and each of its partitions, in order, the racks in which it has replicas.
+pub type ReplicaRacks = BTreeMap<Arc<str>, Vec<BTreeSet<Arc<str>>>>;
 
 /// What the leader knows when it assigns.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -81,6 +96,9 @@ impl Member {
 pub struct GroupState {
     /// The number of partitions of each subscribed topic that exists.
     pub topics: BTreeMap<Arc<str>, i32>,
+    /// Where the replicas of these partitions are, for assignors that keep reading within a rack (KIP-881). Topics
+    /// whose brokers do not tell are missing.
+    pub replica_racks: ReplicaRacks,
     /// The members, sorted by member id.
     pub members: Vec<Member>,
 }
@@ -89,7 +107,20 @@ impl GroupState {
     /// Describes a group.
     pub fn new(topics: BTreeMap<Arc<str>, i32>, mut members: Vec<Member>) -> Self {
         members.sort_by(|a, b| a.member_id.cmp(&b.member_id));
-        Self { topics, members }
+        Self { topics, replica_racks: ReplicaRacks::new(), members }
+    }
+
+    /// The same group, with replicas in these racks.
+    pub fn with_replica_racks(mut self, replica_racks: ReplicaRacks) -> Self {
+        self.replica_racks = replica_racks;
+        self
+    }
+
+    /// The racks of a partition's replicas; none where they are not known.
+    pub fn replica_racks(&self, topic: &str, partition: i32) -> impl Iterator<Item = &str> {
+        let of_topic = self.replica_racks.get(topic);
+        let racks = of_topic.and_then(|partitions| partitions.get(usize::try_from(partition).ok()?));
+        racks.into_iter().flatten().map(|rack| &**rack)
     }
 }
 
@@ -274,6 +305,39 @@ pub(crate) mod testing {
                 .collect();
             GroupState::new(topics, members)
         })
+    }
+
+    /// The same, with members and replicas in up to 3 racks.
+    pub(crate) fn any_group_in_racks() -> impl Strategy<Value = GroupState> {
+        let of_members = prop::collection::vec(prop::option::weighted(0.8, 0..3usize), 8);
+        let of_replicas = prop::collection::vec(prop::collection::btree_set(0..3usize, 0..3), 32);
+        (any_group(), of_members, of_replicas).prop_map(|(mut group, of_members, of_replicas)| {
+            for (member, rack) in group.members.iter_mut().zip(of_members) {
+                member.rack = rack.map(|rack| format!("rack-{rack}"));
+            }
+            let mut racks = of_replicas.into_iter().cycle();
+            let mut next = || -> BTreeSet<Arc<str>> {
+                racks.next().unwrap().into_iter().map(|rack| Arc::from(format!("rack-{rack}"))).collect()
+            };
+            let of_topics = group
+                .topics
+                .iter()
+                .map(|(topic, count)| (Arc::clone(topic), (0..*count).map(|_| next()).collect()));
+            let of_topics = of_topics.collect();
+            group.with_replica_racks(of_topics)
+        })
+    }
+
+    /// How many partitions are read by a member that has a replica in its rack.
+    pub(crate) fn read_within_a_rack(group: &GroupState, assignments: &Assignments) -> usize {
+        let within = |member: &&Member, partition: &&TopicPartition| {
+            racks::match_member(group, member, &partition.topic, partition.partition)
+        };
+        let of = |member: &Member| {
+            let assigned = &assignments[&member.member_id].partitions;
+            assigned.iter().filter(|partition| within(&member, partition)).count()
+        };
+        group.members.iter().map(of).sum()
     }
 
     /// Every partition of every topic that someone subscribes to.

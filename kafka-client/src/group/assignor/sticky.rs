@@ -12,7 +12,7 @@ use crate::group::protocol;
 /// Members of the eager protocol own nothing when they join, so each remembers what it had and says so in its
 /// subscription, in the words of Java's `StickyAssignor`. Give each consumer an assignor of its own.
 /// [`CooperativeStickyAssignor`](super::CooperativeStickyAssignor) goes on reading while the group rebalances; it is the
-/// better choice for a new group.
+/// better choice for a new group. It minds racks as that one does (KIP-881).
 #[derive(Debug, Default)]
 pub struct StickyAssignor {
     previous: Mutex<Option<Previous>>,
@@ -72,7 +72,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::Member;
-    use super::super::testing::{any_group, check_assignments, topics, tp, wanted_partitions};
+    use super::super::testing::{
+        any_group, any_group_in_racks, check_assignments, read_within_a_rack, topics, tp, wanted_partitions,
+    };
     use super::*;
 
     fn assign(group: &GroupState) -> Assignments {
@@ -161,6 +163,27 @@ mod tests {
                 let kept = &after[&member.member_id].partitions;
                 prop_assert!(before[&member.member_id].partitions.iter().all(|p| kept.contains(p)));
             }
+        }
+
+        #[test]
+        fn racks_take_nothing_from_the_balance_and_nothing_moves_without_a_change(group in any_group_in_racks()) {
+            let within = assign(&group);
+            prop_assert_eq!(check_assignments(&group, &within), wanted_partitions(&group));
+            for assignment in within.values() {
+                for partition in &assignment.partitions {
+                    for to in group.members.iter().filter(|m| m.topics.contains(&partition.topic)) {
+                        prop_assert!(within[&to.member_id].partitions.len() + 1 >= assignment.partitions.len());
+                    }
+                }
+            }
+            let mut blind = group.clone();
+            blind.replica_racks.clear();
+            prop_assert!(read_within_a_rack(&group, &within) >= read_within_a_rack(&group, &assign(&blind)));
+            // More reads within a rack are a reason to move, nothing else is.
+            let next = next_round(&group, &within, 1).with_replica_racks(group.replica_racks.clone());
+            let again = assign(&next);
+            let more = read_within_a_rack(&group, &again) > read_within_a_rack(&group, &within);
+            prop_assert!(more || again == within);
         }
 
         #[test]
