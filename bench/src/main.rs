@@ -15,7 +15,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 
 use crate::measure::{Measured, median};
-use crate::peers::{Codec, Peer, Records, Work};
+use crate::peers::{Codec, Each, Peer, Records, Work};
 
 /// Compares this project's client with its peers.
 #[derive(Debug, Parser)]
@@ -55,7 +55,11 @@ enum Command {
         at_once: Option<u32>,
     },
     /// Records of 100 bytes from the beginning of a topic with 4 partitions.
-    Consume,
+    Consume {
+        /// How this project's client takes its records.
+        #[arg(long, value_enum, default_value = "view")]
+        each: Each,
+    },
     /// How this project's producer grows: partitions with keys spread over them, and tasks that send at once.
     Growth,
 }
@@ -109,13 +113,13 @@ fn run(options: &Options) -> Result<(), String> {
         Command::Produce { record_size, compression, await_each, at_once } => {
             Work::Produce(Records { bytes: record_size, compression, await_each, at_once })
         }
-        Command::Consume => Work::Consume,
+        Command::Consume { each } => Work::Consume(each),
         Command::Growth => return growth(options),
     };
     let topic = format!("bench-{}", std::process::id());
     let ours = Peer::Ours.find()?;
     // The topic is made, and for consumers filled, by our own client.
-    let filled = if work == Work::Consume { options.records } else { 1 };
+    let filled = if matches!(work, Work::Consume(_)) { options.records } else { 1 };
     let filling =
         Work::Produce(Records { bytes: 100, compression: Codec::None, await_each: false, at_once: None });
     for broker in &options.broker {

@@ -16,7 +16,28 @@ use crate::measure::{self, Measured};
 pub(crate) enum Work {
     Produce(Records),
     /// Reads what was produced.
-    Consume,
+    Consume(Each),
+}
+
+/// How this project's client takes the records it reads; the others have one way each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Each {
+    /// Looked at where they lie in the fetched batches.
+    View,
+    /// Owned, a batch at a time.
+    Batch,
+    /// Each by a call of its own.
+    Record,
+}
+
+impl Each {
+    fn name(self) -> &'static str {
+        match self {
+            Self::View => "view",
+            Self::Batch => "batch",
+            Self::Record => "record",
+        }
+    }
 }
 
 /// The records to produce.
@@ -123,8 +144,8 @@ impl Peer {
                     command.args(["--at-once", &records.to_string()]);
                 }
             }
-            (Self::Ours, Work::Consume) => {
-                command.args(["perf", "consume", "-b", server, "-t", topic, "-n", &n]);
+            (Self::Ours, Work::Consume(each)) => {
+                command.args(["perf", "consume", "-b", server, "-t", topic, "-n", &n, "--each", each.name()]);
             }
             (Self::Java, work) => {
                 command = Command::new("java");
@@ -166,7 +187,7 @@ impl Peer {
                 command.args(["-X", &format!("compression.codec={}", compression.name())]);
                 command.args(["-X", "queue.buffering.max.messages=1000000", "-q"]);
             }
-            (Self::Librdkafka, Work::Consume) => {
+            (Self::Librdkafka, Work::Consume(_)) => {
                 command.args(["-C", "-t", topic, "-p", "0", "-p", "1", "-p", "2", "-p", "3", "-c", &n]);
                 command.args(["-b", server, "-o", "beginning", "-q", "-X", "fetch.queue.backoff.ms=1"]);
             }
@@ -177,7 +198,7 @@ impl Peer {
                         command.args(["-record-bytes", &bytes.to_string(), "-linger", "5ms"]);
                         command.args(["-compression", compression.name()]);
                     }
-                    Work::Consume => {
+                    Work::Consume(_) => {
                         command.arg("-consume");
                     }
                 }
@@ -186,7 +207,7 @@ impl Peer {
             (Self::Krafka, Work::Produce(Records { bytes, compression, .. })) => {
                 command.args(["produce", server, topic, &n, &bytes.to_string(), compression.name()]);
             }
-            (Self::Krafka, Work::Consume) => {
+            (Self::Krafka, Work::Consume(_)) => {
                 command.args(["consume", server, topic, &n]);
             }
         }
