@@ -5,10 +5,12 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use integration_tests::{Cluster, PATIENCE, TestResult, unique};
+use kafka_admin::{Admin, NewTopic};
+use kafka_broker::Broker;
 use kafka_client::Client;
-use kafka_client::consumer::{Consumer, OffsetReset};
-use kafka_client::group::GroupProtocol;
+use kafka_client::consumer::{CloseOptions, ConsumeError, Consumer, ConsumerBuilder, OffsetReset};
 use kafka_client::group::assignor::{CooperativeStickyAssignor, RangeAssignor, StickyAssignor};
+use kafka_client::group::{GroupError, GroupProtocol};
 use kafka_client::producer::Record;
 use tokio::time::{Instant, timeout};
 
@@ -213,6 +215,89 @@ async fn topics_are_subscribed_to_by_pattern_in_both_protocols() -> TestResult {
         fill(&client, &topic, 2, 0..10).await?;
         assert_eq!(take(&consumer, 10).await?, (0..10).collect());
         consumer.close().await?;
+    }
+    Ok(())
+}
+
+/// `group.instance.id` (KIP-345): closing keeps the partitions for a while, unless told otherwise (KIP-1092).
+#[tokio::test]
+async fn a_static_member_keeps_its_place_when_it_closes_and_gives_it_up_when_told_to() -> TestResult {
+    for protocol in [GroupProtocol::Consumer, GroupProtocol::Classic] {
+        let cluster = Cluster::start().await?;
+        let client = cluster.client().await?;
+        let (topic, group) = (cluster.topic("static", 4).await?, unique("static"));
+        let start = |instance: &str| {
+            let builder = client.consumer().group(&group).topics([&topic]).protocol(protocol);
+            builder.group_instance_id(instance).build()
+        };
+        let (one, other) = (start("one")?, start("other")?);
+        settled(&[&one, &other], 2).await?;
+        let (kept, others) = (one.assignment(), other.assignment());
+
+        one.close().await?;
+        let back = start("one")?;
+        settled(&[&back], 2).await?;
+        assert_eq!(back.assignment(), kept, "{protocol:?}: nobody took what was kept for it");
+        assert_eq!(other.assignment(), others, "{protocol:?}");
+
+        let began = Instant::now();
+        back.close_with(CloseOptions::within(PATIENCE).leave_group()).await?;
+        settled(&[&other], 4).await?;
+        assert!(began.elapsed() < Duration::from_secs(40), "{protocol:?}: its session had to end first");
+        other.close_with(CloseOptions::default().leave_group()).await?;
+    }
+    Ok(())
+}
+
+/// Where a group's members cannot be moved to KIP-848, whoever may choose joins them. Apache Kafka's broker would have to be
+/// set up for it, so on our broker only.
+#[tokio::test]
+async fn a_member_that_may_choose_joins_a_classic_group_in_its_own_protocol() -> TestResult {
+    let broker = Broker::builder().config("group.consumer.migration.policy", "disabled").start().await?;
+    let client = Client::connect(broker.bootstrap_servers().as_str()).await?;
+    let (topic, group) = (unique("fallback"), unique("fallback"));
+    Admin::new(client.clone()).create_topics([NewTopic::new(&topic, 4, 1)]).await?.all()?;
+    let start = |protocol| client.consumer().group(&group).topics([&topic]).protocol(protocol).build();
+    let classic = start(GroupProtocol::Classic)?;
+    settled(&[&classic], 4).await?;
+    let flexible = start(GroupProtocol::Auto)?;
+    settled(&[&classic, &flexible], 2).await?;
+    assert_eq!(flexible.group_protocol(), Some(GroupProtocol::Classic));
+
+    let strict = start(GroupProtocol::Consumer)?;
+    let Err(error) = timeout(PATIENCE, strict.next()).await? else {
+        return Err("a member of KIP-848 is in a classic group".into());
+    };
+    assert!(matches!(&error, ConsumeError::Group(GroupError::ProtocolUnsupported { .. })), "{error:?}");
+    Ok(())
+}
+
+/// KIP-881: without racks, `range` would give each member the first or the last two partitions. Apache Kafka would need
+/// more brokers than this suite starts, so on our broker only.
+#[tokio::test]
+async fn members_of_classic_groups_read_from_replicas_in_their_own_rack() -> TestResult {
+    let racks = [(1, "a"), (2, "b")];
+    let nodes = Broker::builder().nodes(2);
+    let broker = racks.iter().fold(nodes, |nodes, (id, rack)| nodes.node_config(*id, "broker.rack", *rack));
+    let broker = broker.start().await?;
+    let client = Client::connect(broker.bootstrap_servers().as_str()).await?;
+    let topic = unique("racks");
+    let new = NewTopic::with_defaults(&topic).assignments([1, 2, 1, 2].map(|node| vec![node]));
+    Admin::new(client.clone()).create_topics([new]).await?.all()?;
+    let assignors: [fn(ConsumerBuilder) -> ConsumerBuilder; 3] = [
+        |builder| builder.assignor(RangeAssignor),
+        |builder| builder.assignor(StickyAssignor::default()),
+        |builder| builder.assignor(CooperativeStickyAssignor),
+    ];
+    for assignor in assignors {
+        let group = unique("racks");
+        let start = |rack| assignor(client.consumer().group(&group).topics([&topic]).rack(rack)).build();
+        let members = [start("b")?, start("a")?];
+        settled(&members.each_ref(), 2).await?;
+        for (member, expected) in members.iter().zip([[1, 3], [0, 2]]) {
+            let partitions: Vec<i32> = member.assignment().iter().map(|of| of.partition).collect();
+            assert_eq!(partitions, expected);
+        }
     }
     Ok(())
 }

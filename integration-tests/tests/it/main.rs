@@ -1,12 +1,14 @@
 //! The suite. `cargo test -p integration-tests` runs it on the embedded broker; `cargo xtask test` also on Apache Kafka.
 
 mod admin_groups;
+mod cancel_safety;
 mod child_broker;
 mod consume;
 mod consume_committed;
 mod consume_engine;
 mod consume_streams;
 mod cuts;
+mod group_liveness;
 mod groups;
 mod hostile;
 mod interop;

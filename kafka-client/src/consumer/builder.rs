@@ -282,7 +282,8 @@ impl ConsumerBuilder {
     }
 
     /// How long the application may take between two calls for records before its partitions go to others
-    /// (`max.poll.interval.ms`); a call that waits counts all the time. Default 5 minutes.
+    /// (`max.poll.interval.ms`); a call that waits counts all the time, and so does [`Consumer::in_progress`]. Default 5
+    /// minutes.
     pub fn max_poll_interval(mut self, interval: Duration) -> Self {
         self.options.max_poll_interval = interval;
         self

@@ -563,6 +563,28 @@ impl Consumer {
         offsets::list_offsets(&shared.client, shared.options.isolation, timestamps, waited).await
     }
 
+    /// Says that the application is at work on what it got, for as long as the guard lives: `max.poll.interval` begins
+    /// anew when the last guard is dropped, and until then slowness does not cost the membership.
+    ///
+    /// Heartbeats go out in the background whatever the application does. A rebalance still waits for the
+    /// application at most `max.poll.interval`. A guard that is never dropped hides an application that hangs: hold
+    /// it for the work of known slowness, not for the consumer's whole life.
+    ///
+    /// ```no_run
+    /// # async fn transcode(_: kafka_client::ConsumerRecord) {}
+    /// # async fn f(consumer: kafka_client::Consumer) -> Result<(), Box<dyn std::error::Error>> {
+    /// while let Some(record) = consumer.next().await? {
+    ///     let _working = consumer.in_progress();
+    ///     transcode(record).await; // Takes an hour.
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub fn in_progress(&self) -> InProgress {
+        let shared = Arc::clone(self.shared());
+        shared.begin_work();
+        InProgress { shared }
+    }
+
     // ---- the end
 
     /// Stops reading, commits what was handed out if auto-commit is on, and leaves the group (static members
@@ -599,8 +621,7 @@ impl Consumer {
         }
         shared.begin_close();
         shared.set_closed();
-        let exit = if options.remain { GroupExit::Remain } else { GroupExit::Default };
-        self.handle.closing.send_replace(Some(exit));
+        self.handle.closing.send_replace(Some(options.exit));
         let group = self.handle.group.lock().take();
         if let Some(mut group) = group {
             let _ = tokio::time::timeout_at(deadline, &mut group).await;
@@ -610,18 +631,36 @@ impl Consumer {
     }
 }
 
+/// While it lives, its consumer is not thrown out of the group for slowness; see [`Consumer::in_progress`].
+#[must_use = "the work counts as done when this is dropped"]
+pub struct InProgress {
+    shared: Arc<Shared>,
+}
+
+impl fmt::Debug for InProgress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("InProgress").field("group", &self.shared.options.group).finish_non_exhaustive()
+    }
+}
+
+impl Drop for InProgress {
+    fn drop(&mut self) {
+        self.shared.end_work();
+    }
+}
+
 /// How to close a consumer; see [`Consumer::close_with`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
 pub struct CloseOptions {
     within: Duration,
-    remain: bool,
+    exit: GroupExit,
 }
 
 impl Default for CloseOptions {
     /// Within 30 s; dynamic members leave the group, static ones stay.
     fn default() -> Self {
-        Self { within: CLOSE_TIMEOUT, remain: false }
+        Self { within: CLOSE_TIMEOUT, exit: GroupExit::Default }
     }
 }
 
@@ -633,7 +672,13 @@ impl CloseOptions {
 
     /// Stays a member until the session ends (KIP-1092): a restart within it causes no rebalance for the others.
     pub fn remain_in_group(mut self) -> Self {
-        self.remain = true;
+        self.exit = GroupExit::Remain;
+        self
+    }
+
+    /// Leaves the group, as a static member too (KIP-1092): its partitions go to the others at once.
+    pub fn leave_group(mut self) -> Self {
+        self.exit = GroupExit::Leave;
         self
     }
 }

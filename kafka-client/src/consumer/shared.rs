@@ -68,8 +68,10 @@ pub(super) struct Shared {
     version: AtomicU64,
     /// Readers blocked in a call for records.
     pub(super) waiting: AtomicUsize,
-    /// A stream of a partition was asked for records since this was last looked at.
+    /// A stream of a partition was asked for records, or work that was in progress ended, since this was last looked at.
     pub(super) polled: AtomicBool,
+    /// Guards that say that the application is at work.
+    working: AtomicUsize,
     /// Partitions that have a stream of their own.
     pub(super) leases: Mutex<FxHashMap<TopicPartition, Arc<Lease>>>,
     /// What the application has to acknowledge, if it does.
@@ -160,6 +162,7 @@ impl Shared {
             version: AtomicU64::new(0),
             waiting: AtomicUsize::new(0),
             polled: AtomicBool::new(false),
+            working: AtomicUsize::new(0),
             leases: Mutex::default(),
             acks: Mutex::default(),
             commits: CommitQueue::default(),
@@ -359,11 +362,23 @@ impl Shared {
         }
     }
 
-    /// Whether the application asked for records since the last call, or is waiting for some.
+    pub(super) fn begin_work(&self) {
+        self.working.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn end_work(&self) {
+        // Before it counts as ended; see `take_polled`.
+        self.polled.store(true, Ordering::Release);
+        self.working.fetch_sub(1, Ordering::Release);
+    }
+
+    /// Whether the application asked for records since the last call, or is waiting for some, or is at work.
     pub(super) fn take_polled(&self) -> bool {
+        // In this order: work that ends now has left its mark in `polled`.
+        let working = self.working.load(Ordering::Acquire) > 0;
+        let noted = self.polled.swap(false, Ordering::Acquire);
         let polled = std::mem::take(&mut self.reader.lock().polled);
-        let streams = self.polled.swap(false, Ordering::Relaxed);
-        polled || streams || self.waiting.load(Ordering::Relaxed) > 0
+        working || noted || polled || self.waiting.load(Ordering::Relaxed) > 0
     }
 
     // ---- the end
