@@ -7,6 +7,7 @@ mod consume;
 mod consume_committed;
 mod consume_engine;
 mod consume_streams;
+mod consumer_metrics;
 mod cuts;
 mod group_liveness;
 mod groups;

@@ -173,9 +173,8 @@ impl Metrics {
         });
         meters.latency.record(latency);
         meters.size.record(bytes as f64);
-        if throttle_ms > 0 {
-            meters.throttle.record(f64::from(throttle_ms) / 1_000.0);
-        }
+        // Zeros too: Java's average is over all answers.
+        meters.throttle.record(f64::from(throttle_ms) / 1_000.0);
     }
 
     /// The application looks for more than the records at hand.
