@@ -53,29 +53,37 @@ impl Task {
         }
         self.lingering.extend(self.opened.drain(..));
         self.next_linger = None;
-        if overdue {
-            self.next_look = Some(now + LONGEST_SLEEP);
-        }
         let age = if pressed { Duration::ZERO } else { linger };
         let delivery_timeout = self.shared.options.sender.delivery_timeout;
+        // What opens from now on may wait so long at least.
+        let mut next_look = now + LONGEST_SLEEP.min(delivery_timeout);
         let mut appetite = self.sender.appetite();
         for _ in 0..self.lingering.len() {
             if appetite.is_gone() && !overdue {
                 break;
             }
             let Some(buffer) = self.lingering.pop_front() else { break };
+            if overdue {
+                // No batch waits longer than its records may.
+                match self.shared.accumulator.close_aged(&buffer, now, delivery_timeout) {
+                    Lingering::Until(expires_at) => next_look = next_look.min(expires_at),
+                    ended => {
+                        self.settle(buffer, ended);
+                        continue;
+                    }
+                }
+            }
             let leader = self.sender.leader_of(buffer.lane.slot);
             if appetite.is_for(leader) {
                 if let Some(bytes) = self.close(buffer, now, age) {
                     appetite.took(leader, bytes);
                 }
-            } else if overdue {
-                // Nor does a batch wait longer than its records may.
-                let lingering = self.shared.accumulator.close_aged(&buffer, now, delivery_timeout);
-                self.settle(buffer, lingering);
             } else {
                 self.lingering.push_back(buffer);
             }
+        }
+        if overdue {
+            self.next_look = Some(next_look);
         }
     }
 

@@ -177,7 +177,8 @@ pub(super) async fn run(shared: Arc<Shared>) {
         let now = Instant::now();
         let busy = task.sender.is_saturated();
         let look_around = if busy { Some(now + BUSY_SLEEP) } else { task.next_linger };
-        let wake = [task.sender.next_wake(now), look_around].into_iter().flatten().min();
+        let expiry = task.next_look.filter(|_| !task.lingering.is_empty());
+        let wake = [task.sender.next_wake(now), look_around, expiry].into_iter().flatten().min();
         if !shared.accumulator.may_sleep(task.next_linger.is_some(), busy) {
             continue;
         }
