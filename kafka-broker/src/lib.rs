@@ -56,4 +56,5 @@ pub use config::ConfigError;
 pub use config::broker::Profile;
 pub use control::{Control, ControlError, PartitionLeader};
 pub use faults::Fault;
+pub use ids::seed_randomness;
 pub use storage::{MemoryDisk, UnsyncedTail};
