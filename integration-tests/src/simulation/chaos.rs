@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use kafka_broker::UnsyncedTail;
+use kafka_broker::{Control, UnsyncedTail};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::budget::FaultBudget;
@@ -17,6 +17,8 @@ use super::site::Site;
 use super::trace::Trace;
 use crate::TestResult;
 
+/// Its partitions' leaders are the groups' coordinators.
+const OFFSETS_TOPIC: &str = "__consumer_offsets";
 /// In calm every replica is back in sync within this time.
 const RECOVERY: Duration = Duration::from_secs(120);
 
@@ -39,6 +41,10 @@ enum Step {
     Crash(i32),
     CutPower(i32),
     Start(i32),
+    MoveCoordinator {
+        partition: u64,
+        to: u64,
+    },
     MoveLeader {
         partition: u64,
         to: u64,
@@ -71,6 +77,7 @@ impl Step {
             Self::Stop(_) => "node stopped",
             Self::Crash(_) => "node crashed",
             Self::CutPower(_) => "node without power",
+            Self::MoveCoordinator { .. } => "coordinator moved",
             Self::MoveLeader { .. } => "leader moved",
             Self::Hold(_) => "replication held",
             Self::CutConnections(_) => "connections of a node cut",
@@ -113,6 +120,9 @@ fn steps(plan: &Plan) -> Vec<(Duration, Step)> {
     add(&mut random, faults.node_stops, &|node, _| (Step::Stop(node), Some(Step::Start(node))));
     add(&mut random, faults.node_crashes, &|node, _| (Step::Crash(node), Some(Step::Start(node))));
     add(&mut random, faults.node_power_cuts, &|node, _| (Step::CutPower(node), Some(Step::Start(node))));
+    add(&mut random, faults.coordinator_moves, &|_, random| {
+        (Step::MoveCoordinator { partition: random.next(), to: random.next() }, None)
+    });
     add(&mut random, faults.leader_moves, &|_, random| {
         (Step::MoveLeader { partition: random.next(), to: random.next() }, None)
     });
@@ -132,6 +142,10 @@ fn steps(plan: &Plan) -> Vec<(Duration, Step)> {
 pub(super) struct Incidents {
     /// When power was cut, since the start of the run.
     pub(super) power_cuts: Vec<Duration>,
+    /// How often all nodes were started again.
+    pub(super) starts: u32,
+    /// How long there was none, in all.
+    pub(super) down: Duration,
     /// The topic's earlier incarnations.
     pub(super) deleted: Vec<Incarnation>,
     /// What is known of the present one, beside its log.
@@ -156,6 +170,7 @@ impl Chaos {
     pub(super) async fn run(self) -> TestResult<Incidents> {
         let mut incidents = Incidents::default();
         let mut tails = Random::stream(self.plan.seed, 4);
+        let mut down_since = None;
         for (at, step) in steps(&self.plan) {
             sleep_until(self.started + at).await;
             if step.kind().is_some_and(|kind| !self.budget.take(kind)) {
@@ -164,6 +179,15 @@ impl Chaos {
             match self.take(step, &mut tails, &mut incidents).await {
                 Ok(()) => self.trace.note(format_args!("{step:?}")),
                 Err(error) => self.trace.note(format_args!("{step:?}: {error}")),
+            }
+            match (self.site.is_up(), down_since) {
+                (false, None) => down_since = Some(Instant::now()),
+                (true, Some(since)) => {
+                    incidents.starts += 1;
+                    incidents.down += since.elapsed();
+                    down_since = None;
+                }
+                _ => {}
             }
         }
         sleep_until(self.started + self.plan.chaos).await;
@@ -212,10 +236,13 @@ impl Chaos {
             }
             Step::Start(node) => site.start_node(node).await?,
             Step::MoveLeader { partition, to } => {
-                let partition = pick(partition, site.partitions());
-                let now = control()?.leader(TOPIC, partition).ok_or("no such partition")?;
-                let to = now.isr.get((to % now.isr.len().max(1) as u64) as usize).ok_or("nobody in sync")?;
-                control()?.move_leader(TOPIC, partition, *to).await?;
+                move_leader(&control()?, TOPIC, pick(partition, site.partitions()), to).await?;
+            }
+            Step::MoveCoordinator { partition, to } => {
+                let control = control()?;
+                let coordinators =
+                    control.leaders().keys().filter(|(topic, _)| topic == OFFSETS_TOPIC).count();
+                move_leader(&control, OFFSETS_TOPIC, pick(partition, coordinators as i32), to).await?;
             }
             Step::Hold(node) => control()?.hold_replication(node),
             Step::Release(node) => control()?.release_replication(node),
@@ -290,6 +317,13 @@ impl Chaos {
         self.trace.note(format_args!("no more faults"));
         Ok(())
     }
+}
+
+/// Lets one of the replicas in sync lead.
+async fn move_leader(control: &Control<'_>, topic: &str, partition: i32, to: u64) -> TestResult {
+    let now = control.leader(topic, partition).ok_or("no such partition")?;
+    let to = now.isr.get((to % now.isr.len().max(1) as u64) as usize).ok_or("nobody in sync")?;
+    Ok(control.move_leader(topic, partition, *to).await?)
 }
 
 /// One of `count` things, 0 if there are none.

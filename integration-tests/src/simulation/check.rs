@@ -65,6 +65,20 @@ pub struct Promises {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Violation {
+    /// A record that no member of the group processed.
+    Skipped {
+        /// The partition.
+        partition: i32,
+        /// The offset.
+        offset: i64,
+    },
+    /// A partition that two members owned at a time.
+    OwnedTwice {
+        /// The partition.
+        partition: i32,
+        /// The members.
+        members: Vec<u32>,
+    },
     /// A send that nobody answered.
     Unanswered {
         /// The record.
@@ -173,6 +187,15 @@ pub enum Violation {
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Skipped { partition, offset } => {
+                write!(
+                    f,
+                    "nobody in the group processed the record at offset {offset} of partition {partition}"
+                )
+            }
+            Self::OwnedTwice { partition, members } => {
+                write!(f, "members {members:?} owned partition {partition} at the same time")
+            }
             Self::Unanswered { id } => write!(f, "record {id} was never answered"),
             Self::AnsweredLate { id, after } => write!(f, "record {id} was answered only after {after:?}"),
             Self::Lost { id, partition, offset, found } => {

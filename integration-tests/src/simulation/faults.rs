@@ -29,10 +29,12 @@ pub enum Profile {
     Power,
     /// An admin at work: records deleted, topics deleted and made anew, partitions added.
     Topics,
+    /// A consumer group whose members come, stall, crash and go while leaders and coordinators move.
+    Groups,
 }
 
 impl Profile {
-    const NAMES: [(&str, Self); 9] = [
+    const NAMES: [(&str, Self); 10] = [
         ("all", Self::All),
         ("calm", Self::Calm),
         ("network", Self::Network),
@@ -42,6 +44,7 @@ impl Profile {
         ("nodes", Self::Nodes),
         ("power", Self::Power),
         ("topics", Self::Topics),
+        ("groups", Self::Groups),
     ];
 
     /// Every profile.
@@ -68,6 +71,19 @@ impl fmt::Display for Profile {
         f.write_str(found.map_or("all", |(name, _)| name))
     }
 }
+
+/// What members of groups ask for.
+const STAGES_OF_GROUPS: [ApiKey; 9] = [
+    ApiKey::FindCoordinator,
+    ApiKey::JoinGroup,
+    ApiKey::SyncGroup,
+    ApiKey::Heartbeat,
+    ApiKey::LeaveGroup,
+    ApiKey::ConsumerGroupHeartbeat,
+    ApiKey::OffsetCommit,
+    ApiKey::OffsetFetch,
+    ApiKey::Fetch,
+];
 
 /// How often each fault happens: a share of the frames, connects or operations that it may happen to, or a number.
 #[derive(Debug, Clone, Default)]
@@ -113,6 +129,8 @@ pub struct Faults {
     pub node_crashes: u32,
     /// How many times a node's machine loses power.
     pub node_power_cuts: u32,
+    /// How many times a group coordinator moves.
+    pub coordinator_moves: u32,
     /// How many times a partition's leader moves.
     pub leader_moves: u32,
     /// How many times a node copies nothing for a while.
@@ -140,9 +158,10 @@ impl Faults {
             Profile::Nodes => (random.chance(0.5), random.chance(0.1), random.chance(0.1)),
             Profile::Power => (random.chance(0.3), random.chance(0.3), false),
             Profile::Topics => (random.chance(0.5), random.chance(0.1), false),
+            Profile::Groups => (random.chance(0.6), random.chance(0.2), false),
         };
         let mut faults = match network {
-            true => Self::of_network(random),
+            true => Self::of_network(profile, random),
             false => Self::default(),
         };
         if restarts {
@@ -177,13 +196,16 @@ impl Faults {
         } else {
             faults.power_cuts = some(power, 4);
         }
+        if profile == Profile::Groups {
+            faults.coordinator_moves = some(0.5, 10);
+        }
         faults.record_deletions = some(topics, 10);
         faults.recreations = some(topics, 3);
         faults.added_partitions = some(topics, 3);
         faults
     }
 
-    fn of_network(random: &mut Random) -> Self {
+    fn of_network(profile: Profile, random: &mut Random) -> Self {
         let density = random.pick(&[0.2, 0.5], 0.2);
         let mut share = |shares: &[f64]| {
             let (drawn, share) = (random.chance(density), random.pick(shares, 0.0));
@@ -205,8 +227,11 @@ impl Faults {
             ..Self::default()
         };
         if random.chance(0.2) {
-            let stages = [ApiKey::ApiVersions, ApiKey::Metadata, ApiKey::InitProducerId, ApiKey::Produce];
-            faults.only = Some(random.pick(&stages, ApiKey::Produce) as i16);
+            let stages = match profile {
+                Profile::Groups => &STAGES_OF_GROUPS[..],
+                _ => &[ApiKey::ApiVersions, ApiKey::Metadata, ApiKey::InitProducerId, ApiKey::Produce],
+            };
+            faults.only = Some(random.pick(stages, ApiKey::Produce) as i16);
         }
         faults
     }

@@ -10,6 +10,7 @@ pub mod budget;
 mod chaos;
 pub mod check;
 pub mod faults;
+pub mod groups;
 pub mod history;
 pub mod network;
 pub mod plan;
@@ -20,10 +21,12 @@ mod sender;
 pub mod site;
 mod tamper;
 pub mod trace;
+pub mod watchdog;
 
 pub use faults::Profile;
 pub use plan::Plan;
 pub use run::{Report, run};
+pub use watchdog::watched;
 
 /// Makes a failing plan smaller as long as it fails: fewer records, then fewer faults.
 ///

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -122,7 +122,12 @@ impl Network {
         self.0.severed.get(&node).into_iter().for_each(Signal::raise);
     }
 
-    async fn open(&self, port: u16) -> io::Result<DuplexStream> {
+    /// A way into the network for one client, which can be cut off without the others.
+    pub(super) fn line(&self) -> Line {
+        Line { network: self.clone(), links: Arc::new(Mutex::new(Some(Vec::new()))) }
+    }
+
+    async fn open(&self, port: u16, line: Option<&Line>) -> io::Result<DuplexStream> {
         let inner = &self.0;
         let Some(node) = inner.site.node_at(port) else { return Err(io::ErrorKind::AddrNotAvailable.into()) };
         let id = inner.connections.fetch_add(1, Ordering::Relaxed);
@@ -160,6 +165,12 @@ impl Network {
             cut,
             tamper: Mutex::new(Tamper::new(&inner.plan)),
         });
+        if let Some(line) = line {
+            let mut links = lock(&line.links);
+            let links = links.as_mut().ok_or(io::ErrorKind::NetworkDown)?;
+            links.retain(|link| link.strong_count() > 0);
+            links.push(Arc::downgrade(&link));
+        }
         let carry = |direction, from, to| Carrier {
             link: link.clone(),
             direction,
@@ -178,7 +189,30 @@ impl Network {
 
 impl Connector for Network {
     fn connect<'a>(&'a self, to: &'a Endpoint) -> Connecting<'a> {
-        Box::pin(async move { Ok(Box::new(self.open(to.address.port).await?) as BoxStream) })
+        Box::pin(async move { Ok(Box::new(self.open(to.address.port, None).await?) as BoxStream) })
+    }
+}
+
+/// One client's connections. Clones are the same line.
+#[derive(Debug, Clone)]
+pub(super) struct Line {
+    network: Network,
+    links: Arc<Mutex<Option<Vec<Weak<Link>>>>>,
+}
+
+impl Line {
+    /// Cuts all of its connections, for good: the end of the client's process.
+    pub(super) fn cut_off(&self) {
+        let links = lock(&self.links).take().unwrap_or_default();
+        links.iter().filter_map(Weak::upgrade).for_each(|link| link.cut.raise());
+    }
+}
+
+impl Connector for Line {
+    fn connect<'a>(&'a self, to: &'a Endpoint) -> Connecting<'a> {
+        Box::pin(
+            async move { Ok(Box::new(self.network.open(to.address.port, Some(self)).await?) as BoxStream) },
+        )
     }
 }
 

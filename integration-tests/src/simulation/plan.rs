@@ -6,6 +6,7 @@ use kafka_client::producer::{Acks, Compression};
 
 use super::check::{Loss, Promises};
 use super::faults::{Faults, Profile};
+use super::groups::GroupPlan;
 use super::random::Random;
 
 /// When a log's records are on disk for good.
@@ -114,6 +115,8 @@ pub struct Plan {
     pub latency: Duration,
     /// The longest delay of a late frame.
     pub lateness: Duration,
+    /// The group that reads along, if one does.
+    pub group: Option<GroupPlan>,
     /// Only to prove that the checker notices.
     pub sabotage: Option<Sabotage>,
 }
@@ -142,6 +145,7 @@ impl Plan {
         let nodes = match profile {
             Profile::Nodes => 3,
             Profile::All | Profile::Power | Profile::Topics => random.pick(&[1, 1, 3], 1),
+            Profile::Groups => random.pick(&[1, 3], 1),
             _ => 1,
         };
         let faults = Faults::draw(profile, nodes, &mut random);
@@ -193,7 +197,7 @@ impl Plan {
         );
         // A larger batch is compressed on another thread, whose pace no seed decides.
         let batch_size = if compression == Compression::None { batch_size } else { batch_size.min(1000) };
-        Self {
+        let plan = Self {
             seed,
             profile,
             max_records: u32::MAX,
@@ -224,7 +228,66 @@ impl Plan {
             pipe_bytes: random.pick(&[64, 1000, 65_536, 65_536], 65_536),
             latency: Duration::from_millis(random.pick(&[0, 1, 5, 40], 1)),
             lateness: request_timeout.mul_f64(random.pick(&[0.5, 1.5, 3.0], 1.5)),
+            group: None,
             sabotage: None,
+        };
+        if profile == Profile::Groups { plan.with_group() } else { plan }
+    }
+
+    /// With a group that reads along. What producers do is simple then: every record shall arrive in the end.
+    fn with_group(self) -> Self {
+        let mut random = Random::stream(self.seed, 5);
+        let group = GroupPlan::draw(&mut random);
+        let setting = |key, value: Duration| (key, value.as_millis().to_string());
+        let mut broker_configs = vec![
+            setting("group.min.session.timeout.ms", Duration::from_millis(1)),
+            setting("group.consumer.session.timeout.ms", group.session_timeout),
+            setting("group.consumer.heartbeat.interval.ms", group.heartbeat_interval),
+            setting(
+                "group.consumer.assignment.interval.ms",
+                Duration::from_millis(random.pick(&[0, 100, 1000], 0)),
+            ),
+            setting(
+                "group.initial.rebalance.delay.ms",
+                Duration::from_millis(random.pick(&[0, 100, 3000], 0)),
+            ),
+            ("offsets.topic.num.partitions", random.between(1, 3).to_string()),
+            (
+                "max.incremental.fetch.session.cache.slots",
+                random.pick(&[0, 1, 2, 1000, 1000], 1000).to_string(),
+            ),
+        ];
+        let mut topic_configs = Vec::new();
+        if self.nodes > 1 {
+            let lag = random.pick(&[500, 5000, 30_000], 500);
+            broker_configs.push(("replica.lag.time.max.ms", lag.to_string()));
+        }
+        if random.chance(0.15) {
+            topic_configs.push(("retention.ms", random.between(50, 2000).to_string()));
+            topic_configs.push(("segment.ms", random.between(20, 1000).to_string()));
+            broker_configs.push(("log.retention.check.interval.ms", random.between(20, 500).to_string()));
+        }
+        let request_timeout = Duration::from_millis(random.pick(&[300, 1000, 3000], 1000));
+        Self {
+            end: End::Flush,
+            unclean: false,
+            fsync: Fsync::Never,
+            partitions: random.pick(&[1, 2, 4, 7], 1),
+            topic_configs,
+            broker_configs,
+            producers: 1,
+            senders: 1,
+            records: random.between(20, 150) as u32,
+            acks: Acks::All,
+            idempotent: true,
+            compression: Compression::None,
+            max_block: Duration::from_secs(60),
+            request_timeout,
+            delivery_timeout: Duration::from_secs(120),
+            lateness: request_timeout.mul_f64(random.pick(&[0.5, 1.5, 3.0], 1.5)),
+            chaos: random.millis(2000, 20_000),
+            group: Some(group),
+            ..self
         }
     }
 
@@ -233,8 +296,9 @@ impl Plan {
         self.topic_configs.iter().any(|(key, _)| key.starts_with("retention."))
     }
 
-    /// What the settings promise to callers of a run in which the power was cut at those times.
-    pub fn promises(&self, power_cuts: &[Duration]) -> Promises {
+    /// What the settings promise to callers of a run in which the power was cut at those times, and nodes were started
+    /// again so often after being down for so long in all.
+    pub fn promises(&self, power_cuts: &[Duration], (starts, down): (u32, Duration)) -> Promises {
         let loss = match (self.nodes, self.fsync) {
             // Nobody else has what a leader acknowledged for itself; an unclean leader lacks what others had.
             (2.., _) if self.unclean || self.acks == Acks::Leader => Loss::Any,
@@ -243,7 +307,9 @@ impl Plan {
             // Replicas whose machines lose power one after the other may all lack the same record.
             (2.., _) => Loss::Any,
             (_, Fsync::Interval { flush, look }) => {
-                Loss::PowerCuts { at: power_cuts.to_vec(), unsynced_for: Some(flush + look + SLACK) }
+                // Whoever starts takes its time anew, and who is down syncs nothing.
+                let unsynced_for = Some((flush + look + SLACK) * (starts + 1) + down);
+                Loss::PowerCuts { at: power_cuts.to_vec(), unsynced_for }
             }
             (_, Fsync::Never) => Loss::PowerCuts { at: power_cuts.to_vec(), unsynced_for: None },
         };

@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use super::budget::FaultBudget;
 use super::chaos::{Chaos, read_all};
 use super::check::{Incarnation, Violation, Written, check};
+use super::groups::Group;
 use super::history::{History, Outcome};
 use super::network::Network;
 use super::plan::{End, Plan, SLACK};
@@ -82,6 +83,7 @@ impl Run<'_> {
     async fn go(&mut self, budget: &FaultBudget) -> TestResult {
         let plan = self.plan;
         seed_randomness(plan.seed);
+        kafka_broker::seed_randomness(plan.seed);
         let site = Site::new(plan);
         site.start().await?;
         Raw::connect(&site).await?.create_topic(plan).await?;
@@ -106,6 +108,7 @@ impl Run<'_> {
             }
             producers.push(producer);
         }
+        let group = Group::start(plan, &network, &self.trace);
         network.begin_faults();
         let mut observers = JoinSet::new();
         let deletes = plan.deletes_by_age() || plan.faults.record_deletions > 0;
@@ -130,6 +133,7 @@ impl Run<'_> {
             End::Flush => {
                 self.wait_for_senders(&mut senders).await;
                 incidents = chaos.await??;
+                group.iter().for_each(Group::calm);
                 self.flush_and_close(&producers, &site, &network).await?;
             }
             End::Close(deadline) => {
@@ -151,6 +155,9 @@ impl Run<'_> {
         // What is still on its way may be written until now, and must not matter.
         sleep(plan.lateness + plan.latency + Duration::from_secs(2)).await;
         let mut log = read_all(&site).await?;
+        if let Some(group) = group {
+            self.violations.extend(group.settle(&site, &log).await?);
+        }
         self.compare_replicas(&site, &log).await?;
         site.shut_down().await;
         while let Some(observed) = observers.join_next().await {
@@ -170,7 +177,7 @@ impl Run<'_> {
                 ));
             }
         }
-        let promises = plan.promises(&incidents.power_cuts);
+        let promises = plan.promises(&incidents.power_cuts, (incidents.starts, incidents.down));
         self.violations.extend(check(&self.history.records(), &topics, &promises));
         Ok(())
     }

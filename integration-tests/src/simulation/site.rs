@@ -48,7 +48,12 @@ impl Site {
 
     /// What clients are given as `bootstrap.servers`.
     pub fn bootstrap_servers(&self) -> String {
-        let ports = (FIRST_PORT..).take(self.disks.len());
+        Self::bootstrap_of(self.disks.len() as u32)
+    }
+
+    /// The same for so many nodes.
+    pub(super) fn bootstrap_of(nodes: u32) -> String {
+        let ports = (FIRST_PORT..).take(nodes as usize);
         ports.map(|port| format!("node:{port}")).collect::<Vec<_>>().join(",")
     }
 

@@ -14,13 +14,14 @@ use std::collections::BTreeMap;
 use integration_tests::simulation::check::Violation;
 use integration_tests::simulation::faults::Faults;
 use integration_tests::simulation::plan::{End, Fsync, Sabotage};
-use integration_tests::simulation::{Plan, Profile, Report, run, shrink};
+use integration_tests::simulation::{Plan, Profile, Report, run, shrink, watchdog, watched};
 use kafka_client::producer::Acks;
 
 /// Runs a plan in a world of its own.
 fn simulate(plan: &Plan) -> Report {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
-    runtime.expect("a runtime").block_on(run(plan))
+    let runtime = runtime.expect("a runtime");
+    watched(watchdog::LONGEST, &plan.replay_command(), || runtime.block_on(run(plan)))
 }
 
 /// Runs seeds and names those that fail; of the first it prints all there is to know, made as small as it can be.
