@@ -52,17 +52,20 @@ impl ModelLog {
         self.batches.push(ModelBatch { base, end: base + count, epoch, bytes: bytes.into(), is_visible });
     }
 
+    fn holds(&self, name: &BatchName) -> bool {
+        self.batches.iter().any(|batch| (batch.base, batch.epoch) == *name)
+    }
+
     fn end(&self) -> i64 {
         self.batches.last().map_or(0, |batch| batch.end)
     }
 
-    /// Loses the last batches and gets others under a new epoch. Returns from where on the history is another.
-    fn lose(&mut self, batches: usize, epoch: i32) -> i64 {
+    /// Loses the last batches and gets others under a new epoch.
+    fn lose(&mut self, batches: usize, epoch: i32) {
         self.batches.truncate(self.batches.len().saturating_sub(batches));
         let cut = self.end();
         self.push(cut, 3, epoch, true);
         self.push(cut + 3, 2, epoch, true);
-        cut
     }
 
     /// The largest epoch that is not above `epoch`, and its end.
@@ -151,18 +154,28 @@ struct ReadSoFar {
     from: i64,
     to: i64,
     offsets: Vec<i64>,
-    /// The history that was read is another than the log's from here on, and nobody noticed yet.
-    lost_from: Option<i64>,
+    /// The batches that came from brokers, read or not.
+    fetched: BTreeSet<BatchName>,
+    /// The batches that were read, and where the last of them ended.
+    read: BTreeSet<BatchName>,
+    end: Option<Position>,
 }
+
+/// A batch's base offset and epoch: no other batch ever has both.
+type BatchName = (i64, i32);
 
 impl ReadSoFar {
     fn restart(&mut self, at: i64) {
         *self = Self { from: at, to: at, ..Self::default() };
     }
 
-    /// Everything that was read is what the log holds: each record once, in order, nothing left out.
+    /// Everything that was read is what the log holds: each record once, in order, nothing left out; but for what the
+    /// leader lost since, until somebody notices.
     fn check(&self, log: &ModelLog) -> Result<(), TestCaseError> {
-        if self.lost_from.is_none() {
+        let end_is_known = self.end.is_none_or(|end| {
+            log.batches.iter().any(|batch| (batch.end, batch.epoch) == (end.offset, end.leader_epoch))
+        });
+        if end_is_known && self.read.iter().all(|name| log.holds(name)) {
             prop_assert_eq!(&self.offsets, &log.visible(self.from, self.to), "{:?}", self);
         }
         Ok(())
@@ -313,6 +326,11 @@ impl World {
             let records = log.read(part.offset, part.max_bytes.min(left), first, cut);
             left = left.saturating_sub(records.len());
             first &= records.is_empty();
+            let mut whole = records.clone();
+            while let Ok(Some(batch)) = RecordBatch::split_from(&mut whole) {
+                let fetched = &mut self.read[index(&part.partition)].fetched;
+                fetched.insert((batch.base_offset(), batch.leader_epoch()));
+            }
             // Within a session there is no answer where there is no news.
             if !records.is_empty() || plan.session.epoch == 0 {
                 answers.push(answer(at, records));
@@ -347,32 +365,21 @@ impl World {
         records.verify().map_err(|(_, error)| TestCaseError::fail(error.to_string()))?;
         let partition = records.topic_partition().clone();
         prop_assert_eq!(self.fetcher.is_current(&partition, records.epoch), Currency::Current);
+        let log = &self.logs[index(&partition)];
         let so_far = &mut self.read[index(&partition)];
         if records.position() < so_far.to {
             // Back to where the histories part, and only there.
-            let lost_from = so_far.lost_from.take();
-            prop_assert!(lost_from.is_some_and(|lost| records.position() <= lost), "{:?}", so_far);
+            let is_behind = |name: &BatchName| name.0 >= records.position();
+            prop_assert!(so_far.fetched.iter().any(|b| is_behind(b) && !log.holds(b)), "{:?}", so_far);
             so_far.offsets.retain(|offset| *offset < records.position());
+            so_far.read.retain(|name| !is_behind(name));
             so_far.from = so_far.from.min(records.position());
         }
         so_far.offsets.extend(offsets(&records));
         prop_assert!(so_far.offsets.is_sorted_by(|a, b| a < b), "in order, nothing twice: {:?}", so_far);
         so_far.to = records.next_offset();
-        // What was buffered when the leader lost it may be read until somebody notices.
-        let log = &self.logs[index(&partition)].batches;
-        let is_lost = |read: &RecordBatch| {
-            log.iter().all(|batch| (batch.base, batch.epoch) != (read.base_offset(), read.leader_epoch()))
-        };
-        let lost =
-            records.batches().find(|batch| is_lost(batch)).map(RecordBatch::base_offset).or_else(|| {
-                // What nobody sees, behind the last record, may be lost as well.
-                let end = (records.end.offset, records.end.leader_epoch);
-                let is_known = log.iter().any(|batch| (batch.end, batch.epoch) == end);
-                records.batches().last().filter(|_| !is_known).map(RecordBatch::next_offset)
-            });
-        if let Some(lost) = lost {
-            so_far.lost_from = Some(so_far.lost_from.map_or(lost, |known| known.min(lost)));
-        }
+        so_far.read.extend(records.batches().map(|batch| (batch.base_offset(), batch.leader_epoch())));
+        so_far.end = Some(records.end);
         self.fetcher.read_to(&partition, records.epoch, records.end);
         self.held.push(records);
         Ok(true)
@@ -419,11 +426,7 @@ impl World {
                 let at = index(&tp(*partition));
                 let leader = &mut self.leaders[at];
                 *leader = Leader { broker: (leader.broker + 1) % 3, epoch: leader.epoch + 1 };
-                let cut = self.logs[at].lose(*batches, leader.epoch);
-                let so_far = &mut self.read[at];
-                if so_far.to > cut {
-                    so_far.lost_from = Some(so_far.lost_from.map_or(cut, |lost| lost.min(cut)));
-                }
+                self.logs[at].lose(*batches, leader.epoch);
             }
             Step::ForgetSessions(broker) => {
                 self.sessions.retain(|id, _| id % 3 != *broker);
