@@ -2,9 +2,10 @@
 
 use bytes::Bytes;
 use kafka_wire::ErrorCode;
-use kafka_wire::record_batch::{BatchBuilder, RecordBatch, Seal};
+use kafka_wire::record_batch::{BatchBuilder, ControlType, RecordBatch, Seal};
 use kafka_wire::records::RecordError;
 
+use crate::groups::TxnProducer;
 use crate::log::{Appended, Origin};
 use crate::partition::Partition;
 
@@ -22,11 +23,34 @@ pub(crate) fn append(
     records: impl Iterator<Item = Result<KeyValue, RecordError>>,
     now_ms: i64,
 ) -> Result<Appended, ErrorCode> {
-    let batch = encode(records, now_ms).map_err(|reason| {
+    append_sealed(partition, records, &Seal::default(), None, now_ms)
+}
+
+/// The same as part of a producer's transaction: the records count once it is committed.
+pub(crate) fn append_in_transaction(
+    partition: &Partition,
+    records: impl Iterator<Item = Result<KeyValue, RecordError>>,
+    producer: TxnProducer,
+    now_ms: i64,
+) -> Result<Appended, ErrorCode> {
+    let mut seal = Seal::default();
+    (seal.producer_id, seal.producer_epoch) = (producer.producer_id, producer.epoch);
+    seal.transactional = true;
+    append_sealed(partition, records, &seal, producer.guard, now_ms)
+}
+
+fn append_sealed(
+    partition: &Partition,
+    records: impl Iterator<Item = Result<KeyValue, RecordError>>,
+    seal: &Seal,
+    guard: Option<u64>,
+    now_ms: i64,
+) -> Result<Appended, ErrorCode> {
+    let batch = encode(records, seal, now_ms).map_err(|reason| {
         tracing::error!(partition = partition.name(), reason, "a coordinator's records cannot be encoded");
         ErrorCode::UnknownServerError
     })?;
-    partition.append(batch, Origin::Coordinator, now_ms).map_err(|refused| match refused.code {
+    partition.append(batch, Origin::Coordinator, guard, now_ms).map_err(|refused| match refused.code {
         ErrorCode::NotLeaderOrFollower => ErrorCode::NotCoordinator,
         ErrorCode::NotEnoughReplicas => ErrorCode::CoordinatorNotAvailable,
         code => code,
@@ -35,6 +59,7 @@ pub(crate) fn append(
 
 fn encode(
     records: impl Iterator<Item = Result<KeyValue, RecordError>>,
+    seal: &Seal,
     now_ms: i64,
 ) -> Result<Bytes, String> {
     let mut batch = BatchBuilder::new(1024);
@@ -42,13 +67,37 @@ fn encode(
         let (key, value) = record.map_err(|error| error.to_string())?;
         batch.append(now_ms, Some(&key), value.as_deref(), &[]);
     }
-    batch.finish(&Seal::default()).map_err(|error| error.to_string())
+    batch.finish(seal).map_err(|error| error.to_string())
 }
 
-/// Reads the whole partition: offset, key and value of each record. One that cannot be read is passed over, loudly.
+/// What is read back of a coordinator's log.
+pub(crate) enum Entry {
+    Record {
+        offset: i64,
+        key: Bytes,
+        value: Option<Bytes>,
+        /// The producer whose transaction the record is part of.
+        producer_id: Option<i64>,
+    },
+    /// The end of a producer's transaction.
+    Marker { producer_id: i64, is_commit: bool },
+}
+
+/// Reads the whole partition, which no transaction writes to: offset, key and value of each record.
 pub(crate) fn replay(
     partition: &Partition,
     mut apply: impl FnMut(i64, Bytes, Option<Bytes>) -> Result<(), RecordError>,
+) -> Result<(), ErrorCode> {
+    replay_all(partition, |entry| match entry {
+        Entry::Record { offset, key, value, .. } => apply(offset, key, value),
+        Entry::Marker { .. } => Ok(()),
+    })
+}
+
+/// Reads the whole partition. A record that cannot be read is passed over, loudly.
+pub(crate) fn replay_all(
+    partition: &Partition,
+    mut apply: impl FnMut(Entry) -> Result<(), RecordError>,
 ) -> Result<(), ErrorCode> {
     let (mut offset, end) = {
         let log = partition.lock()?;
@@ -63,8 +112,20 @@ pub(crate) fn replay(
         while let Ok(Some(batch)) = RecordBatch::split_from(&mut bytes) {
             offset = offset.max(batch.next_offset());
             if batch.is_control() {
+                let ended = match batch.control_type() {
+                    Ok(Some(ControlType::Commit)) => Some(true),
+                    Ok(Some(ControlType::Abort)) => Some(false),
+                    _ => None,
+                };
+                if let Some(is_commit) = ended {
+                    let marker = Entry::Marker { producer_id: batch.producer_id(), is_commit };
+                    if let Err(error) = apply(marker) {
+                        passed_over(batch.base_offset(), &error);
+                    }
+                }
                 continue;
             }
+            let producer_id = batch.is_transactional().then(|| batch.producer_id());
             let records = match batch.records(MAX_DECOMPRESSED_BYTES) {
                 Ok(records) => records,
                 Err(error) => {
@@ -81,7 +142,8 @@ pub(crate) fn replay(
                     }
                 };
                 let Some(key) = record.key else { continue };
-                if let Err(error) = apply(record.offset, key, record.value) {
+                let entry = Entry::Record { offset: record.offset, key, value: record.value, producer_id };
+                if let Err(error) = apply(entry) {
                     passed_over(record.offset, &error);
                 }
             }

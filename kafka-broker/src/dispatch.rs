@@ -137,6 +137,14 @@ apis! {
     DescribeShareGroupOffsetsRequest => api::share_offsets::describe,
     AlterShareGroupOffsetsRequest => api::share_offsets::alter,
     DeleteShareGroupOffsetsRequest => api::share_offsets::delete,
+    AddPartitionsToTxnRequest => api::transactions::add_partitions,
+    AddOffsetsToTxnRequest => api::transactions::add_offsets,
+    EndTxnRequest => api::transactions::end,
+    TxnOffsetCommitRequest => api::transactions::txn_offset_commit,
+    WriteTxnMarkersRequest => api::transactions::write_markers,
+    DescribeProducersRequest => api::transaction_views::describe_producers,
+    DescribeTransactionsRequest => api::transaction_views::describe_transactions,
+    ListTransactionsRequest => api::transaction_views::list_transactions,
     OffsetForLeaderEpochRequest => api::epochs::offset_for_leader_epoch,
 }
 

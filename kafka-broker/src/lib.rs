@@ -48,6 +48,7 @@ mod share;
 mod state;
 mod storage;
 mod topics;
+mod transactions;
 mod waiter;
 
 pub use broker::{Broker, Builder, StartError};

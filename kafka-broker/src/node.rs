@@ -24,7 +24,8 @@ use crate::groups::service::Groups;
 use crate::groups::{self, GroupConfig};
 use crate::share::service::Shares;
 use crate::state::BrokerState;
-use crate::{ids, maintenance, replicator, server, share};
+use crate::transactions::service::Transactions;
+use crate::{ids, maintenance, replicator, server, share, transactions};
 
 /// In-memory connections that wait to be accepted; one more waits in `Broker::connect`.
 const IN_MEMORY_BACKLOG: usize = 128;
@@ -91,6 +92,7 @@ impl Node {
             tokio::spawn(cleaner::run(Arc::clone(&state))),
             tokio::spawn(groups::service::run(Arc::clone(&state))),
             tokio::spawn(share::service::run(Arc::clone(&state))),
+            tokio::spawn(transactions::service::run(Arc::clone(&state))),
         ];
         if !is_alone {
             tasks.push(tokio::spawn(replicator::run(Arc::clone(&state))));
@@ -168,6 +170,7 @@ pub(crate) fn open_state(
         fetch_sessions: Mutex::new(FetchSessions::new(config.max_fetch_sessions())),
         shares: Shares::new(&config),
         share_states: Default::default(),
+        transactions: Transactions::new(&config),
         config,
         clock,
         cluster,
@@ -178,6 +181,7 @@ pub(crate) fn open_state(
     });
     join(&state, host, port)?;
     state.groups.load_all(&state);
+    state.transactions.load_all(&state);
     Ok(state)
 }
 

@@ -116,6 +116,9 @@ pub(crate) struct Applied {
     pub(crate) resigned: bool,
     /// The log of a replica that is not this node's any more.
     pub(crate) removed: Option<Box<PartitionLog>>,
+    /// Whom to tell that there may be more to copy: this node where it follows, and who follows it, for they may have
+    /// looked too early: before it led, or while it waited for what the controller makes of another's joining.
+    pub(crate) call: Vec<i32>,
 }
 
 impl Partition {
@@ -211,8 +214,25 @@ impl Partition {
     }
 
     /// Appends what a client sent.
-    pub(crate) fn produce(&self, records: Bytes, acks: i16, now_ms: i64) -> Result<Written, ProduceError> {
-        self.append_as_leader(records, Origin::Client, acks, now_ms).map(|(_, written)| written)
+    ///
+    /// `guard` is what [`guard`](Self::guard) gave before the coordinator confirmed the batch's transaction.
+    pub(crate) fn produce(
+        &self,
+        records: Bytes,
+        acks: i16,
+        guard: Option<u64>,
+        now_ms: i64,
+    ) -> Result<Written, ProduceError> {
+        self.append_as_leader(records, Origin::Client, acks, guard, now_ms).map(|(_, written)| written)
+    }
+
+    /// What the first write of a transaction has to show once its coordinator has confirmed it; `None`: the transaction
+    /// has begun here (KIP-890).
+    pub(crate) fn guard(&self, producer_id: i64, epoch: i16) -> Result<Option<u64>, ErrorCode> {
+        let mut state = self.state.lock();
+        state.leads()?;
+        let replica = state.replica().ok_or(ErrorCode::KafkaStorageError)?;
+        Ok(replica.log.guard(producer_id, epoch))
     }
 
     /// Appends batches of the broker's own.
@@ -220,9 +240,25 @@ impl Partition {
         &self,
         records: Bytes,
         origin: Origin,
+        guard: Option<u64>,
         now_ms: i64,
     ) -> Result<Appended, ProduceError> {
-        self.append_as_leader(records, origin, -1, now_ms).map(|(appended, _)| appended)
+        self.append_as_leader(records, origin, -1, guard, now_ms).map(|(appended, _)| appended)
+    }
+
+    /// Appends the marker of a transaction; what is returned has to be [committed](Self::committed) before the
+    /// coordinator may believe in it. `bumps`: the transaction's end has an epoch of its own (KIP-890).
+    pub(crate) fn append_marker(
+        &self,
+        marker: Bytes,
+        bumps: bool,
+        now_ms: i64,
+    ) -> Result<Option<Uncommitted>, ProduceError> {
+        let origin = if bumps { Origin::MarkerOfOwnEpoch } else { Origin::Coordinator };
+        let (_, written) = self.append_as_leader(marker, origin, -1, None, now_ms)?;
+        // Readers of committed records may go on over more than the marker's own bytes.
+        self.waiters.wake_all();
+        Ok(written.uncommitted)
     }
 
     /// Appends and wakes who waits for the records: readers, or the followers that have to copy them first.
@@ -231,6 +267,7 @@ impl Partition {
         records: Bytes,
         origin: Origin,
         acks: i16,
+        guard: Option<u64>,
         now_ms: i64,
     ) -> Result<(Appended, Written), ProduceError> {
         let size_bytes = records.len();
@@ -245,10 +282,10 @@ impl Partition {
             return Err(ErrorCode::NotEnoughReplicas.into());
         }
         let before = replica.log.log_end_offset();
-        let append = Append { leader_epoch, origin, now_ms };
+        let append = Append { leader_epoch, origin, now_ms, guard };
         let appended = replica.log.append(records, append).map_err(|error| self.refusal(error))?;
         // A coordinator's records are applied when this returns, so they are synced here.
-        if appended.flush_due && origin == Origin::Coordinator {
+        if appended.flush_due && origin != Origin::Client {
             replica.log.flush().map_err(|error| self.refusal(error.into()))?;
         }
         let has_closed_segment = replica.log.has_closed_segments_to_flush();
@@ -265,6 +302,7 @@ impl Partition {
                 uncommitted = Some(Uncommitted { end_offset, leader_epoch });
             }
         }
+        replica.settle_transactions();
         drop(state);
         let mut unflushed = (appended.flush_due && origin == Origin::Client)
             .then_some(Unflushed { end_offset: appended.last_offset + 1, readable: None });
@@ -386,16 +424,11 @@ impl Partition {
             }
             _ => {}
         }
-        let min_insync = state.min_insync_replicas;
+        let (min_insync, leads) = (state.min_insync_replicas, state.is_led_here);
         let readable = state.replica().and_then(|it| it.assume(change, same_epoch, min_insync, place));
         drop(state);
-        // Followers look whether the new leader has something for them; a new leader calls its followers, which may
-        // have looked too early.
-        for &node in &change.replicas {
-            if node != change.leader && (node == place.node_id || applied.elected) {
-                (place.inbox)(node).push(self.topic_id, self.index);
-            }
-        }
+        let may_copy = |node: i32| node != change.leader && (node == place.node_id || leads);
+        applied.call = change.replicas.iter().copied().filter(|&node| may_copy(node)).collect();
         match same_epoch {
             false => self.waiters.wake_all(),
             true => readable.into_iter().for_each(|bytes| self.waiters.appended(bytes)),

@@ -68,6 +68,12 @@ impl Replica {
         }
     }
 
+    /// Forgets what the high watermark has left behind of ended transactions.
+    pub(crate) fn settle_transactions(&mut self) {
+        let high_watermark = self.high_watermark();
+        self.log.settle_transactions(high_watermark);
+    }
+
     /// Takes the role that the controller gives. Returns how many bytes became readable by that alone.
     pub(crate) fn assume(
         &mut self,

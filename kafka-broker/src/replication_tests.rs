@@ -18,6 +18,7 @@ use crate::config::broker::BrokerConfig;
 use crate::folder::Logs;
 use crate::node::open_state;
 use crate::partition::{Partition, Uncommitted};
+use crate::replica::Place;
 use crate::replicator::{Step, alter_partition, copy_step};
 use crate::state::BrokerState;
 
@@ -145,7 +146,7 @@ impl Nodes {
         let mut batch = BatchBuilder::new(64);
         batch.append(self.clock.now_ms(), None, Some(&self.sent.to_be_bytes()), &[]);
         let bytes = batch.finish(&Seal::default()).unwrap();
-        match partition.produce(bytes, if all { -1 } else { 1 }, self.clock.now_ms()) {
+        match partition.produce(bytes, if all { -1 } else { 1 }, None, self.clock.now_ms()) {
             Ok(written) if all => match written.uncommitted {
                 Some(append) => self.waiting.push((partition, append, written.base_offset, self.sent)),
                 None => drop(self.acknowledged.insert(written.base_offset, self.sent)),
@@ -241,6 +242,19 @@ impl Nodes {
             NODES.iter().for_each(|&node| self.copy(node, 100));
         }
     }
+}
+
+/// A follower that came back while another's joining was under way was sent home, and may have looked again on the
+/// controller's word before the leader heard it.
+#[test]
+fn a_leader_calls_its_followers_whenever_the_controller_changes_who_is_in_sync() {
+    let nodes = Nodes::new("1", false);
+    let state = nodes.cluster.read(|image, _| image.partition("t", 0).cloned()).unwrap();
+    let inbox = |node| nodes.cluster.inbox(node);
+    let place = Place { node_id: state.leader, now_ms: 0, inbox: &inbox };
+    let applied = nodes.partition(state.leader).unwrap().apply(&state, &place, || None);
+    assert!(!applied.elected && !applied.resigned);
+    assert!(NODES.iter().all(|node| applied.call.contains(node) == (*node != state.leader)));
 }
 
 proptest! {

@@ -7,6 +7,7 @@
 use bytes::{Bytes, BytesMut};
 use kafka_wire::Request;
 use kafka_wire::frame::{self, EncodedFrame, FrameError};
+use kafka_wire::record_batch::RecordBatch;
 
 use crate::dispatch::Answer;
 
@@ -51,6 +52,12 @@ impl Records {
 
     pub(crate) fn size_bytes(&self) -> usize {
         self.size_bytes
+    }
+
+    /// The offset after the last record.
+    pub(crate) fn next_offset(&self) -> Option<i64> {
+        let last = RecordBatch::iter(self.parts.last()?.clone()).map_while(Result::ok).last()?;
+        Some(last.next_offset())
     }
 
     /// What goes into the message: the records themselves if they are one piece, else the stand-in.

@@ -24,6 +24,7 @@ use crate::replica::Place;
 use crate::share::service::Shares;
 use crate::share::state::service::{SHARE_STATE_TOPIC, ShareStates};
 use crate::topics::{HostedTopic, Topics};
+use crate::transactions::service::{TRANSACTIONS_TOPIC, Transactions};
 
 /// How many producer ids the controller hands out at once (`ProducerIdsBlock.PRODUCER_ID_BLOCK_SIZE`).
 const PRODUCER_ID_BLOCK: i64 = 1000;
@@ -48,6 +49,7 @@ pub(crate) struct BrokerState {
     pub(crate) fetch_sessions: Mutex<FetchSessions>,
     pub(crate) shares: Shares,
     pub(crate) share_states: ShareStates,
+    pub(crate) transactions: Transactions,
     pub(crate) faults: Faults,
 }
 
@@ -58,37 +60,48 @@ pub(crate) struct ProducerIds {
     end: i64,
 }
 
+/// Nodes that are to look whether they have something to copy.
+struct Call {
+    topic_id: Uuid,
+    index: i32,
+    nodes: Vec<i32>,
+}
+
 impl BrokerState {
     /// Hosts every partition that the image knows, and joins the cluster. Called once, at start, with the right to
     /// change the metadata, so that no change is missed.
     pub(crate) fn host_all(self: &Arc<Self>, controller: &Controller<'_>) {
-        controller.read(|image| {
+        let calls = controller.read(|image| {
+            let mut calls = Vec::new();
             if let Err(error) = self.logs.remove_strays(|id| image.topic_by_id(id).is_some()) {
                 tracing::warn!(%error, "files of deleted partitions remain");
             }
             for (name, topic) in image.topics() {
                 let hosted = HostedTopic::new(name.as_str().into(), topic.id);
                 for (&index, partition) in &topic.partitions {
-                    self.apply_partition(&hosted, index, partition, image);
+                    calls.push(self.apply_partition(&hosted, index, partition, image));
                 }
                 self.topics.insert(Arc::new(hosted));
             }
+            calls
         });
         self.cluster.join(self);
+        self.call(calls);
     }
 
     /// Acts on changes that were committed; `image` has them already.
     pub(crate) fn apply(&self, records: &[MetadataRecord], image: &Image) {
         // Topics become visible with their partitions.
         let mut new: Vec<HostedTopic> = Vec::new();
+        let mut calls = Vec::new();
         for record in records {
             match record {
                 MetadataRecord::Topic { name, id } => new.push(HostedTopic::new(name.as_str().into(), *id)),
                 MetadataRecord::Partition { topic_id, index, state } => {
                     if let Some(topic) = new.iter().find(|topic| topic.id() == *topic_id) {
-                        self.apply_partition(topic, *index, state, image);
+                        calls.push(self.apply_partition(topic, *index, state, image));
                     } else if let Some(topic) = self.topics.by_id(*topic_id) {
-                        self.apply_partition(&topic, *index, state, image);
+                        calls.push(self.apply_partition(&topic, *index, state, image));
                     }
                 }
                 MetadataRecord::RemoveTopic { id } => self.remove_topic(*id),
@@ -96,10 +109,25 @@ impl BrokerState {
             }
         }
         new.into_iter().for_each(|topic| self.topics.insert(Arc::new(topic)));
+        self.call(calls);
         self.follow_configs(records, image);
     }
 
-    fn apply_partition(&self, topic: &HostedTopic, index: i32, change: &PartitionState, image: &Image) {
+    /// Tells followers that there may be more to copy, once whom they ask can be found.
+    fn call(&self, calls: Vec<Call>) {
+        for Call { topic_id, index, nodes } in calls {
+            nodes.iter().for_each(|&node| self.cluster.inbox(node).push(topic_id, index));
+        }
+    }
+
+    #[must_use = "the followers wait for the call"]
+    fn apply_partition(
+        &self,
+        topic: &HostedTopic,
+        index: i32,
+        change: &PartitionState,
+        image: &Image,
+    ) -> Call {
         let own = image.configs(&ConfigResource::Topic(topic.name().to_string()));
         let config = || TopicConfig::new(&own.cloned().unwrap_or_default(), &self.config);
         let partition = match topic.partition(index) {
@@ -131,6 +159,10 @@ impl BrokerState {
         if &**topic.name() == OFFSETS_TOPIC && (applied.elected || applied.resigned) {
             self.groups.leader_changed(index, applied.elected);
         }
+        if &**topic.name() == TRANSACTIONS_TOPIC && (applied.elected || applied.resigned) {
+            self.transactions.leader_changed(index, applied.elected);
+        }
+        Call { topic_id: topic.id(), index, nodes: applied.call }
     }
 
     fn remove_topic(&self, id: Uuid) {
@@ -218,6 +250,12 @@ impl BrokerState {
                 self.config.share_state_replication_factor(),
                 self.config.share_state_segment_bytes(),
                 "delete",
+            ),
+            TRANSACTIONS_TOPIC => (
+                self.config.transactions_topic_partitions(),
+                self.config.transactions_topic_replication_factor(),
+                self.config.transactions_topic_segment_bytes(),
+                "compact",
             ),
             _ => return refuse(ErrorCode::InvalidTopicException, format!("{name} is not served yet")),
         };

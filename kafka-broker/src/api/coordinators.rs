@@ -13,6 +13,7 @@ use crate::groups::partition_for;
 use crate::share::ShareKey;
 use crate::share::state::service::SHARE_STATE_TOPIC;
 use crate::state::BrokerState;
+use crate::transactions::service::TRANSACTIONS_TOPIC;
 
 pub(crate) async fn find_coordinator(
     state: &Arc<BrokerState>,
@@ -37,9 +38,7 @@ pub(crate) async fn find_coordinator(
 fn find(state: &Arc<BrokerState>, key: StrBytes, kind: i8, version: i16) -> Coordinator {
     let topic = match kind {
         0 => Ok(Some("__consumer_offsets")),
-        // The node is named, so that InitProducerId gets to say that transactions do not exist here yet: an error
-        // here would be retried until the producer's time is up.
-        1 => Ok(None),
+        1 if version >= 1 => Ok(Some(TRANSACTIONS_TOPIC)),
         2 if version >= 6 && ShareKey::is_coordinator_key(&key) => Ok(Some(SHARE_STATE_TOPIC)),
         2 if version >= 6 => {
             Err((ErrorCode::InvalidRequest, "a share partition's key is group:topicId:partition"))

@@ -11,16 +11,16 @@ use kafka_wire::error_code::ErrorCode;
 use kafka_wire::frame::FrameError;
 use kafka_wire::messages::fetch_request::FetchPartition;
 use kafka_wire::messages::fetch_response::{
-    EpochEndOffset, FetchableTopicResponse, LeaderIdAndEpoch, NodeEndpoint, PartitionData,
+    AbortedTransaction, EpochEndOffset, FetchableTopicResponse, LeaderIdAndEpoch, NodeEndpoint, PartitionData,
 };
-use kafka_wire::messages::{BrokerId, FetchRequest, FetchResponse, TopicName};
+use kafka_wire::messages::{BrokerId, FetchRequest, FetchResponse, ProducerId, TopicName};
 use tokio::time::Instant;
 
 use super::{endpoints, text};
 use crate::dispatch::Answer;
 use crate::fetch_session::{Cached, Context};
 use crate::ids;
-use crate::partition::{Partition, Readers};
+use crate::partition::{Log, Partition, Readers};
 use crate::scatter::{self, Records};
 use crate::state::BrokerState;
 use crate::waiter::Waiter;
@@ -31,7 +31,7 @@ const TOPIC_ID_VERSION: i16 = 13;
 const RACK_VERSION: i16 = 11;
 /// The longest wait that is granted: a client that asks for more asks again.
 const MAX_WAIT: Duration = Duration::from_secs(600);
-const READ_COMMITTED: i8 = 1;
+pub(super) const READ_COMMITTED: i8 = 1;
 
 /// An answer and the record batches in it, which are not copied into its frame.
 pub(crate) struct Fetched {
@@ -231,7 +231,7 @@ impl<'a> Fetch<'a> {
         let mut answer = PartitionData::default()
             .with_partition_index(asked.partition)
             .with_high_watermark(log.high_watermark())
-            .with_last_stable_offset(log.high_watermark())
+            .with_last_stable_offset(log.last_stable_offset())
             .with_aborted_transactions(self.limits.is_committed.then(Vec::new))
             .with_records(Some(Bytes::new()));
         if version >= 5 {
@@ -260,8 +260,13 @@ impl<'a> Fetch<'a> {
         let first = round.size_bytes == 0;
         let left = self.limits.max_bytes.saturating_sub(round.size_bytes);
         let limit = left.min(usize::try_from(asked.partition_max_bytes).unwrap_or(0));
-        if (limit > 0 || first) && asked.fetch_offset < log.high_watermark() {
-            let records = log.read_records(asked.fetch_offset, limit, first)?;
+        let end = log.readable_end(self.limits.is_committed);
+        if (limit > 0 || first) && asked.fetch_offset < end {
+            let records = log.read_records(asked.fetch_offset, end, limit, first)?;
+            if self.limits.is_committed {
+                let to = records.next_offset().unwrap_or(end);
+                answer.aborted_transactions = Some(aborted(&log, asked.fetch_offset, to));
+            }
             round.size_bytes += records.size_bytes();
             answer.records = Some(records.for_message());
             round.records.push(records);
@@ -291,6 +296,16 @@ impl<'a> Fetch<'a> {
         }
         answer
     }
+}
+
+/// What a reader of committed records has to pass over.
+fn aborted(log: &Log<'_>, from: i64, to: i64) -> Vec<AbortedTransaction> {
+    let aborted = log.aborted_between(from, to).into_iter().map(|txn| {
+        AbortedTransaction::default()
+            .with_producer_id(ProducerId(txn.producer_id))
+            .with_first_offset(txn.first_offset)
+    });
+    aborted.collect()
 }
 
 /// Whether the answer should name the leader (KIP-951).

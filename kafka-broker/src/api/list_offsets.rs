@@ -8,6 +8,7 @@ use kafka_wire::messages::list_offsets_request::ListOffsetsPartition;
 use kafka_wire::messages::list_offsets_response::{ListOffsetsPartitionResponse, ListOffsetsTopicResponse};
 use kafka_wire::messages::{ListOffsetsRequest, ListOffsetsResponse};
 
+use super::fetch::READ_COMMITTED;
 use crate::dispatch::RequestContext;
 use crate::log::FoundOffset;
 use crate::partition::Partition;
@@ -29,6 +30,7 @@ pub(crate) async fn handle(
     request: ListOffsetsRequest,
     version: i16,
 ) -> ListOffsetsResponse {
+    let is_committed = request.isolation_level == READ_COMMITTED;
     let topics = request
         .topics
         .iter()
@@ -42,7 +44,7 @@ pub(crate) async fn handle(
                 let found = match partition {
                     // Which of two answers would be meant? (`KafkaApis.handleListOffsetRequest`)
                     _ if asked_for.get(&index) != Some(&1) => Err(ErrorCode::InvalidRequest),
-                    Some(partition) => find(&partition, asked, version),
+                    Some(partition) => find(&partition, asked, is_committed, version),
                     None => Err(ErrorCode::UnknownTopicOrPartition),
                 };
                 let answer = ListOffsetsPartitionResponse::default().with_partition_index(index);
@@ -62,7 +64,12 @@ pub(crate) async fn handle(
     ListOffsetsResponse::default().with_topics(topics)
 }
 
-fn find(partition: &Partition, asked: &ListOffsetsPartition, version: i16) -> Result<FoundOffset, ErrorCode> {
+fn find(
+    partition: &Partition,
+    asked: &ListOffsetsPartition,
+    is_committed: bool,
+    version: i16,
+) -> Result<FoundOffset, ErrorCode> {
     let log = partition.lock_in_epoch(asked.current_leader_epoch)?;
     let needs_end = asked.timestamp >= special::LATEST || asked.timestamp == special::MAX_TIMESTAMP;
     if needs_end && !log.is_high_watermark_known() {
@@ -70,16 +77,16 @@ fn find(partition: &Partition, asked: &ListOffsetsPartition, version: i16) -> Re
         return Err(if version >= 5 { ErrorCode::OffsetNotAvailable } else { ErrorCode::LeaderNotAvailable });
     }
     let at = |offset: i64| FoundOffset { offset, timestamp: -1, leader_epoch: log.epoch_at(offset) };
+    let end = log.readable_end(is_committed);
     let none = FoundOffset { offset: -1, timestamp: -1, leader_epoch: -1 };
     Ok(match asked.timestamp {
-        // Without transactions, the last stable offset is the high watermark.
-        special::LATEST => FoundOffset { leader_epoch: log.leader_epoch(), ..at(log.high_watermark()) },
+        special::LATEST => FoundOffset { leader_epoch: log.leader_epoch(), ..at(end) },
         special::EARLIEST => at(log.log_start_offset()),
         special::EARLIEST_LOCAL if version >= 8 => at(log.log_start_offset()),
-        special::MAX_TIMESTAMP if version >= 7 => log.max_timestamp()?.unwrap_or(none),
+        special::MAX_TIMESTAMP if version >= 7 => log.max_timestamp(end)?.unwrap_or(none),
         special::LATEST_TIERED if version >= 9 => none,
         special::EARLIEST_PENDING_UPLOAD if version >= 11 => none,
         timestamp if timestamp < 0 => return Err(ErrorCode::UnsupportedVersion),
-        timestamp => log.by_timestamp(timestamp)?.unwrap_or(none),
+        timestamp => log.by_timestamp(timestamp, end)?.unwrap_or(none),
     })
 }

@@ -22,6 +22,8 @@ pub(crate) mod share_groups;
 pub(crate) mod share_offsets;
 pub(crate) mod share_state;
 pub(crate) mod topics;
+pub(crate) mod transaction_views;
+pub(crate) mod transactions;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

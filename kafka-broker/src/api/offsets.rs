@@ -41,7 +41,7 @@ pub(crate) async fn offset_commit(
         true => Ok(Response::OffsetCommit(OffsetCommitResponse::default())),
         false => {
             let call = state.groups.call(state, &request.group_id, |coordinator, call, now| {
-                coordinator.commit(Commit { call, request: &request, version }, now)
+                coordinator.commit(Commit { call, request: &request, version, producer: None }, now)
             });
             call.await
         }
@@ -67,13 +67,17 @@ pub(crate) async fn offset_commit(
 }
 
 /// Partitions of a commit that do not exist, and where the rest of their topic remains in the request.
-struct Refused {
-    known_at: Option<usize>,
-    topic: OffsetCommitResponseTopic,
+pub(super) struct Refused {
+    pub(super) known_at: Option<usize>,
+    pub(super) topic: OffsetCommitResponseTopic,
 }
 
 /// Takes topics and partitions that do not exist out of a commit. What remains has both its name and its id.
-fn take_unknown(state: &BrokerState, request: &mut OffsetCommitRequest, version: i16) -> Vec<Refused> {
+pub(super) fn take_unknown(
+    state: &BrokerState,
+    request: &mut OffsetCommitRequest,
+    version: i16,
+) -> Vec<Refused> {
     let mut refused = Vec::new();
     let mut kept = 0;
     request.topics.retain_mut(|topic: &mut OffsetCommitRequestTopic| {
@@ -120,7 +124,8 @@ pub(crate) async fn offset_fetch(
     version: i16,
 ) -> OffsetFetchResponse {
     if version >= MANY_GROUPS_VERSION {
-        let groups = request.groups.iter().map(|group| fetch_group(state, group, version));
+        let groups =
+            request.groups.iter().map(|group| fetch_group(state, group, request.require_stable, version));
         return OffsetFetchResponse::default().with_groups(groups.collect());
     }
     let topics = request.topics.map(|topics| {
@@ -132,7 +137,7 @@ pub(crate) async fn offset_fetch(
         topics.collect()
     });
     let group = OffsetFetchRequestGroup::default().with_group_id(request.group_id).with_topics(topics);
-    single_group(fetch_group(state, &group, version), version)
+    single_group(fetch_group(state, &group, request.require_stable, version), version)
 }
 
 /// The answer before [`MANY_GROUPS_VERSION`].
@@ -156,17 +161,22 @@ fn single_group(group: OffsetFetchResponseGroup, version: i16) -> OffsetFetchRes
 fn fetch_group(
     state: &BrokerState,
     request: &OffsetFetchRequestGroup,
+    require_stable: bool,
     version: i16,
 ) -> OffsetFetchResponseGroup {
     let group_id = &request.group_id;
     let fetched = state.groups.read(state, group_id, |coordinator| {
         coordinator.check_offset_fetch(group_id, request.member_id.as_deref(), request.member_epoch)?;
-        Ok(match &request.topics {
+        let mut fetched: Vec<OffsetFetchResponseTopics> = match &request.topics {
             Some(topics) => {
                 topics.iter().map(|topic| fetch_topic(state, coordinator, group_id, topic, version)).collect()
             }
             None => fetch_all(state, coordinator, group_id, version),
-        })
+        };
+        if require_stable {
+            hide_unstable(state, coordinator, group_id, &mut fetched);
+        }
+        Ok(fetched)
     });
     let fetched = fetched.and_then(|fetched| fetched);
     let answer = OffsetFetchResponseGroup::default().with_group_id(group_id.clone());
@@ -176,6 +186,25 @@ fn fetch_group(
             let topics = request.topics.iter().flatten().map(|topic| refused_topic(topic, error));
             let topics = if version < 2 { topics.collect() } else { Vec::new() };
             answer.with_error_code(error.code()).with_topics(topics)
+        }
+    }
+}
+
+/// Offsets that a transaction may be about to change are not told (KIP-447).
+fn hide_unstable(
+    state: &BrokerState,
+    coordinator: &Coordinator,
+    group_id: &str,
+    topics: &mut [OffsetFetchResponseTopics],
+) {
+    for topic in topics {
+        let by_id = state.topics.by_id(topic.topic_id);
+        let name = by_id.as_ref().map_or(topic.name.as_str(), |hosted| hosted.name());
+        for answer in &mut topic.partitions {
+            if answer.error_code == 0 && coordinator.is_unstable(group_id, name, answer.partition_index) {
+                *answer = partition(answer.partition_index, None)
+                    .with_error_code(ErrorCode::UnstableOffsetCommit.code());
+            }
         }
     }
 }

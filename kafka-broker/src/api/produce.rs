@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use kafka_wire::StrBytes;
 use kafka_wire::compression::CompressionType;
 use kafka_wire::error_code::ErrorCode;
 use kafka_wire::messages::produce_request::{PartitionProduceData, TopicProduceData};
@@ -15,6 +16,7 @@ use kafka_wire::record_batch::RecordBatch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use super::transactions::verify;
 use super::{endpoints, text};
 use crate::dispatch::Hangup;
 use crate::partition::{Partition, ProduceError, Uncommitted, Written};
@@ -27,6 +29,10 @@ const TOPIC_ID_VERSION: i16 = 13;
 const ZSTD_VERSION: i16 = 7;
 /// Answers name the leader from this version on (KIP-951).
 const HINT_VERSION: i16 = 10;
+/// Clients know TRANSACTION_ABORTABLE from this version on (KIP-890).
+const ABORTABLE_VERSION: i16 = 11;
+/// The first write to a partition adds it to the transaction from this version on (KIP-890).
+const IMPLICIT_ADD_VERSION: i16 = 12;
 
 /// `None`: the producer wants no answer (`acks=0`).
 ///
@@ -37,6 +43,7 @@ pub(crate) async fn handle(
     version: i16,
 ) -> Result<Option<ProduceResponse>, Hangup> {
     let refused = refusal_of_all(&request);
+    let transactional_id = request.transactional_id.clone();
     let acks = request.acks;
     let now_ms = state.clock.now_ms();
     let timeout = Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0));
@@ -53,7 +60,12 @@ pub(crate) async fn handle(
                 (None, Ok(_)) if version < ZSTD_VERSION && is_zstd(&data) => {
                     Err(ErrorCode::UnsupportedCompressionType.into())
                 }
-                (None, Ok(hosted)) => append(state, hosted, data, acks, now_ms),
+                (None, Ok(hosted)) => {
+                    match guard(state, transactional_id.as_deref(), hosted, &data, version).await {
+                        Ok(guard) => append(state, hosted, data, acks, guard, now_ms),
+                        Err(refused) => Err(refused),
+                    }
+                }
             };
             let outcome = outcome.map(|(written, partition, flushed)| {
                 if written.uncommitted.is_some() || flushed.is_some() {
@@ -157,12 +169,50 @@ fn refusal_of_all(request: &ProduceRequest) -> Option<ProduceError> {
     if !matches!(request.acks, -1..=1) {
         return Some(ErrorCode::InvalidRequiredAcks.into());
     }
-    // A transactional write without a transaction coordinator could never be committed.
-    request.transactional_id.as_ref().map(|_| ProduceError {
+    None
+}
+
+/// Before the first write of a transaction its coordinator confirms that the partition belongs to it (KIP-890). Returns
+/// what the append has to show for that; `None`: it needs nothing.
+async fn guard(
+    state: &BrokerState,
+    transactional_id: Option<&StrBytes>,
+    topic: &HostedTopic,
+    data: &PartitionProduceData,
+    version: i16,
+) -> Result<Option<u64>, ProduceError> {
+    let header = data.records.clone().and_then(RecordBatch::header_only);
+    let Some(batch) = header.filter(RecordBatch::is_transactional) else { return Ok(None) };
+    let invalid = |message: &str| ProduceError {
         code: ErrorCode::InvalidTxnState,
-        message: Some("transactions are not supported yet".to_owned()),
+        message: Some(message.to_owned()),
         record_errors: Vec::new(),
-    })
+    };
+    // Nobody may write in no transaction's name (`KafkaApis.handleProduceRequest`).
+    let id = transactional_id.ok_or(ErrorCode::TransactionalIdAuthorizationFailed)?;
+    if topic.is_internal() {
+        return Err(ErrorCode::InvalidTopicException.into());
+    }
+    let partition = topic.partition(data.index).ok_or(ErrorCode::UnknownTopicOrPartition)?;
+    let producer = (batch.producer_id(), batch.producer_epoch());
+    let Some(guard) = partition.guard(producer.0, producer.1)? else { return Ok(None) };
+    let at = (topic.name().to_string(), data.index);
+    let adds = version >= IMPLICIT_ADD_VERSION;
+    match verify(state, id, producer, at, adds).await {
+        Ok(()) => Ok(Some(guard)),
+        Err(ErrorCode::ProducerFenced) => Err(ErrorCode::InvalidProducerEpoch.into()),
+        // Producers of before do not retry these, but this one.
+        Err(
+            ErrorCode::NotCoordinator
+            | ErrorCode::CoordinatorNotAvailable
+            | ErrorCode::CoordinatorLoadInProgress,
+        ) => Err(ErrorCode::NotEnoughReplicas.into()),
+        Err(ErrorCode::ConcurrentTransactions) if !adds => Err(ErrorCode::NotEnoughReplicas.into()),
+        Err(ErrorCode::TransactionAbortable) if version < ABORTABLE_VERSION => {
+            Err(invalid("the partition was not added to the transaction"))
+        }
+        Err(code) => Err(code.into()),
+    }
 }
 
 fn look_up(
@@ -185,6 +235,7 @@ fn append(
     topic: &HostedTopic,
     data: PartitionProduceData,
     acks: i16,
+    guard: Option<u64>,
     now_ms: i64,
 ) -> Result<Outcome, ProduceError> {
     // Clients may not write to the coordinators' topics (`ReplicaManager.appendRecordsToLeader`).
@@ -192,7 +243,7 @@ fn append(
         return Err(ErrorCode::InvalidTopicException.into());
     }
     let partition = topic.partition(data.index).ok_or(ErrorCode::UnknownTopicOrPartition)?;
-    let written = partition.produce(data.records.unwrap_or_default(), acks, now_ms)?;
+    let written = partition.produce(data.records.unwrap_or_default(), acks, guard, now_ms)?;
     // Tasks of their own: a client that goes away must not keep what it wrote from becoming durable and readable.
     let may_block = state.logs.may_block();
     if written.has_closed_segment {

@@ -41,11 +41,13 @@ pub(crate) struct Feature {
     pub(crate) max_level: i16,
 }
 
-/// `metadata.version` from 3.3-IV3 on, the oldest that Kafka 4 reads; `group.version` 1 is KIP-848, `share.version` 1 KIP-932.
-pub(crate) const FEATURES: [Feature; 3] = [
+/// `metadata.version` from 3.3-IV3 on, the oldest that Kafka 4 reads; `group.version` 1 is KIP-848, `share.version` 1 KIP-932,
+/// `transaction.version` 2 KIP-890.
+pub(crate) const FEATURES: [Feature; 4] = [
     Feature { name: "metadata.version", min_level: 7, max_level: METADATA_VERSION },
     Feature { name: "group.version", min_level: 0, max_level: 1 },
     Feature { name: "share.version", min_level: 0, max_level: 1 },
+    Feature { name: "transaction.version", min_level: 0, max_level: 2 },
 ];
 
 /// Reads of the log at start take this many bytes at a time.
@@ -236,7 +238,7 @@ impl Controller<'_> {
         }
         let sealed = builder.finish(&Seal::default());
         let batch = sealed.or_else(|error| refuse(ErrorCode::UnknownServerError, error.to_string()))?;
-        let append = Append { leader_epoch: LEADER_EPOCH, origin: Origin::Coordinator, now_ms };
+        let append = Append { leader_epoch: LEADER_EPOCH, origin: Origin::Coordinator, now_ms, guard: None };
         let appended = self.log.append(batch, append).or_else(|error| {
             tracing::error!(%error, "metadata not written");
             refuse(ErrorCode::KafkaStorageError, "The metadata log cannot be written.")

@@ -101,6 +101,12 @@ pub(crate) const TABLE: &[ConfigDef] = keys! {
     "share.coordinator.state.topic.replication.factor" Kind::Short { min: 1 }, Some("3"), "Replicas of __share_group_state, at most as many as there are nodes.";
     "share.coordinator.state.topic.segment.bytes" Kind::int(1), Some("104857600"), "Segment size of __share_group_state, in bytes.";
     "socket.request.max.bytes" Kind::int(1), Some("104857600"), "The largest request, in bytes; a connection that announces more is closed.";
+    "transaction.abort.timed.out.transaction.cleanup.interval.ms" Kind::int(1), Some("10000"), "How often transactions are looked at for those that are open for too long, in milliseconds.";
+    "transaction.max.timeout.ms" Kind::int(1), Some("900000"), "The longest transaction that a producer may ask for, in milliseconds.";
+    "transaction.state.log.num.partitions" Kind::Int { min: 1, max: 10_000 }, Some("50"), "Partitions of __transaction_state. It must not change once the topic exists.";
+    "transaction.state.log.replication.factor" Kind::Short { min: 1 }, Some("3"), "Replicas of __transaction_state, at most as many as there are nodes.";
+    "transaction.state.log.segment.bytes" Kind::int(1), Some("104857600"), "Segment size of __transaction_state, in bytes.";
+    "transactional.id.expiration.ms" Kind::int(1), Some("604800000"), "After how long without a transaction a transactional id is forgotten, in milliseconds.";
     "unclean.leader.election.enable" Kind::Boolean, Some("false"), "Default of the topic key unclean.leader.election.enable.";
 };
 
@@ -120,7 +126,8 @@ pub enum Profile {
     /// Kafka's defaults, except what makes tests wait or small brokers large:
     /// `group.consumer.assignment.interval.ms` 0 (Kafka: 1000), `group.consumer.heartbeat.interval.ms` 500 (5000),
     /// `group.initial.rebalance.delay.ms` 0 (3000), `group.min.session.timeout.ms` 1 (6000),
-    /// `offsets.topic.num.partitions` and `share.coordinator.state.topic.num.partitions` 4 (50),
+    /// `offsets.topic.num.partitions`, `share.coordinator.state.topic.num.partitions` and
+    /// `transaction.state.log.num.partitions` 4 (50),
     /// `group.share.heartbeat.interval.ms` 500 (5000).
     #[default]
     Embedded,
@@ -139,6 +146,7 @@ impl Profile {
                 ("group.min.session.timeout.ms", "1"),
                 ("offsets.topic.num.partitions", "4"),
                 ("share.coordinator.state.topic.num.partitions", "4"),
+                ("transaction.state.log.num.partitions", "4"),
             ],
             Self::Kafka => &[],
         }
@@ -259,6 +267,12 @@ numbers! {
     share_state_partitions: i32 = "share.coordinator.state.topic.num.partitions";
     share_state_replication_factor: i16 = "share.coordinator.state.topic.replication.factor";
     share_state_segment_bytes: i64 = "share.coordinator.state.topic.segment.bytes";
+    transaction_abort_interval_ms: i32 = "transaction.abort.timed.out.transaction.cleanup.interval.ms";
+    transaction_max_timeout_ms: i32 = "transaction.max.timeout.ms";
+    transactional_id_expiration_ms: i32 = "transactional.id.expiration.ms";
+    transactions_topic_partitions: i32 = "transaction.state.log.num.partitions";
+    transactions_topic_replication_factor: i16 = "transaction.state.log.replication.factor";
+    transactions_topic_segment_bytes: i64 = "transaction.state.log.segment.bytes";
     unclean_leader_election: bool = "unclean.leader.election.enable";
     socket_request_max_bytes: usize = "socket.request.max.bytes";
 }

@@ -25,6 +25,7 @@ pub(crate) mod share;
 pub(crate) mod shares;
 #[cfg(test)]
 mod testing;
+pub(crate) mod transactions;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -45,6 +46,8 @@ use offsets::Offsets;
 pub(crate) use offsets::{Commit, commit_refusal};
 use record::GroupRecord;
 use share::ShareGroups;
+use transactions::PendingOffsets;
+pub(crate) use transactions::TxnProducer;
 
 /// The time of a decision: monotonic for deadlines, and milliseconds since 1970 for records.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -93,6 +96,8 @@ pub(crate) struct GroupConfig {
 pub(crate) struct Decision {
     /// To be appended in one batch.
     pub(crate) records: Vec<GroupRecord>,
+    /// The records are of this producer's transaction: they count once that is committed.
+    pub(crate) producer: Option<TxnProducer>,
     /// Good whatever becomes of the records.
     answers: Vec<Answer>,
     /// What waits for the append.
@@ -233,6 +238,7 @@ pub(crate) struct Coordinator {
     /// Share groups have a file and deadlines of their own; a group's id is only in one of both maps.
     shares: ShareGroups,
     offsets: Offsets,
+    pending: PendingOffsets,
     /// Hints when to look at a group; a group's own deadlines decide. At most one live hint for each deadline moved
     /// forward, so that a heartbeat, which moves one back, costs nothing here.
     wake_ups: BinaryHeap<Reverse<(Instant, String)>>,
@@ -249,6 +255,7 @@ impl Coordinator {
             groups: BTreeMap::new(),
             shares: ShareGroups::default(),
             offsets: Offsets::default(),
+            pending: PendingOffsets::default(),
             wake_ups: BinaryHeap::new(),
             hinted: BTreeMap::new(),
             offsets_check_at,
@@ -460,7 +467,7 @@ impl Coordinator {
         written: Result<(), ErrorCode>,
         now: Now,
     ) -> Vec<Answer> {
-        let Decision { records, answers, after, undo } = decision;
+        let Decision { records, producer, answers, after, undo } = decision;
         let written = written.map_err(append_error);
         if let Some(Undo { group, before }) = undo {
             match (written, before) {
@@ -476,6 +483,9 @@ impl Coordinator {
                     self.groups.remove(&group);
                 }
             }
+        } else if let Some(producer) = producer {
+            let written = records.iter().filter(|_| written.is_ok());
+            written.for_each(|record| self.replay_pending(producer.producer_id, record));
         } else if written.is_ok() {
             for record in &records {
                 match record {

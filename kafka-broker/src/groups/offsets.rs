@@ -15,7 +15,7 @@ use kafka_wire::{ErrorCode, Uuid};
 
 use super::classic::ClassicGroup;
 use super::record::{CommittedOffset, GroupRecord};
-use super::{CallId, Coordinator, Decision, Group, Now, Response};
+use super::{CallId, Coordinator, Decision, Group, Now, Response, TxnProducer};
 
 /// From this version on a commit to an unknown group says so (KIP-848).
 const GROUP_ID_NOT_FOUND_VERSION: i16 = 9;
@@ -60,6 +60,8 @@ pub(crate) struct Commit<'a> {
     pub(crate) call: CallId,
     pub(crate) request: &'a OffsetCommitRequest,
     pub(crate) version: i16,
+    /// The commit is part of this producer's transaction.
+    pub(crate) producer: Option<TxnProducer>,
 }
 
 impl Coordinator {
@@ -68,8 +70,9 @@ impl Coordinator {
     /// The empty group id is a group like another here, for the sake of clients that had no other.
     pub(crate) fn commit(&mut self, commit: Commit<'_>, now: Now) -> Decision {
         let mut out = Decision::default();
-        let Commit { call, request, version } = commit;
-        if let Err(error) = self.check_commit(request, version) {
+        let Commit { call, request, version, producer } = commit;
+        out.producer = producer;
+        if let Err(error) = self.check_commit(request, version, producer.is_some()) {
             out.answer(call, Response::OffsetCommit(commit_refusal(request, error)));
             return out;
         }
@@ -120,8 +123,18 @@ impl Coordinator {
         out
     }
 
-    fn check_commit(&self, request: &OffsetCommitRequest, version: i16) -> Result<(), ErrorCode> {
+    fn check_commit(
+        &self,
+        request: &OffsetCommitRequest,
+        version: i16,
+        is_transactional: bool,
+    ) -> Result<(), ErrorCode> {
         let generation = request.generation_id_or_member_epoch;
+        let is_anonymous = request.member_id.is_empty() && request.group_instance_id.is_none();
+        if is_transactional && generation < 0 && is_anonymous {
+            // A producer of before KIP-447 does not say for whom it commits; its transactional id fences it.
+            return Ok(());
+        }
         match self.groups.get(request.group_id.as_str()) {
             Some(Group::Classic(group)) => group.check_offset_commit(
                 &request.member_id,
@@ -241,7 +254,7 @@ impl Coordinator {
     pub(super) fn expire_offsets(&self, now: Now) -> Decision {
         let mut out = Decision::default();
         for (group_id, group) in &self.groups {
-            let mut none_left = true;
+            let mut none_left = self.pending.of_group(group_id).next().is_none();
             for (topic, partition, offset) in self.offsets.of_group(group_id) {
                 let expired = match (group.retention_base_ms(offset.committed_at_ms), offset.expires_at_ms) {
                     (None, _) => false,

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use kafka_wire::ErrorCode;
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
@@ -20,9 +21,10 @@ use super::record::GroupRecord;
 use super::{CallId, Coordinator, Decision, GroupConfig, Now, Response, partition_for};
 use crate::config::broker::BrokerConfig;
 use crate::config::group::ConsumerSettings;
-use crate::coordinator_log;
-use crate::partition::Partition;
+use crate::coordinator_log::{self, Entry};
+use crate::partition::{Partition, Uncommitted};
 use crate::state::BrokerState;
+use crate::transactions::markers::Marker;
 
 /// Where groups and offsets rest.
 pub(crate) const OFFSETS_TOPIC: &str = "__consumer_offsets";
@@ -178,6 +180,30 @@ impl Groups {
             .collect()
     }
 
+    /// Appends the marker of a transaction that committed offsets in partition `index`, and lets them count, or not.
+    pub(crate) fn end_transaction(
+        &self,
+        state: &BrokerState,
+        index: i32,
+        marker: Marker,
+        batch: Bytes,
+    ) -> Result<Option<Uncommitted>, ErrorCode> {
+        let ended = self.with_partition(state, index, |shard| {
+            let now = now(state);
+            let appended = shard.partition.append_marker(batch, marker.bumps, now.ms);
+            let uncommitted = appended.map_err(|refused| refused.code)?;
+            shard.coordinator.transaction_ended(marker.producer_id, marker.is_commit, now);
+            Ok(uncommitted)
+        });
+        ended?
+    }
+
+    /// The partition that holds a group.
+    pub(crate) fn partition(&self, state: &BrokerState, group_id: &str) -> Result<Arc<Partition>, ErrorCode> {
+        let index = partition_for(group_id, partition_count(state));
+        state.topics.partition(OFFSETS_TOPIC, index).ok_or(ErrorCode::CoordinatorNotAvailable)
+    }
+
     /// Forgets the offsets of topics that were deleted.
     pub(crate) fn topics_deleted(&self, state: &BrokerState, topics: &[String]) {
         for index in 0..partition_count(state) {
@@ -278,9 +304,19 @@ impl Shard {
         now: Now,
     ) -> Result<Self, ErrorCode> {
         let mut coordinator = Coordinator::new(config.clone(), now);
-        coordinator_log::replay(&partition, |_, key, value| {
-            let record = GroupRecord::decode(key, value)?;
-            record.into_iter().for_each(|record| coordinator.replay(&record, now));
+        coordinator_log::replay_all(&partition, |entry| {
+            match entry {
+                Entry::Record { key, value, producer_id, .. } => {
+                    let record = GroupRecord::decode(key, value)?;
+                    record.iter().for_each(|record| match producer_id {
+                        Some(producer_id) => coordinator.replay_pending(producer_id, record),
+                        None => coordinator.replay(record, now),
+                    });
+                }
+                Entry::Marker { producer_id, is_commit } => {
+                    coordinator.transaction_ended(producer_id, is_commit, now);
+                }
+            }
             Ok(())
         })?;
         let decision = coordinator.loaded(now);
@@ -292,7 +328,7 @@ impl Shard {
     /// Appends, answers, and goes on with whatever is due by now.
     fn settle(&mut self, mut decision: Decision, now: Now) {
         loop {
-            let written = self.append(&decision.records, now);
+            let written = self.append(&decision, now);
             for answer in self.coordinator.finish(decision, written, now) {
                 if let Some(waiting) = self.waiting.remove(&answer.call) {
                     // A client that has gone is not told; its member expires.
@@ -306,11 +342,17 @@ impl Shard {
         }
     }
 
-    fn append(&self, records: &[GroupRecord], now: Now) -> Result<(), ErrorCode> {
-        if records.is_empty() {
+    fn append(&self, decision: &Decision, now: Now) -> Result<(), ErrorCode> {
+        if decision.records.is_empty() {
             return Ok(());
         }
-        coordinator_log::append(&self.partition, records.iter().map(GroupRecord::encode), now.ms)?;
+        let records = decision.records.iter().map(GroupRecord::encode);
+        match decision.producer {
+            Some(producer) => {
+                coordinator_log::append_in_transaction(&self.partition, records, producer, now.ms)?;
+            }
+            None => drop(coordinator_log::append(&self.partition, records, now.ms)?),
+        }
         Ok(())
     }
 }
@@ -347,7 +389,7 @@ mod tests {
         for (topic, offset) in commits {
             let request = commit(topic, *offset);
             let answer = state.groups.call(state, "g", |coordinator, call, now| {
-                coordinator.commit(Commit { call, request: &request, version: 9 }, now)
+                coordinator.commit(Commit { call, request: &request, version: 9, producer: None }, now)
             });
             let Ok(Response::OffsetCommit(response)) = answer.await else { panic!("another response") };
             assert_eq!(response.topics[0].partitions[0].error_code, 0);
@@ -383,7 +425,7 @@ mod tests {
         let mut batch = BatchBuilder::new(64);
         batch.append(0, Some(b"\x00\x01garbage"), Some(b"more"), &[]);
         batch.append(0, None, Some(b"no key"), &[]);
-        partition.append(batch.finish(&Seal::default()).unwrap(), Origin::Coordinator, 0).unwrap();
+        partition.append(batch.finish(&Seal::default()).unwrap(), Origin::Coordinator, None, 0).unwrap();
         committed_offsets(&broker, &[("b", 2)]).await;
         state.groups.shards.lock().clear();
         assert_eq!((fetch(&broker, "a"), fetch(&broker, "b")), (Ok(Some(1)), Ok(Some(2))));

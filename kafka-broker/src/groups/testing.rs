@@ -289,7 +289,7 @@ impl Harness {
             .with_member_id(text(member))
             .with_topics(vec![topic]);
         let call = self.call(|coordinator, call, now| {
-            coordinator.commit(Commit { call, request: &request, version }, now)
+            coordinator.commit(Commit { call, request: &request, version, producer: None }, now)
         });
         match self.answer(call) {
             Some(Response::OffsetCommit(response)) => {

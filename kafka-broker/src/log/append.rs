@@ -26,7 +26,7 @@ impl PartitionLog {
             && append.origin == Origin::Client
         {
             if batch.producer_id() >= 0
-                && let Verdict::Duplicate(known) = self.producers.check(batch)?
+                && let Verdict::Duplicate(known) = self.producers.check(batch, append.guard)?
             {
                 return Ok(Appended {
                     base_offset: known.base_offset,
@@ -40,6 +40,16 @@ impl PartitionLog {
             }
             self.convert(batch)?;
         }
+        if append.origin != Origin::Client {
+            for batch in &batches {
+                match batch.is_control() {
+                    true => {
+                        self.producers.check_marker(batch, append.origin == Origin::MarkerOfOwnEpoch)?;
+                    }
+                    false => self.producers.check_transaction(batch, append.guard)?,
+                }
+            }
+        }
         let base_offset = self.log_end_offset;
         let (bytes, batches) = self.place(&batches, append);
         let Some(last) = batches.last() else { return Err(AppendError::BatchCount { count: 0 }) };
@@ -52,9 +62,7 @@ impl PartitionLog {
         self.roll_if_due(bytes.len(), last_offset, newest, append.now_ms)?;
         self.write(bytes, &batches)?;
         self.log_end_offset = next_offset;
-        for batch in &batches {
-            self.producers.appended(batch, append.now_ms);
-        }
+        self.note_producers(&batches, append.now_ms);
         if self.epochs.assign(append.leader_epoch, base_offset) {
             self.save_epochs();
         }
@@ -66,6 +74,16 @@ impl PartitionLog {
             duplicate: false,
             flush_due: self.is_flush_due(),
         })
+    }
+
+    /// Takes written batches into what is known of their producers and of transactions.
+    pub(super) fn note_producers(&mut self, batches: &[RecordBatch], now_ms: i64) {
+        for batch in batches {
+            let aborted = self.producers.appended(batch, now_ms);
+            if let (Some(aborted), Some(active)) = (aborted, self.segments.last_mut()) {
+                active.aborted.push(aborted);
+            }
+        }
     }
 
     fn check(&self, batches: Bytes, append: Append) -> Result<Vec<RecordBatch>, AppendError> {

@@ -36,8 +36,6 @@ pub(crate) enum AppendError {
     TooLarge { size: usize, limit: usize },
     #[error("a batch of {size} bytes exceeds segment.bytes ({limit})")]
     LargerThanSegment { size: usize, limit: u64 },
-    #[error("transactions are not supported by this broker yet")]
-    Transactional,
     #[error(transparent)]
     Sequence(#[from] SequenceError),
     /// The write failed; the log is as it was before.
@@ -58,7 +56,12 @@ impl AppendError {
             Self::InvalidTimestamp { .. } => ErrorCode::InvalidTimestamp,
             Self::TooLarge { .. } => ErrorCode::MessageTooLarge,
             Self::LargerThanSegment { .. } => ErrorCode::RecordListTooLarge,
-            Self::Transactional => ErrorCode::InvalidTxnState,
+            Self::Sequence(SequenceError::OutsideOfTransaction { .. } | SequenceError::Unverified { .. }) => {
+                ErrorCode::InvalidTxnState
+            }
+            Self::Sequence(SequenceError::CoordinatorFenced { .. }) => {
+                ErrorCode::TransactionCoordinatorFenced
+            }
             Self::Sequence(SequenceError::OutOfOrder { .. }) => ErrorCode::OutOfOrderSequenceNumber,
             Self::Sequence(SequenceError::Fenced { .. }) => ErrorCode::InvalidProducerEpoch,
             Self::Storage { .. } | Self::Offline => ErrorCode::KafkaStorageError,

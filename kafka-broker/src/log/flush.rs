@@ -177,7 +177,9 @@ impl PartitionLog {
     /// would only confuse a reader of the folder.
     fn remove_stale_files(&self) -> io::Result<()> {
         for name in self.storage.list(&self.folder)? {
-            let indexed = ["index", "timeindex"].iter().find_map(|it| segment::base_offset_of(&name, it));
+            let indexed = ["index", "timeindex", segment::TXN_INDEX]
+                .iter()
+                .find_map(|it| segment::base_offset_of(&name, it));
             if indexed.is_some_and(|base| self.segments.iter().all(|s| s.base_offset != base)) {
                 self.storage.remove(&self.path(&name))?;
             }

@@ -40,8 +40,8 @@ impl PartitionLog {
         self.write(bytes, &batches)?;
         self.log_end_offset = expected;
         let mut new_epoch = false;
+        self.note_producers(&batches, now_ms);
         for batch in &batches {
-            self.producers.appended(batch, now_ms);
             new_epoch |= self.epochs.assign(batch.leader_epoch(), batch.base_offset());
         }
         if new_epoch {

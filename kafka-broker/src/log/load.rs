@@ -96,10 +96,14 @@ impl PartitionLog {
 
     fn recover_segment(&mut self, segment: &mut Segment) -> io::Result<()> {
         let (producers, epochs) = (&mut self.producers, &mut self.epochs);
+        let mut aborted = Vec::new();
         let (next_offset, cut) = segment.recover(self.config.index_interval_bytes, |batch| {
-            producers.appended(batch, batch.max_timestamp());
+            aborted.extend(producers.appended(batch, batch.max_timestamp()));
             epochs.assign(batch.leader_epoch(), batch.base_offset());
         })?;
+        segment.aborted = aborted;
+        // What it says may have been cut; a closed segment's is written again.
+        self.storage.remove(&segment::file_name(&self.folder, segment.base_offset, segment::TXN_INDEX))?;
         if cut > 0 {
             tracing::warn!(log = self.folder, offset = next_offset, bytes = cut, "cut a torn tail");
         }

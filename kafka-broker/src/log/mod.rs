@@ -15,6 +15,7 @@ mod load;
 mod producer_state;
 mod retention;
 mod segment;
+mod transactions;
 mod validate;
 
 #[cfg(test)]
@@ -30,6 +31,8 @@ use bytes::{Bytes, BytesMut};
 pub(crate) use config::LogConfig;
 pub(crate) use error::{AppendError, DeleteRecordsError, LogError, ReadError};
 pub(crate) use flush::{FlushError, FlushJob};
+pub(crate) use producer_state::ActiveProducer;
+pub(crate) use transactions::AbortedTxn;
 
 use crate::storage::Storage;
 use flush::Closing;
@@ -52,6 +55,8 @@ pub(crate) enum Origin {
     Client,
     /// The broker itself: any number of batches, which are known to be sound.
     Coordinator,
+    /// The same with the marker of a transaction whose end has an epoch of its own (KIP-890).
+    MarkerOfOwnEpoch,
 }
 
 /// The circumstances of an append.
@@ -60,6 +65,8 @@ pub(crate) struct Append {
     pub(crate) leader_epoch: i32,
     pub(crate) origin: Origin,
     pub(crate) now_ms: i64,
+    /// What [`PartitionLog::guard`] gave before the transaction was confirmed.
+    pub(crate) guard: Option<u64>,
 }
 
 /// Where batches went.
@@ -223,6 +230,42 @@ impl PartitionLog {
             true => self.flushed_offset,
             false => self.log_end_offset,
         }
+    }
+
+    /// Up to where readers of committed records may read: nothing before it waits for a transaction's end.
+    pub(crate) fn last_stable_offset(&self, high_watermark: i64) -> i64 {
+        let unstable = self.producers.first_unstable_offset(high_watermark);
+        unstable.map_or(high_watermark, |first| first.max(self.log_start_offset).min(high_watermark))
+    }
+
+    /// The high watermark has moved: what lies before it need not be remembered for [`last_stable_offset`](Self::last_stable_offset).
+    pub(crate) fn settle_transactions(&mut self, high_watermark: i64) {
+        self.producers.settle(high_watermark);
+    }
+
+    /// Before the coordinator is asked whether a transaction includes this log; `None`: it has begun here.
+    pub(crate) fn guard(&mut self, producer_id: i64, epoch: i16) -> Option<u64> {
+        self.producers.guard(producer_id, epoch)
+    }
+
+    /// The aborted transactions that have records from `from` up to and without `to` (`LocalLog.collectAbortedTransactions`).
+    pub(crate) fn aborted_between(&self, from: i64, to: i64) -> Vec<AbortedTxn> {
+        let after = self.segments.partition_point(|segment| segment.base_offset <= from);
+        let mut found = Vec::new();
+        for txn in self.segments[after.saturating_sub(1)..].iter().flat_map(|segment| &segment.aborted) {
+            if txn.last_offset >= from && txn.first_offset < to {
+                found.push(*txn);
+            }
+            if txn.last_stable_offset >= to {
+                break;
+            }
+        }
+        found
+    }
+
+    /// The producers that are known, for DescribeProducers.
+    pub(crate) fn active_producers(&self) -> Vec<ActiveProducer> {
+        self.producers.active()
     }
 
     /// Changes what the log is kept by; holds from the next append and the next look of the maintenance on.

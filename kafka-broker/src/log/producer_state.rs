@@ -11,6 +11,8 @@ use crc32c::crc32c;
 use kafka_wire::record_batch::{RecordBatch, add_to_sequence};
 use rustc_hash::FxHashMap;
 
+use super::transactions::{AbortedTxn, Marker, Unstable};
+
 /// Five, because a producer has at most five batches in flight (`ProducerStateEntry.NUM_BATCHES_TO_RETAIN`).
 const REMEMBERED_BATCHES: usize = 5;
 
@@ -34,6 +36,42 @@ struct Producer {
     last_timestamp: i64,
     /// When the last batch was appended, by the broker's clock; its own time may be years back.
     seen_ms: i64,
+    /// The epoch of the coordinator that ended its last transaction; -1: none did.
+    coordinator_epoch: i32,
+    /// Where its open transaction begins in this log.
+    txn_first_offset: Option<i64>,
+}
+
+impl Producer {
+    fn new(epoch: i16, timestamp: i64, seen_ms: i64) -> Self {
+        Self {
+            epoch,
+            batches: VecDeque::with_capacity(REMEMBERED_BATCHES),
+            last_timestamp: timestamp,
+            seen_ms,
+            coordinator_epoch: -1,
+            txn_first_offset: None,
+        }
+    }
+
+    fn bump_to(&mut self, epoch: i16) {
+        if self.epoch != epoch {
+            self.epoch = epoch;
+            self.batches.clear();
+        }
+    }
+}
+
+/// A producer as DescribeProducers shows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ActiveProducer {
+    pub(crate) producer_id: i64,
+    pub(crate) epoch: i16,
+    /// -1: it wrote nothing in this epoch.
+    pub(crate) last_sequence: i32,
+    pub(crate) last_timestamp: i64,
+    pub(crate) coordinator_epoch: i32,
+    pub(crate) txn_first_offset: Option<i64>,
 }
 
 /// What a producer's batch is to the log.
@@ -50,17 +88,84 @@ pub(crate) enum SequenceError {
     OutOfOrder { producer_id: i64, found: i32, expected: i32 },
     #[error("producer {producer_id} has epoch {found}, the log knows {current}")]
     Fenced { producer_id: i64, found: i16, current: i16 },
+    #[error("producer {producer_id} wrote outside of its transaction, which is open")]
+    OutsideOfTransaction { producer_id: i64 },
+    #[error(
+        "the coordinator did not confirm that the partition is in the transaction of producer {producer_id}"
+    )]
+    Unverified { producer_id: i64 },
+    #[error("a marker for producer {producer_id} is of coordinator epoch {found}, the log knows {current}")]
+    CoordinatorFenced { producer_id: i64, found: i32, current: i32 },
 }
 
 /// All producers that wrote to a log.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(super) struct ProducerState {
     producers: FxHashMap<i64, Producer>,
+    unstable: Unstable,
 }
 
 impl ProducerState {
     /// What an idempotent batch is, before it is appended.
-    pub(super) fn check(&self, batch: &RecordBatch) -> Result<Verdict, SequenceError> {
+    ///
+    /// `guard` is what [`guard`](Self::guard) gave before the coordinator confirmed the transaction.
+    pub(super) fn check(&self, batch: &RecordBatch, guard: Option<u64>) -> Result<Verdict, SequenceError> {
+        let verdict = self.check_sequence(batch)?;
+        if verdict == Verdict::Next {
+            self.check_transaction(batch, guard)?;
+        }
+        Ok(verdict)
+    }
+
+    pub(super) fn check_transaction(
+        &self,
+        batch: &RecordBatch,
+        guard: Option<u64>,
+    ) -> Result<(), SequenceError> {
+        let producer_id = batch.producer_id();
+        if producer_id < 0 {
+            return Ok(());
+        }
+        let producer = self.producers.get(&producer_id);
+        let is_open = producer.is_some_and(|producer| producer.txn_first_offset.is_some());
+        let goes_on = is_open && producer.is_some_and(|producer| producer.epoch == batch.producer_epoch());
+        match batch.is_transactional() {
+            true if goes_on => Ok(()),
+            // A marker since the coordinator was asked would leave the transaction without an end.
+            true if guard.is_some_and(|guard| self.unstable.is_guarded(producer_id, guard)) => Ok(()),
+            true => Err(SequenceError::Unverified { producer_id }),
+            false if is_open => Err(SequenceError::OutsideOfTransaction { producer_id }),
+            false => Ok(()),
+        }
+    }
+
+    /// What to show at the first write of a transaction, once the coordinator has confirmed it; `None`: the transaction
+    /// has begun here, nobody need be asked (KIP-890).
+    pub(super) fn guard(&mut self, producer_id: i64, epoch: i16) -> Option<u64> {
+        let producer = self.producers.get(&producer_id);
+        let is_open = producer.is_some_and(|it| it.txn_first_offset.is_some() && it.epoch == epoch);
+        (!is_open).then(|| self.unstable.guard(producer_id))
+    }
+
+    /// Whether a coordinator may write this marker. `bumps`: each transaction has an epoch of its own, so a marker of an
+    /// open one's epoch is late (transaction version 2, `ProducerAppendInfo.checkProducerEpoch`).
+    pub(super) fn check_marker(&self, batch: &RecordBatch, bumps: bool) -> Result<(), SequenceError> {
+        let Ok(Some(marker)) = Marker::of(batch) else { return Ok(()) };
+        let producer_id = batch.producer_id();
+        let Some(producer) = self.producers.get(&producer_id) else { return Ok(()) };
+        let (found, current) = (batch.producer_epoch(), producer.epoch);
+        let is_late = bumps && found == current && producer.txn_first_offset.is_some();
+        if found < current || is_late {
+            return Err(SequenceError::Fenced { producer_id, found, current });
+        }
+        let (found, current) = (marker.coordinator_epoch, producer.coordinator_epoch);
+        if found < current {
+            return Err(SequenceError::CoordinatorFenced { producer_id, found, current });
+        }
+        Ok(())
+    }
+
+    fn check_sequence(&self, batch: &RecordBatch) -> Result<Verdict, SequenceError> {
         let (producer_id, epoch) = (batch.producer_id(), batch.producer_epoch());
         let first = batch.base_sequence();
         // A producer that is not known may be one whose state expired: any sequence is taken (KIP-360).
@@ -92,20 +197,23 @@ impl ProducerState {
         }
     }
 
-    /// A batch was appended at `now_ms`, or found in the log.
-    pub(super) fn appended(&mut self, batch: &RecordBatch, now_ms: i64) {
-        if batch.producer_id() < 0 || batch.is_control() {
-            return;
+    /// A batch was appended at `now_ms`, or found in the log. Returns the transaction that it aborts.
+    pub(super) fn appended(&mut self, batch: &RecordBatch, now_ms: i64) -> Option<AbortedTxn> {
+        if batch.producer_id() < 0 {
+            return None;
         }
-        let producer = self.producers.entry(batch.producer_id()).or_insert_with(|| Producer {
-            epoch: batch.producer_epoch(),
-            batches: VecDeque::with_capacity(REMEMBERED_BATCHES),
-            last_timestamp: batch.max_timestamp(),
-            seen_ms: now_ms,
-        });
-        if producer.epoch != batch.producer_epoch() {
-            producer.epoch = batch.producer_epoch();
-            producer.batches.clear();
+        if batch.is_control() {
+            return self.marked(batch, Marker::of(batch).ok().flatten()?, now_ms);
+        }
+        let (producer_id, epoch) = (batch.producer_id(), batch.producer_epoch());
+        let producer = self
+            .producers
+            .entry(producer_id)
+            .or_insert_with(|| Producer::new(epoch, batch.max_timestamp(), now_ms));
+        producer.bump_to(epoch);
+        if batch.is_transactional() && producer.txn_first_offset.is_none() {
+            producer.txn_first_offset = Some(batch.base_offset());
+            self.unstable.begin(producer_id, batch.base_offset());
         }
         if producer.batches.len() == REMEMBERED_BATCHES {
             producer.batches.pop_front();
@@ -119,6 +227,59 @@ impl ProducerState {
             last_offset: batch.last_offset(),
             timestamp: batch.max_timestamp(),
         });
+        None
+    }
+
+    /// A marker fences older epochs even where its producer never wrote (`ProducerAppendInfo.appendEndTxnMarker`).
+    fn marked(&mut self, batch: &RecordBatch, marker: Marker, now_ms: i64) -> Option<AbortedTxn> {
+        let (producer_id, epoch) = (batch.producer_id(), batch.producer_epoch());
+        let producer = self
+            .producers
+            .entry(producer_id)
+            .or_insert_with(|| Producer::new(epoch, marker.timestamp, now_ms));
+        producer.bump_to(epoch);
+        producer.coordinator_epoch = marker.coordinator_epoch;
+        producer.last_timestamp = marker.timestamp;
+        producer.seen_ms = producer.seen_ms.max(now_ms);
+        self.unstable.drop_guard(producer_id);
+        let first_offset = producer.txn_first_offset.take()?;
+        let last_offset = batch.last_offset();
+        self.unstable.end(producer_id, first_offset, last_offset);
+        let last_stable_offset = self.unstable.first_open().unwrap_or(last_offset + 1);
+        (!marker.is_commit).then_some(AbortedTxn {
+            producer_id,
+            first_offset,
+            last_offset,
+            last_stable_offset,
+        })
+    }
+
+    /// The first offset that readers of committed records may not see yet, whatever the high watermark says.
+    pub(super) fn first_unstable_offset(&self, high_watermark: i64) -> Option<i64> {
+        self.unstable.first_unstable(high_watermark)
+    }
+
+    /// The high watermark has moved.
+    pub(super) fn settle(&mut self, high_watermark: i64) {
+        self.unstable.settle(high_watermark);
+    }
+
+    /// Every producer that is known, by id.
+    pub(super) fn active(&self) -> Vec<ActiveProducer> {
+        let mut active: Vec<_> = self
+            .producers
+            .iter()
+            .map(|(&producer_id, producer)| ActiveProducer {
+                producer_id,
+                epoch: producer.epoch,
+                last_sequence: producer.batches.back().map_or(-1, |last| last.last_sequence),
+                last_timestamp: producer.last_timestamp,
+                coordinator_epoch: producer.coordinator_epoch,
+                txn_first_offset: producer.txn_first_offset,
+            })
+            .collect();
+        active.sort_by_key(|producer| producer.producer_id);
+        active
     }
 
     /// Forgets producers that were silent for `expiration_ms` (`producer.id.expiration.ms`).
@@ -126,7 +287,8 @@ impl ProducerState {
     /// Kafka goes by the records' time alone and so forgets, at the next look, a producer that copies old records.
     pub(super) fn expire(&mut self, now_ms: i64, expiration_ms: i64) {
         self.producers.retain(|_, producer| {
-            now_ms.saturating_sub(producer.last_timestamp.max(producer.seen_ms)) < expiration_ms
+            producer.txn_first_offset.is_some()
+                || now_ms.saturating_sub(producer.last_timestamp.max(producer.seen_ms)) < expiration_ms
         });
     }
 
@@ -148,16 +310,15 @@ impl ProducerState {
         let mut entries = Vec::with_capacity(4 + producers.len() * SNAPSHOT_ENTRY_BYTES);
         entries.put_i32(producers.len() as i32);
         for (&producer_id, producer) in producers {
-            let Some(last) = producer.batches.back() else { continue };
+            let last = producer.batches.back();
             entries.put_i64(producer_id);
             entries.put_i16(producer.epoch);
-            entries.put_i32(last.last_sequence);
-            entries.put_i64(last.last_offset);
-            entries.put_i32((last.last_offset - last.base_offset) as i32);
-            entries.put_i64(last.timestamp);
-            // No coordinator epoch and no open transaction.
-            entries.put_i32(-1);
-            entries.put_i64(-1);
+            entries.put_i32(last.map_or(-1, |last| last.last_sequence));
+            entries.put_i64(last.map_or(-1, |last| last.last_offset));
+            entries.put_i32(last.map_or(0, |last| (last.last_offset - last.base_offset) as i32));
+            entries.put_i64(producer.last_timestamp);
+            entries.put_i32(producer.coordinator_epoch);
+            entries.put_i64(producer.txn_first_offset.unwrap_or(-1));
         }
         let mut bytes = Vec::with_capacity(6 + entries.len());
         bytes.put_i16(SNAPSHOT_VERSION);
@@ -175,7 +336,7 @@ impl ProducerState {
         if bytes.len() != count.checked_mul(SNAPSHOT_ENTRY_BYTES)? {
             return None;
         }
-        let mut producers = FxHashMap::default();
+        let mut state = Self::default();
         for _ in 0..count {
             let producer_id = bytes.get_i64();
             let epoch = bytes.get_i16();
@@ -183,19 +344,24 @@ impl ProducerState {
             let last_offset = bytes.get_i64();
             let delta = bytes.get_i32();
             let timestamp = bytes.get_i64();
-            bytes.advance(12);
-            let known = KnownBatch {
-                first_sequence: first_of(last_sequence, delta),
-                last_sequence,
-                base_offset: last_offset.wrapping_sub(i64::from(delta)),
-                last_offset,
-                timestamp,
-            };
-            let producer =
-                Producer { epoch, batches: [known].into(), last_timestamp: timestamp, seen_ms: timestamp };
-            producers.insert(producer_id, producer);
+            let mut producer = Producer::new(epoch, timestamp, timestamp);
+            producer.coordinator_epoch = bytes.get_i32();
+            producer.txn_first_offset = Some(bytes.get_i64()).filter(|&first| first >= 0);
+            if last_offset >= 0 {
+                producer.batches.push_back(KnownBatch {
+                    first_sequence: first_of(last_sequence, delta),
+                    last_sequence,
+                    base_offset: last_offset.wrapping_sub(i64::from(delta)),
+                    last_offset,
+                    timestamp,
+                });
+            }
+            if let Some(first) = producer.txn_first_offset {
+                state.unstable.begin(producer_id, first);
+            }
+            state.producers.insert(producer_id, producer);
         }
-        Some(Self { producers })
+        Some(state)
     }
 }
 
@@ -233,37 +399,37 @@ mod tests {
         let batches: Vec<_> = (0..6).map(|i| batch(0, i * 2, 2, i64::from(i) * 2)).collect();
         let state = known(&batches);
         for old in &batches[1..] {
-            let Ok(Verdict::Duplicate(found)) = state.check(old) else { panic!("{old:?}") };
+            let Ok(Verdict::Duplicate(found)) = state.check(old, None) else { panic!("{old:?}") };
             assert_eq!(found.base_offset, old.base_offset());
         }
         assert!(matches!(
-            state.check(&batches[0]),
+            state.check(&batches[0], None),
             Err(SequenceError::OutOfOrder { expected: 12, found: 0, .. })
         ));
-        assert_eq!(state.check(&batch(0, 12, 1, 0)), Ok(Verdict::Next));
-        assert!(matches!(state.check(&batch(0, 13, 1, 0)), Err(SequenceError::OutOfOrder { .. })));
+        assert_eq!(state.check(&batch(0, 12, 1, 0), None), Ok(Verdict::Next));
+        assert!(matches!(state.check(&batch(0, 13, 1, 0), None), Err(SequenceError::OutOfOrder { .. })));
     }
 
     #[test]
     fn a_new_epoch_begins_at_zero_and_fences_the_old_one() {
         let mut state = known(&[batch(3, 10, 1, 0)]);
         assert!(matches!(
-            state.check(&batch(4, 11, 1, 1)),
+            state.check(&batch(4, 11, 1, 1), None),
             Err(SequenceError::OutOfOrder { expected: 0, .. })
         ));
-        assert_eq!(state.check(&batch(4, 0, 1, 1)), Ok(Verdict::Next));
+        assert_eq!(state.check(&batch(4, 0, 1, 1), None), Ok(Verdict::Next));
         state.appended(&batch(4, 0, 1, 1), 7);
         assert!(matches!(
-            state.check(&batch(3, 11, 1, 2)),
+            state.check(&batch(3, 11, 1, 2), None),
             Err(SequenceError::Fenced { found: 3, current: 4, .. })
         ));
     }
 
     #[test]
     fn sequences_wrap_and_unknown_producers_may_begin_anywhere() {
-        assert_eq!(ProducerState::default().check(&batch(0, 77, 1, 0)), Ok(Verdict::Next));
+        assert_eq!(ProducerState::default().check(&batch(0, 77, 1, 0), None), Ok(Verdict::Next));
         let state = known(&[batch(0, i32::MAX - 1, 2, 0)]);
-        assert_eq!(state.check(&batch(0, 0, 1, 2)), Ok(Verdict::Next));
+        assert_eq!(state.check(&batch(0, 0, 1, 2), None), Ok(Verdict::Next));
     }
 
     #[test]
@@ -272,9 +438,9 @@ mod tests {
         let bytes = state.to_bytes();
         let loaded = ProducerState::from_bytes(&bytes).unwrap();
         assert!(
-            matches!(loaded.check(&batch(0, 3, 2, 0)), Ok(Verdict::Duplicate(known)) if known.base_offset == 3)
+            matches!(loaded.check(&batch(0, 3, 2, 0), None), Ok(Verdict::Duplicate(known)) if known.base_offset == 3)
         );
-        assert_eq!(loaded.check(&batch(0, 5, 1, 5)), Ok(Verdict::Next));
+        assert_eq!(loaded.check(&batch(0, 5, 1, 5), None), Ok(Verdict::Next));
         for at in 0..bytes.len() {
             let mut damaged = bytes.clone();
             damaged[at] ^= 1;

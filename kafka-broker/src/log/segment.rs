@@ -8,6 +8,7 @@ use kafka_wire::record_batch::{BATCH_HEADER_BYTES, BatchError, NO_TIMESTAMP, Rec
 
 use super::error::ReadError;
 use super::index::{OffsetIndex, TimeIndex};
+use super::transactions::{self, AbortedTxn};
 use crate::storage::{File, Storage, SyncHandle, read_exact};
 
 /// How much is read at once while batches are walked. Index entries lie closer together than this by default.
@@ -15,6 +16,9 @@ const WALK_BYTES: usize = 8 * 1024;
 
 /// How many bytes of batches recovery looks at at once.
 const RECOVERY_BYTES: usize = 1 << 20;
+
+/// The suffix of the index of aborted transactions.
+pub(super) const TXN_INDEX: &str = "txnindex";
 
 #[derive(Debug)]
 pub(super) struct Segment {
@@ -29,6 +33,8 @@ pub(super) struct Segment {
     max_timestamp_offset: i64,
     /// When this process first looked at the segment: the age of records that carry no time.
     seen_ms: Option<i64>,
+    /// Transactions whose abort marker is here, in the order of the markers.
+    pub(super) aborted: Vec<AbortedTxn>,
 }
 
 /// Where a batch lies in its segment, and the header fields that walking needs.
@@ -74,6 +80,7 @@ impl Segment {
             max_timestamp: NO_TIMESTAMP,
             max_timestamp_offset: -1,
             seen_ms: None,
+            aborted: Vec::new(),
         })
     }
 
@@ -329,8 +336,11 @@ impl Segment {
         else {
             return Ok(false);
         };
+        let aborted = read(TXN_INDEX)?.unwrap_or_default();
+        let Some(aborted) = transactions::index_from_bytes(&aborted) else { return Ok(false) };
         self.offsets = offsets;
         self.times = times;
+        self.aborted = aborted;
         Ok(true)
     }
 
@@ -363,19 +373,25 @@ impl Segment {
     /// The index files by path, with a last time entry as Kafka adds when a segment becomes inactive.
     pub(super) fn finish_indexes(&mut self, folder: &str) -> Vec<(String, Vec<u8>)> {
         let files = self.finished_indexes().into_iter();
+        // Kafka makes the index of aborted transactions with the first one.
+        let files = files.filter(|(suffix, content)| *suffix != TXN_INDEX || !content.is_empty());
         files.map(|(suffix, content)| (file_name(folder, self.base_offset, suffix), content)).collect()
     }
 
     /// The same by suffix.
-    pub(super) fn finished_indexes(&mut self) -> [(&'static str, Vec<u8>); 2] {
+    pub(super) fn finished_indexes(&mut self) -> [(&'static str, Vec<u8>); 3] {
         if self.max_timestamp_offset >= 0 {
             self.times.push(self.max_timestamp, self.relative(self.max_timestamp_offset));
         }
-        [("index", self.offsets.to_bytes()), ("timeindex", self.times.to_bytes())]
+        [
+            ("index", self.offsets.to_bytes()),
+            ("timeindex", self.times.to_bytes()),
+            (TXN_INDEX, transactions::index_to_bytes(&self.aborted)),
+        ]
     }
 
     pub(super) fn remove(&self, storage: &dyn Storage, folder: &str) -> io::Result<()> {
-        for suffix in ["log", "index", "timeindex", "snapshot"] {
+        for suffix in ["log", "index", "timeindex", TXN_INDEX, "snapshot"] {
             storage.remove(&file_name(folder, self.base_offset, suffix))?;
         }
         Ok(())

@@ -25,7 +25,7 @@ pub(super) fn batch(values: &[&str]) -> Bytes {
 }
 
 pub(super) fn client() -> Append {
-    Append { leader_epoch: 0, origin: Origin::Client, now_ms: NOW }
+    Append { leader_epoch: 0, origin: Origin::Client, now_ms: NOW, guard: None }
 }
 
 pub(super) fn open(storage: &Arc<dyn Storage>, config: &LogConfig, shutdown: Shutdown) -> PartitionLog {

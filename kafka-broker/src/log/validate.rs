@@ -31,8 +31,8 @@ pub(super) fn check_client_batch(
     if batch.producer_id() >= 0 && (batch.base_sequence() < 0 || batch.producer_epoch() < 0) {
         return Err(invalid("an idempotent producer's batch needs an epoch and a sequence"));
     }
-    if batch.is_transactional() {
-        return Err(AppendError::Transactional);
+    if batch.is_transactional() && batch.producer_id() < 0 {
+        return Err(invalid("a transaction needs a producer"));
     }
     if batch.timestamp_type() == TimestampType::LogAppendTime {
         return Err(invalid("clients may not set the log append time"));

@@ -120,6 +120,7 @@ impl Partition {
             self.waiters.wake_all();
         }
         appended.map_err(|error| self.refusal(error).code)?;
+        replica.settle_transactions();
         // Records that were deleted on the leader are deleted here as soon as they are here.
         let start = copied.log_start_offset.min(replica.log.log_end_offset());
         if start <= replica.log.log_start_offset() {

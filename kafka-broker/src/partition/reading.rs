@@ -4,7 +4,7 @@ use bytes::Bytes;
 use kafka_wire::error_code::ErrorCode;
 use parking_lot::MappedMutexGuard;
 
-use crate::log::{FoundOffset, ReadError};
+use crate::log::{AbortedTxn, ActiveProducer, FoundOffset, ReadError};
 use crate::replica::{Replica, Role, keep_below};
 use crate::scatter::Records;
 
@@ -39,6 +39,25 @@ impl Log<'_> {
         self.replica.high_watermark()
     }
 
+    /// Up to where readers of committed records may read.
+    pub(crate) fn last_stable_offset(&self) -> i64 {
+        self.replica.log.last_stable_offset(self.high_watermark())
+    }
+
+    /// The end of what a reader may see.
+    pub(crate) fn readable_end(&self, is_committed: bool) -> i64 {
+        if is_committed { self.last_stable_offset() } else { self.high_watermark() }
+    }
+
+    /// The aborted transactions that have records from `from` up to and without `to`.
+    pub(crate) fn aborted_between(&self, from: i64, to: i64) -> Vec<AbortedTxn> {
+        self.replica.log.aborted_between(from, to)
+    }
+
+    pub(crate) fn active_producers(&self) -> Vec<ActiveProducer> {
+        self.replica.log.active_producers()
+    }
+
     /// Whether the high watermark has reached this leader's epoch: before, it may be lower than clients have seen it
     /// (KIP-207).
     pub(crate) fn is_high_watermark_known(&self) -> bool {
@@ -70,21 +89,16 @@ impl Log<'_> {
         }
     }
 
-    /// The first record with the largest timestamp.
-    pub(crate) fn max_timestamp(&self) -> Result<Option<FoundOffset>, ErrorCode> {
+    /// The first record with the largest timestamp, if it lies before `end`.
+    pub(crate) fn max_timestamp(&self, end: i64) -> Result<Option<FoundOffset>, ErrorCode> {
         let found = self.replica.log.offset_for_max_timestamp().map_err(|error| unreadable(&error))?;
-        Ok(self.readable(found))
+        Ok(found.filter(|found| found.offset < end))
     }
 
-    /// The first record with `timestamp` or a later one.
-    pub(crate) fn by_timestamp(&self, timestamp: i64) -> Result<Option<FoundOffset>, ErrorCode> {
+    /// The first record with `timestamp` or a later one, if it lies before `end`.
+    pub(crate) fn by_timestamp(&self, timestamp: i64, end: i64) -> Result<Option<FoundOffset>, ErrorCode> {
         let found = self.replica.log.offset_for_timestamp(timestamp).map_err(|error| unreadable(&error))?;
-        Ok(self.readable(found))
-    }
-
-    /// What is not committed does not exist for clients.
-    fn readable(&self, found: Option<FoundOffset>) -> Option<FoundOffset> {
-        found.filter(|found| found.offset < self.high_watermark())
+        Ok(found.filter(|found| found.offset < end))
     }
 
     /// Where a reader's history parts from this log's, if it does: the last epoch that both may have, and where it
@@ -94,29 +108,39 @@ impl Log<'_> {
         Ok((known < epoch || end < offset).then_some((known, end)))
     }
 
-    /// Whole batches from the one that holds `offset` on, up to `max_bytes`, none that is not committed; with
-    /// `at_least_one`, the first one even if it is larger.
+    /// Whole batches from the one that holds `offset` on, up to `max_bytes`, none that reaches beyond `end` (see
+    /// [`readable_end`](Self::readable_end)); with `at_least_one`, the first one even if it is larger.
     pub(crate) fn read_records(
         &self,
         offset: i64,
+        end: i64,
         max_bytes: usize,
         at_least_one: bool,
     ) -> Result<Records, ErrorCode> {
-        self.read_batches(offset, max_bytes, at_least_one).map(Records::new)
+        self.read_before(offset, end, max_bytes, at_least_one).map(Records::new)
     }
 
-    /// The same as they are in memory: one or more batches each.
+    /// What is below the high watermark, as it is in memory: one or more batches each.
     pub(crate) fn read_batches(
         &self,
         offset: i64,
         max_bytes: usize,
         at_least_one: bool,
     ) -> Result<Vec<Bytes>, ErrorCode> {
+        self.read_before(offset, self.high_watermark(), max_bytes, at_least_one)
+    }
+
+    fn read_before(
+        &self,
+        offset: i64,
+        end: i64,
+        max_bytes: usize,
+        at_least_one: bool,
+    ) -> Result<Vec<Bytes>, ErrorCode> {
         let log = &self.replica.log;
         let mut batches = log.read(offset, max_bytes, at_least_one).map_err(|error| unreadable(&error))?;
-        let high_watermark = self.high_watermark();
-        if high_watermark < log.log_end_offset() {
-            keep_below(&mut batches, high_watermark);
+        if end < log.log_end_offset() {
+            keep_below(&mut batches, end);
         }
         Ok(batches)
     }

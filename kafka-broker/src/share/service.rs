@@ -377,7 +377,8 @@ impl Shared {
             OffsetReset::ByDuration(duration) => {
                 let duration = i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
                 let from = state.clock.now_ms().saturating_sub(duration);
-                log.by_timestamp(from)?.map_or(log.high_watermark(), |found| found.offset)
+                log.by_timestamp(from, log.high_watermark())?
+                    .map_or(log.high_watermark(), |found| found.offset)
             }
         })
     }

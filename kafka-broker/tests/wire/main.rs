@@ -19,4 +19,5 @@ mod nodes;
 mod records;
 mod restart;
 mod share;
+mod transactions;
 mod versions;

@@ -7,7 +7,7 @@ use kafka_wire::messages::fetch_request::{FetchPartition, FetchTopic};
 use kafka_wire::messages::fetch_response::PartitionData;
 use kafka_wire::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use kafka_wire::messages::produce_response::PartitionProduceResponse;
-use kafka_wire::messages::{FetchRequest, ProduceRequest, TransactionalId};
+use kafka_wire::messages::{FetchRequest, ProduceRequest};
 use kafka_wire::record_batch::{RecordBatch, Seal};
 
 use crate::connection::{Connection, batch, sealed, text, topic};
@@ -93,9 +93,9 @@ async fn unknown_places_and_impossible_wishes_have_their_own_codes() {
     assert_eq!(produced(&mut connection, produce("nowhere", 0, batch(&["a"]), -1)).await.error_code, 3);
     assert_eq!(produced(&mut connection, produce("t", 7, batch(&["a"]), -1)).await.error_code, 3);
     assert_eq!(produced(&mut connection, produce("t", 0, batch(&["a"]), 2)).await.error_code, 21);
-    let transactional =
-        produce("t", 0, batch(&["a"]), -1).with_transactional_id(Some(TransactionalId(text("tx"))));
-    assert_eq!(produced(&mut connection, transactional).await.error_code, 48);
+    let mut seal = Seal::idempotent(1, 0, 0);
+    seal.transactional = true;
+    assert_eq!(produced(&mut connection, produce("t", 0, sealed(&["a"], &seal), -1)).await.error_code, 53);
     let topic = TopicProduceData::default()
         .with_topic_id(Uuid::from_u128(5))
         .with_partition_data(vec![PartitionProduceData::default().with_records(Some(batch(&["a"])))]);

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 
 use super::segment::Segment;
-use super::{LogConfig, PartitionLog};
+use super::{AbortedTxn, LogConfig, PartitionLog};
 use crate::storage::{File, Storage};
 
 /// A closed segment as the decision sees it.
@@ -71,6 +71,7 @@ struct Source {
     size_bytes: u64,
     seen_ms: i64,
     file: Box<dyn File>,
+    aborted: Vec<AbortedTxn>,
 }
 
 /// A pass that was decided on.
@@ -144,6 +145,7 @@ impl PartitionLog {
             size_bytes: candidate.size_bytes,
             seen_ms: segment.seen(now_ms),
             file: segment.reader(),
+            aborted: segment.aborted.clone(),
         });
         Some(Compaction {
             storage: Arc::clone(&self.storage),

@@ -8,8 +8,8 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::offset_map::OffsetMap;
 use super::{Compacted, Compaction, Group, Source, swap};
-use crate::log::ReadError;
 use crate::log::segment::Segment;
+use crate::log::{AbortedTxn, ReadError};
 use crate::storage::{File, read_exact};
 
 /// How much of a segment is read at once.
@@ -206,6 +206,10 @@ impl Compaction {
             segment.seen(source.seen_ms);
             for batch in Batches::new(&*source.file) {
                 if let Some(kept) = self.filter(&batch?, map, transactions, observed)? {
+                    // The index says what the markers say: without its marker, an entry would hide what comes later.
+                    let marked =
+                        |txn: &&AbortedTxn| kept.is_control() && txn.last_offset == kept.last_offset();
+                    segment.aborted.extend(source.aborted.iter().find(marked));
                     let bytes = kept.bytes().clone();
                     segment.append(bytes, &[kept], self.config.index_interval_bytes)?;
                 }

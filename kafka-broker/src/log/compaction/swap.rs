@@ -5,12 +5,12 @@ use std::io;
 
 use kafka_wire::record_batch::RecordBatch;
 
-use super::super::segment::{Segment, base_offset_of, file_name};
+use super::super::segment::{Segment, TXN_INDEX, base_offset_of, file_name};
 use super::pass::Batches;
 use crate::storage::Storage;
 
 /// The log last: its name says whether the indexes beside it are of the new segment.
-const PARTS: [&str; 3] = ["index", "timeindex", "log"];
+const PARTS: [&str; 4] = ["index", "timeindex", TXN_INDEX, "log"];
 
 pub(super) fn cleaned_name(folder: &str, base_offset: i64, part: &str) -> String {
     file_name(folder, base_offset, &format!("{part}.cleaned"))
@@ -37,7 +37,7 @@ pub(super) fn swap_in(
         storage.rename(&cleaned_name(folder, base_offset, part), &swap_name(folder, base_offset, part))?;
     }
     for &(old, _) in replaced.iter().filter(|&&(old, _)| old != base_offset) {
-        for suffix in ["log", "index", "timeindex", "snapshot"] {
+        for suffix in ["log", "index", "timeindex", TXN_INDEX, "snapshot"] {
             storage.remove(&file_name(folder, old, suffix))?;
         }
     }

@@ -163,7 +163,11 @@ fn aborted_records_go_markers_follow_and_open_transactions_are_not_touched() {
     };
     let marker =
         |id: i64, commit: bool| end_transaction_marker(commit, 0, NOW, &Seal::idempotent(id, 0, -1)).unwrap();
-    let append = |log: &mut PartitionLog, bytes: Bytes| log.append(bytes, coordinator).unwrap().base_offset;
+    let append = |log: &mut PartitionLog, bytes: Bytes| {
+        let batch = RecordBatch::header_only(bytes.clone()).unwrap();
+        let guard = log.guard(batch.producer_id(), batch.producer_epoch());
+        log.append(bytes, Append { guard, ..coordinator }).unwrap().base_offset
+    };
     append(&mut log, keyed(&Seal::default(), &[("a", Some("kept"))]));
     append(&mut log, keyed(&transactional(1, 0), &[("a", Some("aborted"))]));
     append(&mut log, marker(1, false));
