@@ -1,5 +1,9 @@
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+
+use kafka_wire::StrBytes;
+use kafka_wire::messages::TopicName;
 
 /// A topic's name and a partition's number.
 ///
@@ -41,4 +45,25 @@ impl<T: Into<Arc<str>>> From<(T, i32)> for TopicPartition {
     fn from((topic, partition): (T, i32)) -> Self {
         Self::new(topic, partition)
     }
+}
+
+/// Text for a request.
+pub(crate) fn string(text: &str) -> StrBytes {
+    StrBytes::from_string(text.to_owned())
+}
+
+/// A topic's name for a request.
+pub(crate) fn topic_name(topic: &str) -> TopicName {
+    TopicName(string(topic))
+}
+
+/// Partitions as most requests have them: topic by topic.
+pub(crate) fn by_topic<V>(
+    partitions: impl IntoIterator<Item = (TopicPartition, V)>,
+) -> BTreeMap<Arc<str>, Vec<(i32, V)>> {
+    let mut topics: BTreeMap<Arc<str>, Vec<(i32, V)>> = BTreeMap::new();
+    for (partition, value) in partitions {
+        topics.entry(partition.topic).or_default().push((partition.partition, value));
+    }
+    topics
 }

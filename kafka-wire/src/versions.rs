@@ -1,12 +1,14 @@
 //! Which versions of each API a peer speaks, and which one to use with it.
 
 use kafka_protocol::messages::ApiVersionsResponse;
-use kafka_protocol::protocol::{Request, VersionRange};
+use kafka_protocol::protocol::{Request, StrBytes, VersionRange};
 
-/// What a peer answered to ApiVersions: the range of versions it serves for each API key.
+/// What a peer answered to ApiVersions: the range of versions it serves for each API key, and which features its cluster
+/// has finalized (KIP-584).
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct ApiVersions {
     ranges: Vec<(i16, VersionRange)>,
+    features: Vec<(StrBytes, i16)>,
 }
 
 /// The peer and this library share no version of an API.
@@ -32,14 +34,14 @@ pub enum UnsupportedApi {
 }
 
 impl ApiVersions {
-    /// Takes the ranges out of an ApiVersions response.
+    /// Takes the ranges and features out of an ApiVersions response.
     pub fn from_response(response: &ApiVersionsResponse) -> Self {
-        Self::from_ranges(
-            response
-                .api_keys
-                .iter()
-                .map(|api| (api.api_key, VersionRange { min: api.min_version, max: api.max_version })),
-        )
+        let ranges = response.api_keys.iter();
+        let ranges =
+            ranges.map(|api| (api.api_key, VersionRange { min: api.min_version, max: api.max_version }));
+        let features = response.finalized_features.iter();
+        let features = features.map(|feature| (feature.name.clone(), feature.max_version_level));
+        Self { features: features.collect(), ..Self::from_ranges(ranges) }
     }
 
     /// Builds the table from `(api key, range)` pairs.
@@ -47,13 +49,19 @@ impl ApiVersions {
         let mut ranges: Vec<_> = ranges.into_iter().collect();
         ranges.sort_by_key(|&(api_key, _)| api_key);
         ranges.dedup_by_key(|&mut (api_key, _)| api_key);
-        Self { ranges }
+        Self { ranges, features: Vec::new() }
     }
 
     /// The range the peer serves for `api_key`.
     pub fn range(&self, api_key: i16) -> Option<VersionRange> {
         let at = self.ranges.binary_search_by_key(&api_key, |&(key, _)| key).ok()?;
         self.ranges.get(at).map(|&(_, range)| range)
+    }
+
+    /// The level at which the peer's cluster has finalized a feature, such as `transaction.version`; 0 where it has not,
+    /// or says nothing.
+    pub fn feature(&self, name: &str) -> i16 {
+        self.features.iter().find(|(known, _)| known.as_str() == name).map_or(0, |&(_, level)| level)
     }
 
     /// The highest version of `R` that both ends know.

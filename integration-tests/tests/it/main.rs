@@ -22,3 +22,4 @@ mod share_java;
 mod simulation;
 mod streams;
 mod topics;
+mod transactions;

@@ -82,7 +82,7 @@ const fn int_bytes(min: i64) -> Kind {
 }
 
 const SECURITY: &str = "TLS and SASL are not supported yet; connections are plaintext";
-const TRANSACTIONS: &str = "transactions are not supported yet";
+const TWO_PHASE_COMMIT: &str = "two-phase commit (KIP-939) is not built: no released broker serves it";
 const SHARE_GROUPS: &str = "share groups are not supported yet";
 const JVM_INTERCEPTORS: &str =
     "classes of the JVM cannot be loaded; give a Rust interceptor to the producer's builder";
@@ -191,14 +191,9 @@ pub(super) static PRODUCER: &[Key] = &[
     ),
     key("partitioner.ignore.keys", Flag, "false", Used),
     key("retries", Number(0, INT, "retries"), "2147483647", Differs("for producers only")),
-    key(
-        "transaction.timeout.ms",
-        int_ms(i64::MIN),
-        "60000",
-        NoEffect("there is no transactional.id to go with it"),
-    ),
-    key("transaction.two.phase.commit.enable", Flag, "false", Only(&["false"], TRANSACTIONS)),
-    key("transactional.id", Name, "", Refused(TRANSACTIONS)),
+    key("transaction.timeout.ms", int_ms(i64::MIN), "60000", Used),
+    key("transaction.two.phase.commit.enable", Flag, "false", Only(&["false"], TWO_PHASE_COMMIT)),
+    key("transactional.id", Name, "", Used),
     key("value.serializer", Text, "", NoEffect(BYTES_ONLY)),
 ];
 

@@ -63,9 +63,11 @@ pub use typed::{TypedConsumer, TypedError, TypedRecord};
 
 use crate::TopicPartition;
 use crate::client::Client;
+use crate::group::member::NO_GENERATION;
 use crate::group::member::Topics;
 use crate::group::{GroupExit, GroupProtocol};
 use crate::net::RequestError;
+use crate::producer::GroupMetadata;
 use builder::Options;
 use fetch::Position;
 use shared::{Command, Shared};
@@ -270,6 +272,27 @@ impl Consumer {
     /// The partitions that this consumer reads now.
     pub fn assignment(&self) -> BTreeSet<TopicPartition> {
         self.shared().fetcher.lock().assignment()
+    }
+
+    /// For whom a transaction commits this consumer's offsets
+    /// ([`Transaction::commit_offsets`](crate::producer::Transaction::commit_offsets)): its membership of this moment, so
+    /// that the offsets are refused once its partitions are another's (KIP-447).
+    ///
+    /// `None` for a consumer without a group, and for one that is not a member right now. A consumer that has a group but
+    /// was [assigned](Self::assign) its partitions commits as nobody's member.
+    pub fn group_metadata(&self) -> Option<GroupMetadata> {
+        let group_id = self.shared().options.group.clone()?;
+        let Some(identity) = self.shared().identity.lock().clone() else {
+            let is_assigned = self.handle.group.lock().is_none();
+            return is_assigned.then(|| GroupMetadata::of_group(group_id));
+        };
+        let is_member = !identity.member_id.is_empty() && identity.generation > NO_GENERATION;
+        is_member.then(|| GroupMetadata {
+            generation: identity.generation,
+            member_id: identity.member_id,
+            instance_id: identity.instance_id,
+            ..GroupMetadata::of_group(group_id)
+        })
     }
 
     /// Reads exactly these partitions from now on; those that stay keep their position. Members of a group are

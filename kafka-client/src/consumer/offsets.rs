@@ -11,7 +11,7 @@ use kafka_wire::messages::offset_fetch_request::{
 };
 use kafka_wire::messages::{
     BrokerId, GroupId, ListOffsetsRequest, ListOffsetsResponse, OffsetCommitRequest, OffsetFetchRequest,
-    OffsetFetchResponse, TopicName,
+    OffsetFetchResponse,
 };
 use kafka_wire::{ErrorCode, StrBytes};
 use tokio::time::Instant;
@@ -25,6 +25,7 @@ use crate::cluster::CoordinatorKind;
 use crate::group::member::NO_GENERATION;
 use crate::group::requests;
 use crate::net::{Call, Connection, Purpose, RequestError};
+use crate::topic_partition::{by_topic, string, topic_name};
 
 /// Version 10 differs by a time-out for brokers that look into remote storage.
 const LIST_OFFSETS_MAX_VERSION: i16 = 9;
@@ -100,22 +101,6 @@ impl OffsetReset {
 /// The time since 1970 by the system's clock.
 pub(super) fn since_1970() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
-}
-
-fn string(text: &str) -> StrBytes {
-    StrBytes::from_string(text.to_owned())
-}
-
-fn topic_name(topic: &str) -> TopicName {
-    TopicName(string(topic))
-}
-
-fn by_topic<V>(offsets: impl IntoIterator<Item = (TopicPartition, V)>) -> BTreeMap<Arc<str>, Vec<(i32, V)>> {
-    let mut topics: BTreeMap<Arc<str>, Vec<(i32, V)>> = BTreeMap::new();
-    for (partition, value) in offsets {
-        topics.entry(partition.topic).or_default().push((partition.partition, value));
-    }
-    topics
 }
 
 fn is_about_coordinator(code: ErrorCode) -> bool {

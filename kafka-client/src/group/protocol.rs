@@ -11,6 +11,7 @@ use kafka_wire::{Decodable, Encodable, StrBytes};
 
 use super::assignor::{Assignment, Member};
 use crate::TopicPartition;
+use crate::topic_partition::string;
 
 /// The protocol type under which consumers join (`ConsumerProtocol.PROTOCOL_TYPE`).
 pub(crate) const PROTOCOL_TYPE: &str = "consumer";
@@ -129,10 +130,6 @@ fn assigned_partitions(partitions: &[TopicPartition]) -> Vec<consumer_protocol_a
                 .with_partitions(partitions)
         })
         .collect()
-}
-
-fn string(text: &str) -> StrBytes {
-    StrBytes::from_string(text.to_owned())
 }
 
 fn by_topic(partitions: &[TopicPartition]) -> BTreeMap<Arc<str>, Vec<i32>> {

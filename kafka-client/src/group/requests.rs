@@ -21,6 +21,7 @@ use super::member::{Failure, Identity};
 use crate::client::Client;
 use crate::cluster::CoordinatorKind;
 use crate::net::{Call, Connection, Pool, Purpose, RequestError};
+use crate::topic_partition::string;
 
 /// JoinGroup is answered when the rebalance ends; the coordinator gets this much longer than the members.
 const JOIN_GRACE: Duration = Duration::from_secs(5);
@@ -65,10 +66,6 @@ pub(crate) async fn coordinator<H: Host + ?Sized>(
 
 pub(crate) fn forget_coordinator<H: Host + ?Sized>(host: &H) {
     host.client().forget_coordinator(CoordinatorKind::Group, host.group());
-}
-
-fn string(text: &str) -> StrBytes {
-    StrBytes::from_string(text.to_owned())
 }
 
 fn group_id(host: &impl Host) -> GroupId {

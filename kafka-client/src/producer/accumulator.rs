@@ -38,6 +38,7 @@ pub(super) struct AccumulatorConfig {
     pub(super) max_request_bytes: usize,
     /// Whether batches are compressed: then they are filled until they are `batch_size` on the wire.
     pub(super) compresses: bool,
+    pub(super) transactional: bool,
     pub(super) partitioning: PartitioningOptions,
 }
 
@@ -437,8 +438,9 @@ impl Accumulator {
                 let name = TopicPartition::new(topic.name.clone(), index as i32);
                 // All lanes of a topic have one id; that of the first, should an old broker have told none.
                 let topic_id = if anew || kept_count == 0 { topic_id } else { old_id };
+                let lane = Lane::new(slot, name, topic_id, topic.ratio.clone(), self.config.transactional);
                 grown.push(Arc::new(PartitionBuffer {
-                    lane: Arc::new(Lane::new(slot, name, topic_id, topic.ratio.clone())),
+                    lane: Arc::new(lane),
                     index,
                     available: AtomicBool::new(available),
                     sticky: topic.sticky.clone(),

@@ -28,6 +28,8 @@ pub(super) struct Lane {
     pub(super) topic_id: Option<Uuid>,
     /// How well the topic's records are compressed.
     pub(super) ratio: Arc<Ratio>,
+    /// The producer writes in transactions.
+    pub(super) transactional: bool,
     pub(super) load: Load,
 }
 
@@ -41,8 +43,14 @@ pub(super) struct Load {
 }
 
 impl Lane {
-    pub(super) fn new(slot: usize, name: TopicPartition, topic_id: Option<Uuid>, ratio: Arc<Ratio>) -> Self {
-        Self { slot, name, topic_id, ratio, load: Load::default() }
+    pub(super) fn new(
+        slot: usize,
+        name: TopicPartition,
+        topic_id: Option<Uuid>,
+        ratio: Arc<Ratio>,
+        transactional: bool,
+    ) -> Self {
+        Self { slot, name, topic_id, ratio, transactional, load: Load::default() }
     }
 }
 
@@ -128,6 +136,7 @@ enum Contents {
 #[derive(Debug)]
 pub(super) struct Uncompressed {
     builder: BatchBuilder,
+    transactional: bool,
     buffers: Option<Arc<Buffers>>,
 }
 
@@ -142,7 +151,9 @@ impl Uncompressed {
         codec: Compression,
         compressor: &mut Compressor,
     ) -> Result<Bytes, SealError> {
-        let compressed = self.builder.finish_compressed(&Seal::default().compression(codec), compressor);
+        let mut seal = Seal::default().compression(codec);
+        seal.transactional = self.transactional;
+        let compressed = self.builder.finish_compressed(&seal, compressor);
         if let Some(buffers) = self.buffers {
             buffers.give(self.builder.into_buffer());
         }
@@ -202,7 +213,8 @@ impl Batch {
     pub(super) fn take_uncompressed(&mut self, ticket: u64) -> Option<Uncompressed> {
         match std::mem::replace(&mut self.contents, Contents::Away(ticket)) {
             Contents::Building(builder) => {
-                Some(Uncompressed { builder, buffers: self.room.as_ref().map(|room| room.buffers().clone()) })
+                let buffers = self.room.as_ref().map(|room| room.buffers().clone());
+                Some(Uncompressed { builder, transactional: self.lane.transactional, buffers })
             }
             other => {
                 self.contents = other;
@@ -232,9 +244,10 @@ impl Batch {
     pub(super) fn seal(&mut self, sequence: Option<Sequence>) -> Result<Bytes, SealError> {
         let bytes = match std::mem::replace(&mut self.contents, Contents::Sealed(Bytes::new())) {
             Contents::Building(builder) => {
-                let seal = sequence.map_or_else(Seal::default, |s| {
+                let mut seal = sequence.map_or_else(Seal::default, |s| {
                     Seal::idempotent(s.identity.producer_id, s.identity.epoch, s.base)
                 });
+                seal.transactional = self.lane.transactional;
                 let buffer = builder.finish_in_place(&seal)?;
                 match &self.room {
                     Some(room) => room.buffers().lend(buffer),

@@ -1,3 +1,4 @@
+use std::sync::Arc;
 use std::time::Duration;
 
 use kafka_wire::compression::Compression;
@@ -36,6 +37,8 @@ pub struct ProducerBuilder {
     ignore_keys: bool,
     adaptive: bool,
     availability_timeout: Duration,
+    transactional_id: Option<String>,
+    transaction_timeout: Duration,
     pub(super) interceptors: Interceptors,
 }
 
@@ -43,6 +46,7 @@ pub struct ProducerBuilder {
 const MAX_IN_FLIGHT: usize = 5;
 
 const DELIVERY_TIMEOUT: Duration = Duration::from_secs(120);
+const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A batch's length is a signed 32-bit number.
 const MAX_BATCH_SIZE: usize = 1 << 30;
@@ -70,6 +74,8 @@ impl ProducerBuilder {
             ignore_keys: false,
             adaptive: true,
             availability_timeout: Duration::ZERO,
+            transactional_id: None,
+            transaction_timeout: TRANSACTION_TIMEOUT,
             interceptors: Interceptors::default(),
         };
         // `build` tells what is wrong with a value, as it does for every other option.
@@ -78,7 +84,12 @@ impl ProducerBuilder {
     }
 
     fn apply(&mut self, properties: &Properties) -> Result<(), ConfigError> {
-        for (key, place) in [("linger.ms", &mut self.linger), ("max.block.ms", &mut self.max_block)] {
+        self.transactional_id = properties.get("transactional.id").map(str::to_owned);
+        for (key, place) in [
+            ("linger.ms", &mut self.linger),
+            ("max.block.ms", &mut self.max_block),
+            ("transaction.timeout.ms", &mut self.transaction_timeout),
+        ] {
             if let Some(span) = properties.millis(key)? {
                 *place = span;
             }
@@ -268,6 +279,21 @@ impl ProducerBuilder {
         self
     }
 
+    /// Writes in transactions only, under this id (`transactional.id`): see [`Producer::begin`]. Of all producers with the
+    /// same id the last one to begin writes, and fences the others. It should be the same after a restart. Default none.
+    pub fn transactional_id(mut self, id: impl Into<String>) -> Self {
+        self.transactional_id = Some(id.into());
+        self
+    }
+
+    /// How long a transaction may be open before its coordinator aborts it and fences the producer
+    /// (`transaction.timeout.ms`), in whole milliseconds. Default 60 s; the broker's `transaction.max.timeout.ms` is the
+    /// most.
+    pub fn transaction_timeout(mut self, timeout: Duration) -> Self {
+        self.transaction_timeout = timeout;
+        self
+    }
+
     /// The producer. Its task starts with the first record; nothing connects before.
     pub fn build(self) -> Result<Producer, ConfigError> {
         self.from_properties.clone()?;
@@ -278,6 +304,23 @@ impl ProducerBuilder {
         }
         if idempotent && self.retries == 0 {
             return Err(invalid("retries", 0, "1 or more, because enable.idempotence is set"));
+        }
+        if let Some(id) = &self.transactional_id {
+            if id.is_empty() {
+                return Err(invalid("transactional.id", id, "at least one character"));
+            }
+            if !idempotent {
+                let expected = "true with acks=all and retries, because transactional.id is set";
+                return Err(invalid("enable.idempotence", false, expected));
+            }
+            if self.transaction_timeout < Duration::from_millis(1) {
+                let expected = "1 or more";
+                return Err(invalid(
+                    "transaction.timeout.ms",
+                    self.transaction_timeout.as_millis(),
+                    expected,
+                ));
+            }
         }
         if self.max_in_flight == 0 || (idempotent && self.max_in_flight > MAX_IN_FLIGHT) {
             let expected = "1 to 5 (more only without idempotence)";
@@ -319,6 +362,7 @@ impl ProducerBuilder {
             buffer_memory: self.buffer_memory,
             max_request_bytes: self.max_request_size,
             compresses: self.compression != Compression::None,
+            transactional: self.transactional_id.is_some(),
             partitioning: PartitioningOptions { kind, adaptive: self.adaptive },
         };
         let sender = SenderConfig {
@@ -334,11 +378,13 @@ impl ProducerBuilder {
             on_data_loss: self.on_data_loss,
             availability_timeout: Some(self.availability_timeout)
                 .filter(|limit| !limit.is_zero() && self.adaptive),
+            transactional_id: self.transactional_id.map(Arc::from),
         };
         let options = ProducerOptions {
             sender,
             max_block: bounded(self.max_block),
             request_timeout,
+            transaction_timeout: bounded(self.transaction_timeout),
             interceptors: self.interceptors,
         };
         Ok(Producer::start(self.client, accumulator, options))

@@ -131,6 +131,10 @@ pub enum SendError {
         /// The broker's answer.
         code: ErrorCode,
     },
+    /// The record belongs to no transaction: the producer is a transactional one, and none was open, or it was aborted
+    /// before the record left.
+    #[error("no transaction is open, or it was aborted before the record left")]
+    NoTransaction,
     /// The producer was closed.
     #[error("the producer is closed")]
     Closed,
@@ -154,6 +158,7 @@ impl SendError {
             | Self::RecordTooLarge { .. }
             | Self::DataLoss { .. }
             | Self::Encode { .. }
+            | Self::NoTransaction
             | Self::Closed => false,
         }
     }

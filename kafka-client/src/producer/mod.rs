@@ -18,6 +18,7 @@
 //! - `waiting`: what a record may have to wait for before
 //! - `sender`: the pure core that decides which batch goes where and what an answer means
 //! - `task`: the shell that owns connections and timers
+//! - [`transaction`]: records that become visible together
 
 mod accumulator;
 mod batch;
@@ -39,6 +40,7 @@ mod task;
 #[cfg(test)]
 mod tests;
 mod trace_context;
+pub mod transaction;
 mod waiting;
 
 use std::fmt;
@@ -61,6 +63,10 @@ pub use sender::Acks;
 pub use sending::Sending;
 pub use snapshot::{BrokerSnapshot, OpenBatchSnapshot, PartitionSnapshot, ProducerSnapshot};
 pub use trace_context::{InvalidTraceParent, TRACEPARENT, TraceContext, TraceParent};
+pub use transaction::{
+    AbortCause, AbortError, BeginError, CommitError, CommitOffsetsError, FatalError, GroupMetadata, Outcome,
+    Transaction,
+};
 
 use self::accumulator::{Accumulator, AccumulatorConfig, NotNow, TopicState};
 use self::interceptor::Interceptors;
@@ -100,6 +106,7 @@ pub(crate) struct ProducerOptions {
     sender: SenderConfig,
     max_block: Duration,
     request_timeout: Duration,
+    transaction_timeout: Duration,
     interceptors: Interceptors,
 }
 
@@ -240,11 +247,19 @@ impl Producer {
 
     /// Refuses new records, delivers those that were sent, and ends the producer and all its clones.
     ///
-    /// What is not acknowledged within `deadline` fails. Dropping the future leaves the rest to the background.
+    /// What is not acknowledged within `deadline` fails. An open transaction is aborted. Dropping the future leaves the rest to the background.
     pub async fn close(&self, deadline: Duration) -> Result<(), FlushTimeout> {
         let shared = self.shared();
         shared.accumulator.refuse_new();
-        let flushed = self.flush_within(deadline).await;
+        let until = Instant::now() + deadline;
+        let is_transactional = shared.options.sender.transactional_id.is_some();
+        if is_transactional && shared.started.get().is_some() {
+            // An open transaction could never be committed; one that is being committed is waited for.
+            let ended = shared.commands.end_transaction(false);
+            shared.accumulator.wake.notify_one();
+            drop(tokio::time::timeout_at(until, ended).await);
+        }
+        let flushed = self.flush_within(until.saturating_duration_since(Instant::now())).await;
         shared.commands.abort();
         shared.accumulator.wake.notify_one();
         flushed

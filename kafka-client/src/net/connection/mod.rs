@@ -175,6 +175,11 @@ impl Connection {
         }
     }
 
+    /// The level at which the broker's cluster had finalized a feature when the connection was opened (KIP-584).
+    pub(crate) fn feature(&self, name: &str) -> i16 {
+        self.0.versions.get().map_or(0, |versions| versions.feature(name))
+    }
+
     /// Sends a request and waits for its answer. Dropping the future does not take the request back.
     pub(crate) async fn request<R: Request>(
         &self,

@@ -109,7 +109,7 @@ impl Sender {
             ErrorCode::OutOfOrderSequenceNumber
             | ErrorCode::UnknownProducerId
             | ErrorCode::InvalidProducerEpoch
-                if batch.sequence.is_some() =>
+                if batch.sequence.is_some() && self.transactions.is_none() =>
             {
                 batch.possibly_written = false;
                 if let Some(last_acknowledged_offset) = queue.lost(batch, answer)
@@ -157,7 +157,12 @@ impl Sender {
         if returned.expired {
             return;
         }
-        let backoff = delay.unwrap_or_else(|| self.delay(returned.batch.attempts));
+        if self.is_aborting() {
+            self.drop_batch(&returned.batch);
+            return;
+        }
+        let code = returned.batch.last_error.unwrap_or(ErrorCode::None);
+        let backoff = delay.unwrap_or_else(|| self.delay_after(code, returned.batch.attempts));
         let Some(Some(queue)) = self.partitions.get_mut(slot) else { return };
         if let Some(end) = queue.ended() {
             self.news.failed(&returned.batch, end.error(&returned.batch));

@@ -11,15 +11,27 @@ use super::{Action, Sender};
 #[derive(Debug)]
 pub(super) enum IdentityState {
     NotNeeded,
-    Unknown { retry_at: Option<Instant>, failures: u32 },
-    Asked { failures: u32 },
+    /// `expected`: who the producer was, for a new epoch from the transaction's coordinator.
+    Unknown {
+        retry_at: Option<Instant>,
+        failures: u32,
+        expected: Option<Identity>,
+    },
+    Asked {
+        failures: u32,
+        expected: Option<Identity>,
+    },
     Known(Identity),
     Denied(ErrorCode),
 }
 
 impl IdentityState {
     pub(super) fn new(needed: bool) -> Self {
-        if needed { Self::Unknown { retry_at: None, failures: 0 } } else { Self::NotNeeded }
+        if needed { Self::expecting(None) } else { Self::NotNeeded }
+    }
+
+    pub(super) fn expecting(expected: Option<Identity>) -> Self {
+        Self::Unknown { retry_at: None, failures: 0, expected }
     }
 }
 
@@ -33,13 +45,16 @@ impl Sender {
     /// batch fails.
     pub(in super::super) fn not_identified(&mut self, now: Instant, code: ErrorCode) {
         if code.is_retriable() {
-            let failures = match self.identity {
-                IdentityState::Asked { failures } => failures + 1,
-                _ => 1,
+            let (failures, expected) = match self.identity {
+                IdentityState::Asked { failures, expected } => (failures + 1, expected),
+                _ => (1, None),
             };
-            let retry_at = Some(now + self.delay(failures));
-            self.identity = IdentityState::Unknown { retry_at, failures };
+            let retry_at = Some(now + self.delay_after(code, failures));
+            self.identity = IdentityState::Unknown { retry_at, failures, expected };
             return;
+        }
+        if let Some(transactions) = &mut self.transactions {
+            transactions.denied(code);
         }
         self.identity = IdentityState::Denied(code);
         for queue in self.partitions.iter_mut().flatten() {
@@ -59,10 +74,10 @@ impl Sender {
             IdentityState::NotNeeded => Ok(None),
             IdentityState::Known(identity) => Ok(Some(*identity)),
             IdentityState::Asked { .. } | IdentityState::Denied(_) => Err(()),
-            IdentityState::Unknown { retry_at, failures } => {
+            &IdentityState::Unknown { retry_at, failures, expected } => {
                 if retry_at.is_none_or(|at| at <= now) {
-                    self.identity = IdentityState::Asked { failures: *failures };
-                    actions.push(Action::InitProducerId);
+                    self.identity = IdentityState::Asked { failures, expected };
+                    actions.push(Action::InitProducerId { expected });
                 }
                 Err(())
             }

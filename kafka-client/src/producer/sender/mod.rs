@@ -15,6 +15,7 @@
 //! - `plan`: which batches go to which broker now
 //! - `answers`: what an answer, or its absence, means for a batch
 //! - `identity`: the producer's id and epoch
+//! - `transactions`: what differs where batches are part of a transaction
 //! - `news`: what the shell tells to those who watch
 
 mod answers;
@@ -28,6 +29,7 @@ mod plan;
 mod queue;
 #[cfg(test)]
 mod tests;
+mod transactions;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -45,11 +47,12 @@ use self::identity::IdentityState;
 use self::news::Newsroom;
 use self::plan::{BrokerState, Link};
 use self::queue::{End, PartitionQueue};
-use super::batch::{Batch, Lane, Uncompressed};
+use super::batch::{Batch, Identity, Lane, Uncompressed};
 use super::delivery::Completion;
 use super::error::SendError;
 use super::events::{DataLoss, ProducerEvent};
 use super::snapshot::{BrokerSnapshot, ProducerSnapshot};
+use super::transaction::core::{Ask, Transactions, Version};
 use crate::backoff::Backoff;
 
 /// How many brokers acknowledge.
@@ -94,6 +97,8 @@ pub(super) struct SenderConfig {
     pub(super) on_data_loss: DataLoss,
     /// The partitioner avoids brokers that take nothing for this long.
     pub(super) availability_timeout: Option<Duration>,
+    /// Every batch is part of a transaction of this id.
+    pub(super) transactional_id: Option<Arc<str>>,
 }
 
 /// Names a request until its answer.
@@ -102,8 +107,11 @@ pub(super) struct RequestId(u64);
 
 #[derive(Debug)]
 pub(super) enum Action {
-    /// Ask for a producer id, then call [`Sender::identified`] or [`Sender::not_identified`].
-    InitProducerId,
+    /// Ask for a producer id, then call [`Sender::identified`] or [`Sender::not_identified`]. `expected`: who the producer
+    /// is, whose next epoch is asked for (KIP-360).
+    InitProducerId { expected: Option<Identity> },
+    /// Ask a coordinator, then call [`Sender::coordinated`].
+    Coordinate { ask: Ask, identity: Identity, version: Version },
     /// Connect to a broker, then call [`Sender::connected`] or [`Sender::not_connected`].
     Connect { broker: i32 },
     /// Send a request, then call [`Sender::answered`] or [`Sender::failed`].
@@ -164,6 +172,8 @@ pub(super) struct Sender {
     requests: BTreeMap<RequestId, OpenRequest>,
     next_request: u64,
     identity: IdentityState,
+    /// Of a transactional producer.
+    transactions: Option<Transactions>,
     jitter: u64,
     /// Candidates of one poll, kept for its memory: broker and slot.
     candidates: Vec<(i32, usize)>,
@@ -182,6 +192,7 @@ impl Sender {
     pub(super) fn new(config: SenderConfig, seed: u64) -> Self {
         Self {
             identity: IdentityState::new(config.idempotent),
+            transactions: config.transactional_id.is_some().then(Transactions::new),
             news: Newsroom::default(),
             config,
             partitions: Vec::new(),
@@ -199,6 +210,10 @@ impl Sender {
     pub(super) fn enqueue(&mut self, batch: Batch) {
         if let IdentityState::Denied(code) = self.identity {
             self.news.failed(&batch, SendError::NoProducerId { code });
+            return;
+        }
+        if self.transactions.as_ref().is_some_and(|transactions| !transactions.accepts()) {
+            self.news.failed(&batch, SendError::NoTransaction);
             return;
         }
         let lane = &batch.lane;
@@ -254,11 +269,14 @@ impl Sender {
     pub(super) fn poll(&mut self, now: Instant, actions: &mut Vec<Action>) {
         self.expire(now);
         self.forget_idle();
-        if self.active.is_empty() {
+        if self.active.is_empty() && !self.wants_identity() {
             return;
         }
         if let Ok(identity) = self.current_identity(now, actions) {
+            self.drive_transaction(now, identity, actions);
             self.plan(now, identity, actions);
+            // Partitions that batches wait for.
+            self.drive_transaction(now, identity, actions);
         }
     }
 
@@ -267,8 +285,11 @@ impl Sender {
         let mut wake: Option<Instant> = None;
         let mut at = |due: Instant| wake = Some(wake.map_or(due, |wake| wake.min(due)));
         if let IdentityState::Unknown { retry_at: Some(retry_at), .. } = self.identity
-            && !self.active.is_empty()
+            && (!self.active.is_empty() || self.wants_identity())
         {
+            at(retry_at);
+        }
+        if let Some(retry_at) = self.transactions.as_ref().and_then(Transactions::next_wake) {
             at(retry_at);
         }
         if let Some(stall) = self.next_stall() {

@@ -146,6 +146,7 @@ pub(super) fn config() -> SenderConfig {
         retries: u32::MAX,
         on_data_loss: DataLoss::Continue,
         availability_timeout: None,
+        transactional_id: None,
     }
 }
 
@@ -155,7 +156,7 @@ impl World {
         let ratio = Arc::new(Ratio::new());
         let lane = |slot| {
             let name = TopicPartition::new("t", slot as i32);
-            Arc::new(Lane::new(slot, name, None, ratio.clone()))
+            Arc::new(Lane::new(slot, name, None, ratio.clone(), false))
         };
         Self {
             compression: config.compression,
@@ -225,7 +226,7 @@ impl World {
             let taken = std::mem::take(&mut actions);
             for action in taken {
                 match action {
-                    Action::InitProducerId => {
+                    Action::InitProducerId { .. } => {
                         let producer_id = self.next_producer_id;
                         self.next_producer_id += 1;
                         self.sender.identified(Identity { producer_id, epoch: 0 });
@@ -236,6 +237,7 @@ impl World {
                     }
                     Action::RefreshMetadata { .. } => self.tell_leaders(),
                     Action::Compress { id, work } => self.held.push((id, work)),
+                    Action::Coordinate { .. } => unreachable!("no transactions here"),
                 }
             }
         }

@@ -29,6 +29,8 @@ pub(in super::super) struct Settled {
 #[derive(Debug, Default)]
 pub(super) struct Newsroom {
     pub(super) news: Vec<News>,
+    /// Why the first of the batches failed that did since somebody asked.
+    pub(super) failure: Option<SendError>,
 }
 
 impl Newsroom {
@@ -48,6 +50,9 @@ impl Newsroom {
             error: error.clone(),
         });
         self.settled(batch, Err(error.clone()));
+        if batch.lane.transactional && !matches!(error, SendError::NoTransaction) {
+            self.failure.get_or_insert_with(|| error.clone());
+        }
         batch.completion.complete(Outcome::Failed(error));
     }
 

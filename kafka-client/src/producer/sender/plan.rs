@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::super::batch::Identity;
 use super::super::error::SendError;
 use super::super::events::ProducerEvent;
+use super::super::transaction::core::Transactions;
 use super::queue::PartitionQueue;
 use super::{Action, OpenRequest, Part, ProducePlan, RequestId, Sender};
 
@@ -124,8 +125,10 @@ impl Sender {
             }
             match queue.leader {
                 Some(leader) => {
+                    let may_leave = |transactions: &mut Transactions| transactions.may_send(&queue.lane.name);
                     if is_due(queue, now)
                         && queue.may_send(leader.broker, self.config.max_in_flight, identity)
+                        && self.transactions.as_mut().is_none_or(may_leave)
                     {
                         self.candidates.push((leader.broker, slot));
                     }
@@ -187,6 +190,9 @@ impl Sender {
             return None;
         }
         self.next_request += 1;
+        if let Some(transactions) = &mut self.transactions {
+            transactions.sent();
+        }
         if let Some(state) = self.brokers.get_mut(&broker) {
             state.in_flight += 1;
             state.batches_in_flight += slots.len();

@@ -4,6 +4,7 @@ mod collect;
 mod compressors;
 mod report;
 mod request;
+mod transactions;
 
 use std::collections::{HashMap, VecDeque};
 use std::future::Future;
@@ -16,7 +17,7 @@ use bytes::Bytes;
 use futures::FutureExt;
 use futures::stream::{FuturesUnordered, StreamExt};
 use kafka_wire::ErrorCode;
-use kafka_wire::messages::{InitProducerIdRequest, ProduceResponse, ProducerId};
+use kafka_wire::messages::ProduceResponse;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -24,6 +25,8 @@ use tokio::time::Instant;
 use self::compressors::Compressors;
 use self::report::Spans;
 use self::request::{Standing, produce_request, standing};
+pub(super) use self::transactions::Begun;
+use self::transactions::{Desk, TransactionCommand};
 use super::Shared;
 use super::accumulator::PartitionBuffer;
 use super::batch::{Batch, Identity, Lane, Uncompressed};
@@ -31,6 +34,7 @@ use super::delivery::Completion;
 use super::metrics::Meters;
 use super::sender::{Acks, Action, CompressionId, PartAnswer, ProducePlan, RequestId, Sender};
 use super::snapshot::ProducerSnapshot;
+use super::transaction::core::{Reply, Version};
 use crate::backoff::random_u64;
 use crate::cluster::{Broker, Cluster};
 use crate::net::{Call, Connection, Purpose, RequestError};
@@ -51,6 +55,7 @@ type Flush = oneshot::Sender<Vec<Arc<Completion>>>;
 pub(super) struct Commands {
     flushes: Mutex<Vec<Flush>>,
     inspections: Mutex<Vec<oneshot::Sender<ProducerSnapshot>>>,
+    transactions: Mutex<Vec<TransactionCommand>>,
     aborted: AtomicBool,
     /// The task is gone: nobody answers any more.
     ended: AtomicBool,
@@ -87,6 +92,7 @@ impl Commands {
         self.ended.store(true, Ordering::SeqCst);
         self.flushes.lock().clear();
         self.inspections.lock().clear();
+        self.transactions.lock().clear();
     }
 
     /// Fails whatever is not settled and ends the task.
@@ -105,7 +111,7 @@ impl Drop for Ending {
 }
 
 enum Event {
-    Identity(Result<Identity, ErrorCode>),
+    Identity(Result<Identity, ErrorCode>, Option<Version>),
     Connected(i32, Result<Connection, RequestError>),
     Answered {
         id: RequestId,
@@ -115,6 +121,7 @@ enum Event {
         answer: Result<ProduceResponse, RequestError>,
     },
     Compressed(CompressionId, Result<Bytes, String>),
+    Coordinated(Reply, Option<Version>),
 }
 
 struct Task {
@@ -135,6 +142,8 @@ struct Task {
     opened: Vec<Arc<PartitionBuffer>>,
     compressors: Arc<Compressors>,
     meters: Meters,
+    /// Those who wait for transactions.
+    desk: Desk,
 }
 
 pub(super) async fn run(shared: Arc<Shared>) {
@@ -156,14 +165,18 @@ pub(super) async fn run(shared: Arc<Shared>) {
         opened: Vec::new(),
         compressors: Arc::new(Compressors::new()),
         meters: Meters::new(&shared.client_id, shared.accumulator.memory().total()),
+        desk: Desk::default(),
     };
+    let mut ending_since = None;
     loop {
         // Both are taken first: what was sent before a close or a flush is then in the batches collected below.
         let ending = shared.accumulator.is_closed();
         let flushes = shared.commands.take_flushes();
+        let transactions = shared.commands.take_transactions();
         task.follow_metadata();
-        task.collect(!flushes.is_empty());
+        task.collect(!flushes.is_empty() || transactions.iter().any(TransactionCommand::is_end));
         task.answer(flushes);
+        task.take_transactions(transactions);
         if shared.commands.aborted.load(Ordering::SeqCst) {
             break;
         }
@@ -171,10 +184,15 @@ pub(super) async fn run(shared: Arc<Shared>) {
         task.act();
         task.publish();
         task.show();
-        if ending && task.sender.is_idle() && task.lingering.is_empty() {
-            break;
-        }
         let now = Instant::now();
+        if ending && task.sender.is_idle() && task.lingering.is_empty() {
+            // Nobody waits for the end of a transaction for ever; the coordinator ends it when its time is over.
+            let since = *ending_since.get_or_insert(now);
+            let is_late = now.duration_since(since) >= shared.options.sender.delivery_timeout;
+            if is_late || !task.sender.is_ending_transaction() {
+                break;
+            }
+        }
         let busy = task.sender.is_saturated();
         let look_around = if busy { Some(now + BUSY_SLEEP) } else { task.next_linger };
         let expiry = task.next_look.filter(|_| !task.lingering.is_empty());
@@ -182,7 +200,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
         if !shared.accumulator.may_sleep(task.next_linger.is_some(), busy) {
             continue;
         }
-        let idle = task.sender.is_idle() && task.lingering.is_empty();
+        let idle = task.sender.is_idle() && task.lingering.is_empty() && wake.is_none();
         let sleep_until = wake.unwrap_or(now + LONGEST_SLEEP).min(now + LONGEST_SLEEP);
         tokio::select! {
             biased;
@@ -249,12 +267,14 @@ impl Task {
         loop {
             let now = Instant::now();
             self.sender.poll(now, &mut self.actions);
-            if self.actions.is_empty() {
+            let told = self.tell_transactions();
+            if self.actions.is_empty() && !told {
                 return;
             }
             for action in std::mem::take(&mut self.actions) {
                 match action {
-                    Action::InitProducerId => self.init_producer_id(),
+                    Action::InitProducerId { expected } => self.init_producer_id(expected),
+                    Action::Coordinate { ask, identity, version } => self.coordinate(ask, identity, version),
                     Action::Connect { broker } => self.connect(broker),
                     Action::Send(plan) => self.send(now, plan),
                     Action::Compress { id, work } => self.compress(id, work),
@@ -262,27 +282,6 @@ impl Task {
                 }
             }
         }
-    }
-
-    fn init_producer_id(&self) {
-        let client = self.shared.client.clone();
-        self.events.push(Box::pin(async move {
-            let request = InitProducerIdRequest::default()
-                .with_transactional_id(None)
-                .with_transaction_timeout_ms(i32::MAX)
-                .with_producer_id(ProducerId(-1))
-                .with_producer_epoch(-1);
-            Event::Identity(match client.request(request).await {
-                Ok(answer) => ErrorCode::from(answer.error_code)
-                    .into_result()
-                    .map(|()| Identity { producer_id: answer.producer_id.0, epoch: answer.producer_epoch }),
-                Err(RequestError::Unsupported(_)) => Err(ErrorCode::UnsupportedVersion),
-                Err(error) => {
-                    tracing::warn!(%error, "no producer id yet");
-                    Err(ErrorCode::NetworkException)
-                }
-            })
-        }));
     }
 
     fn compress(&mut self, id: CompressionId, work: Uncompressed) {
@@ -311,7 +310,12 @@ impl Task {
         }
         self.meters.request(now, broker, &parts);
         let spans = Spans::open(&parts, broker, &self.shared.client_id);
-        let (request, payloads, max_version) = produce_request(parts, acks, timeout);
+        let transactional_id = self.shared.options.sender.transactional_id.as_deref();
+        let (mut request, payloads, mut max_version) = produce_request(parts, acks, timeout);
+        if let Some(id) = transactional_id {
+            request.transactional_id = Some(transactions::transactional_id(id));
+            max_version = max_version.min(self.sender.max_produce_version());
+        }
         let call = Call { timeout, max_version, payloads: &payloads };
         let sent = match self.connections.get(&broker) {
             None => Err(false),
@@ -362,11 +366,13 @@ impl Task {
         let now = Instant::now();
         self.look_again = true;
         match event {
-            Event::Identity(Ok(identity)) => {
+            Event::Identity(Ok(identity), speaks) => {
+                self.sender.speaks(speaks);
                 tracing::debug!(producer_id = identity.producer_id, epoch = identity.epoch, "producer id");
                 self.sender.identified(identity);
             }
-            Event::Identity(Err(code)) => self.sender.not_identified(now, code),
+            Event::Identity(Err(code), _) => self.sender.not_identified(now, code),
+            Event::Coordinated(reply, speaks) => self.sender.coordinated(now, reply, speaks),
             Event::Connected(broker, Ok(connection)) => {
                 self.connections.insert(broker, connection);
                 self.sender.connected(broker);
