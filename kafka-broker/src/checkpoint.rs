@@ -11,6 +11,8 @@ use crate::storage::Storage;
 
 /// Where logs begin since records were deleted (`LogManager.LOG_START_OFFSET_CHECKPOINT_FILE`).
 pub(crate) const LOG_START_FILE: &str = "log-start-offset-checkpoint";
+/// Up to where logs are known to be on disk: recovery begins there (`LogManager.RECOVERY_POINT_CHECKPOINT_FILE`).
+pub(crate) const RECOVERY_POINT_FILE: &str = "recovery-point-offset-checkpoint";
 /// Up to where logs are compacted (`LogCleanerManager.OFFSET_CHECKPOINT_FILE`).
 pub(crate) const CLEANER_FILE: &str = "cleaner-offset-checkpoint";
 /// Up to where partitions are known to be committed (`ReplicaManager.HIGH_WATERMARK_FILENAME`).
@@ -27,8 +29,9 @@ impl Offsets {
         self.offsets.get(&(topic.to_owned(), index)).copied()
     }
 
-    pub(crate) fn set(&mut self, topic: &str, index: i32, offset: i64) {
-        self.offsets.insert((topic.to_owned(), index), offset);
+    /// Returns whether that is news.
+    pub(crate) fn set(&mut self, topic: &str, index: i32, offset: i64) -> bool {
+        self.offsets.insert((topic.to_owned(), index), offset) != Some(offset)
     }
 
     pub(crate) fn remove(&mut self, topic: &str, index: i32) -> bool {
@@ -64,7 +67,14 @@ impl Offsets {
 #[derive(Debug, Clone)]
 pub(crate) struct Checkpoint {
     file: &'static str,
-    offsets: Arc<Mutex<Offsets>>,
+    kept: Arc<Mutex<Kept>>,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    offsets: Offsets,
+    /// The file does not say what `offsets` says.
+    is_unsaved: bool,
 }
 
 impl Checkpoint {
@@ -76,37 +86,87 @@ impl Checkpoint {
             None
         });
         let offsets = text.and_then(|text| Offsets::from_text(&String::from_utf8_lossy(&text)));
-        Self { file, offsets: Arc::new(Mutex::new(offsets.unwrap_or_default())) }
+        let kept = Kept { offsets: offsets.unwrap_or_default(), is_unsaved: false };
+        Self { file, kept: Arc::new(Mutex::new(kept)) }
     }
 
     pub(crate) fn get(&self, topic: &str, index: i32) -> Option<i64> {
-        self.offsets.lock().get(topic, index)
+        self.kept.lock().offsets.get(topic, index)
+    }
+
+    /// One partition's part of the file.
+    pub(crate) fn entry(&self, topic: &str, index: i32) -> CheckpointEntry {
+        CheckpointEntry { checkpoint: self.clone(), topic: topic.to_owned(), index }
     }
 
     /// Writes the file with the partition's new offset.
     pub(crate) fn set(&self, storage: &dyn Storage, topic: &str, index: i32, offset: i64) -> io::Result<()> {
-        let mut offsets = self.offsets.lock();
-        if offsets.get(topic, index) == Some(offset) {
-            return Ok(());
-        }
-        offsets.set(topic, index, offset);
-        storage.replace(self.file, offsets.to_text().as_bytes())
+        self.change(storage, |offsets| offsets.set(topic, index, offset))
     }
 
     /// Writes the file with these offsets and no others.
     pub(crate) fn replace(&self, storage: &dyn Storage, all: Offsets) -> io::Result<()> {
-        let mut offsets = self.offsets.lock();
-        *offsets = all;
-        storage.replace(self.file, offsets.to_text().as_bytes())
+        self.change(storage, |offsets| {
+            let is_news = *offsets != all;
+            *offsets = all;
+            is_news
+        })
+    }
+
+    /// Writes the file without the partitions that are not to be kept.
+    pub(crate) fn retain(&self, storage: &dyn Storage, keep: impl Fn(&str, i32) -> bool) -> io::Result<()> {
+        self.change(storage, |offsets| {
+            let before = offsets.offsets.len();
+            offsets.offsets.retain(|(topic, index), _| keep(topic, *index));
+            offsets.offsets.len() < before
+        })
     }
 
     /// Forgets a partition.
     pub(crate) fn remove(&self, storage: &dyn Storage, topic: &str, index: i32) -> io::Result<()> {
-        let mut offsets = self.offsets.lock();
-        match offsets.remove(topic, index) {
-            true => storage.replace(self.file, offsets.to_text().as_bytes()),
-            false => Ok(()),
+        self.change(storage, |offsets| offsets.remove(topic, index))
+    }
+
+    /// Writes the file unless it says what it should; `change` says whether it changed anything.
+    fn change(&self, storage: &dyn Storage, change: impl FnOnce(&mut Offsets) -> bool) -> io::Result<()> {
+        let mut kept = self.kept.lock();
+        if !change(&mut kept.offsets) && !kept.is_unsaved {
+            return Ok(());
         }
+        kept.is_unsaved = true;
+        storage.replace(self.file, kept.offsets.to_text().as_bytes())?;
+        kept.is_unsaved = false;
+        Ok(())
+    }
+}
+
+/// What a checkpoint says of one partition.
+#[derive(Debug)]
+pub(crate) struct CheckpointEntry {
+    checkpoint: Checkpoint,
+    topic: String,
+    index: i32,
+}
+
+impl CheckpointEntry {
+    #[cfg(test)]
+    pub(crate) fn checkpoint(&self) -> &Checkpoint {
+        &self.checkpoint
+    }
+
+    /// Takes note of an offset that the file says when it is written next.
+    pub(crate) fn note(&self, offset: i64) {
+        let mut kept = self.checkpoint.kept.lock();
+        kept.is_unsaved |= kept.offsets.set(&self.topic, self.index, offset);
+    }
+
+    /// Returns when the file says at most `offset`.
+    pub(crate) fn lower(&self, storage: &dyn Storage, offset: i64) -> io::Result<()> {
+        let at_most = |offsets: &mut Offsets| {
+            offsets.get(&self.topic, self.index).is_some_and(|kept| kept > offset)
+                && offsets.set(&self.topic, self.index, offset)
+        };
+        self.checkpoint.change(storage, at_most)
     }
 }
 

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use crate::StartError;
-use crate::checkpoint::{CLEANER_FILE, Checkpoint, HIGH_WATERMARK_FILE, LOG_START_FILE, Offsets};
+use crate::checkpoint::{
+    CLEANER_FILE, Checkpoint, HIGH_WATERMARK_FILE, LOG_START_FILE, Offsets, RECOVERY_POINT_FILE,
+};
 use crate::cluster::METADATA_TOPIC;
 use crate::config::topic::TopicConfig;
 use crate::data_dir::DataDir;
@@ -32,6 +34,7 @@ pub(crate) struct Logs {
     log_starts: Checkpoint,
     cleaned: Checkpoint,
     high_watermarks: Checkpoint,
+    recovery_points: Checkpoint,
     /// Held as long as the logs are.
     data_dir: Option<Arc<DataDir>>,
 }
@@ -49,6 +52,7 @@ impl Logs {
                 log_starts: Checkpoint::load(&*storage, LOG_START_FILE),
                 cleaned: Checkpoint::load(&*storage, CLEANER_FILE),
                 high_watermarks: Checkpoint::load(&*storage, HIGH_WATERMARK_FILE),
+                recovery_points: Checkpoint::load(&*storage, RECOVERY_POINT_FILE),
                 storage,
                 cluster_id: cluster_id.map_or_else(|| ids::to_text(ids::random()), str::to_owned),
                 directory_id: ids::random(),
@@ -66,6 +70,7 @@ impl Logs {
             log_starts: Checkpoint::load(&*storage, LOG_START_FILE),
             cleaned: Checkpoint::load(&*storage, CLEANER_FILE),
             high_watermarks: Checkpoint::load(&*storage, HIGH_WATERMARK_FILE),
+            recovery_points: Checkpoint::load(&*storage, RECOVERY_POINT_FILE),
             storage,
             cluster_id: data_dir.cluster_id().to_owned(),
             directory_id: data_dir.directory_id(),
@@ -87,6 +92,7 @@ impl Logs {
             log_starts: Checkpoint::load(&*storage, LOG_START_FILE),
             cleaned: Checkpoint::load(&*storage, CLEANER_FILE),
             high_watermarks: Checkpoint::load(&*storage, HIGH_WATERMARK_FILE),
+            recovery_points: Checkpoint::load(&*storage, RECOVERY_POINT_FILE),
             storage,
             cluster_id,
             directory_id,
@@ -105,6 +111,7 @@ impl Logs {
         Ok(Self {
             left,
             high_watermarks: Checkpoint::load(&*self.storage, HIGH_WATERMARK_FILE),
+            recovery_points: Checkpoint::load(&*self.storage, RECOVERY_POINT_FILE),
             ..self.clone()
         })
     }
@@ -117,6 +124,14 @@ impl Logs {
     /// Keeps the high watermarks for the next start.
     pub(crate) fn keep_high_watermarks(&self, all: Offsets) -> io::Result<()> {
         self.high_watermarks.replace(&*self.storage, all)
+    }
+
+    /// Writes the recovery points that logs have noted, and forgets those of partitions that are not here any more.
+    pub(crate) fn keep_recovery_points(&self, is_here: impl Fn(&str, i32) -> bool) -> io::Result<()> {
+        match self.storage.is_durable() {
+            true => self.recovery_points.retain(&*self.storage, is_here),
+            false => Ok(()),
+        }
     }
 
     /// Whether work on many files is better done off the threads that serve connections.
@@ -172,12 +187,20 @@ impl Logs {
             // Checkpoints name topics, not their ids: what they say is of a topic that is gone.
             self.log_starts.remove(&*self.storage, topic, index)?;
             self.cleaned.remove(&*self.storage, topic, index)?;
+            self.recovery_points.remove(&*self.storage, topic, index)?;
             self.storage.create_folder(&folder)?;
             let text = format!("version: 0\ntopic_id: {}", ids::to_text(topic_id));
             self.storage.replace(&format!("{folder}/{PARTITION_METADATA_FILE}"), text.as_bytes())
         };
         prepare().map_err(|source| LogError { folder: folder.clone(), source })?;
-        let mut log = PartitionLog::open(Arc::clone(&self.storage), &folder, config.log.clone(), self.left)?;
+        let left = match (self.left, self.recovery_points.get(topic, index)) {
+            (Shutdown::Unclean, Some(point)) => Shutdown::UncleanAfter(point),
+            (left, _) => left,
+        };
+        let mut log = PartitionLog::open(Arc::clone(&self.storage), &folder, config.log.clone(), left)?;
+        if self.storage.is_durable() {
+            log.keep_recovery_point_in(self.recovery_points.entry(topic, index));
+        }
         let restore = |log: &mut PartitionLog| {
             if let Some(start) = self.log_starts.get(topic, index) {
                 log.restore_log_start(start)?;

@@ -28,15 +28,24 @@ impl GroupCommit {
         may_block: bool,
     ) -> Result<(), ErrorCode> {
         let _turn = self.turn.lock().await;
-        // The sync of the one before was taken after this append, or there is no other way than another one.
-        let job = partition.maintain(|log| {
-            let is_done = log.flushed_offset() >= end_offset;
-            (!is_done).then(|| (!log.is_offline()).then(|| log.begin_flush()))
-        });
-        match job {
-            Some(None) => Ok(()),
-            Some(Some(Some(job))) => run(partition, job, may_block).await,
-            Some(Some(None)) | None => Err(ErrorCode::KafkaStorageError),
+        // The sync of the one before was taken after this append, or there is no other way than another one; and one
+        // more if the log was cut meanwhile.
+        loop {
+            let due = partition.maintain(|log| {
+                if log.flushed_offset() >= end_offset {
+                    return Ok(None);
+                }
+                match log.is_offline() {
+                    true => Err(ErrorCode::KafkaStorageError),
+                    // The records were cut, which happens to followers alone.
+                    false if log.log_end_offset() < end_offset => Err(ErrorCode::NotLeaderOrFollower),
+                    false => Ok(Some(log.begin_flush())),
+                }
+            });
+            match due.unwrap_or(Err(ErrorCode::KafkaStorageError))? {
+                Some(job) => run(partition, job, may_block).await?,
+                None => return Ok(()),
+            }
         }
     }
 

@@ -1,5 +1,6 @@
 //! What happens to logs without a request: retention, forgetting idle producers, syncing, and the orderly end.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,11 +15,15 @@ use crate::state::BrokerState;
 pub(crate) async fn run(state: Arc<BrokerState>) {
     let mut retention = ticks(state.config.retention_check_interval_ms());
     let mut sync = ticks(state.config.flush_check_interval_ms());
+    let mut recovery_points = ticks(state.config.recovery_point_interval_ms());
+    let mut high_watermarks = ticks(state.config.high_watermark_interval_ms());
     loop {
         tokio::select! {
             biased;
             _ = retention.tick() => on_disk_thread(&state, clean).await,
             _ = sync.tick() => on_disk_thread(&state, sync_due).await,
+            _ = recovery_points.tick() => on_disk_thread(&state, checkpoint_recovery).await,
+            _ = high_watermarks.tick() => on_disk_thread(&state, checkpoint_high_watermarks).await,
         }
     }
 }
@@ -75,6 +80,36 @@ fn sync_due(state: &BrokerState) {
     }
 }
 
+/// Writes down how much of the logs needs no recovery after a crash.
+fn checkpoint_recovery(state: &BrokerState) {
+    let mut here = BTreeSet::new();
+    for partition in state.topics.all_partitions().into_iter().filter(|partition| partition.is_hosted()) {
+        partition.maintain(PartitionLog::note_recovery_point);
+        here.insert((Arc::clone(partition.topic()), partition.index()));
+    }
+    keep_recovery_points(state, &here);
+}
+
+fn keep_recovery_points(state: &BrokerState, here: &BTreeSet<(Arc<str>, i32)>) {
+    if let Err(error) = state.logs.keep_recovery_points(|topic, index| here.contains(&(topic.into(), index)))
+    {
+        tracing::warn!(%error, "recovery points cannot be written");
+    }
+}
+
+/// Writes down up to where partitions are committed.
+fn checkpoint_high_watermarks(state: &BrokerState) {
+    let mut all = Offsets::default();
+    for partition in state.topics.all_partitions() {
+        if let Some(high_watermark) = partition.high_watermark() {
+            all.set(partition.topic(), partition.index(), high_watermark);
+        }
+    }
+    if let Err(error) = state.logs.keep_high_watermarks(all) {
+        tracing::warn!(%error, "high watermarks cannot be written");
+    }
+}
+
 /// Runs a sync that the log asks for, without its lock.
 pub(crate) fn sync(partition: &Partition, begin: impl FnOnce(&mut PartitionLog) -> Option<FlushJob>) {
     let Some(Some(job)) = partition.maintain(begin) else { return };
@@ -88,10 +123,12 @@ pub(crate) fn sync(partition: &Partition, begin: impl FnOnce(&mut PartitionLog) 
 pub(crate) fn close(state: &BrokerState) {
     let mut clean = true;
     let mut high_watermarks = Offsets::default();
+    let mut here = BTreeSet::new();
     for partition in state.topics.all_partitions().into_iter().filter(|partition| partition.is_hosted()) {
         if let Some(high_watermark) = partition.high_watermark() {
             high_watermarks.set(partition.topic(), partition.index(), high_watermark);
         }
+        here.insert((Arc::clone(partition.topic()), partition.index()));
         let Some(mut log) = partition.take() else {
             clean = false;
             continue;
@@ -101,6 +138,7 @@ pub(crate) fn close(state: &BrokerState) {
             clean = false;
         }
     }
+    keep_recovery_points(state, &here);
     let marked = state.logs.keep_high_watermarks(high_watermarks).and_then(|()| match clean {
         true => state.logs.mark_clean(),
         false => Ok(()),

@@ -62,6 +62,7 @@ pub(crate) const TABLE: &[ConfigDef] = keys! {
     "log.cleanup.policy" Kind::List(&["compact", "delete"]), Some("delete"), "Default of the topic key cleanup.policy.";
     "log.flush.interval.messages" Kind::long(1), Some(NEVER), "Default of the topic key flush.messages.";
     "log.flush.interval.ms" Kind::long(0), None, "Default of the topic key flush.ms.";
+    "log.flush.offset.checkpoint.interval.ms" Kind::int(0), Some("60000"), "How often it is written down how much of the logs needs no recovery after a crash, in milliseconds.";
     "log.flush.scheduler.interval.ms" Kind::long(1), Some(NEVER), "How often logs are looked at for a sync that flush.ms asks for, in milliseconds.";
     "log.index.interval.bytes" Kind::int(0), Some("4096"), "Default of the topic key index.interval.bytes.";
     "log.index.size.max.bytes" Kind::int(4), Some("10485760"), "Default of the topic key segment.index.bytes.";
@@ -95,6 +96,7 @@ pub(crate) const TABLE: &[ConfigDef] = keys! {
     "offsets.topic.replication.factor" Kind::Short { min: 1 }, Some("3"), "Replicas of __consumer_offsets, at most as many as there are nodes.";
     "offsets.topic.segment.bytes" Kind::int(1), Some("104857600"), "Segment size of __consumer_offsets, in bytes.";
     "producer.id.expiration.ms" Kind::int(1), Some("86400000"), "How long a partition remembers an idle producer's sequence numbers, in milliseconds.";
+    "replica.high.watermark.checkpoint.interval.ms" Kind::long(0), Some("5000"), "How often it is written down up to where partitions are committed, in milliseconds.";
     "replica.lag.time.max.ms" Kind::long(1), Some("30000"), "A replica that was not caught up with its leader for this long is not in sync any more, in milliseconds.";
     "replica.selector.class" Kind::OneOf(&[RACK_AWARE, "org.apache.kafka.common.replica.LeaderSelector"]), None, "Which replica a consumer is told to read from; the rack-aware one: a follower in the consumer's rack.";
     "share.coordinator.state.topic.num.partitions" Kind::Int { min: 1, max: 10_000 }, Some("50"), "Partitions of __share_group_state. It must not change once the topic exists.";
@@ -247,6 +249,8 @@ numbers! {
     cleaner_backoff_ms: i64 = "log.cleaner.backoff.ms";
     cleaner_buffer_bytes: usize = "log.cleaner.dedupe.buffer.size";
     cleaner_enabled: bool = "log.cleaner.enable";
+    recovery_point_interval_ms: i64 = "log.flush.offset.checkpoint.interval.ms";
+    high_watermark_interval_ms: i64 = "replica.high.watermark.checkpoint.interval.ms";
     flush_check_interval_ms: i64 = "log.flush.scheduler.interval.ms";
     retention_check_interval_ms: i64 = "log.retention.check.interval.ms";
     max_connections: usize = "max.connections";

@@ -194,7 +194,7 @@ impl PartitionLog {
             return Ok(());
         }
         let next = Segment::open(&*self.storage, &self.folder, self.log_end_offset)?;
-        self.close_active();
+        self.close_active(self.log_end_offset)?;
         if let Some(active) = self.segments.last_mut() {
             active.seal();
         }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::PartitionLog;
 use super::segment::{self, Segment};
+use crate::checkpoint::CheckpointEntry;
 use crate::storage::{Storage, SyncHandle};
 
 /// A segment to which nothing is appended any more, until it and its indexes are on disk.
@@ -24,6 +25,10 @@ impl Closing {
     pub(super) fn is_of(&self, base_offset: i64) -> bool {
         self.base_offset == base_offset
     }
+
+    pub(super) fn is_at_or_after(&self, base_offset: i64) -> bool {
+        self.base_offset >= base_offset
+    }
 }
 
 /// What is to be synced. Run it on a thread that may block.
@@ -32,8 +37,9 @@ pub(crate) struct FlushJob {
     storage: Arc<dyn Storage>,
     closing: Vec<Arc<Closing>>,
     active: Option<Arc<dyn SyncHandle>>,
-    /// Everything before this offset is durable afterwards.
+    /// Everything before this offset is durable afterwards, unless the log was cut meanwhile.
     up_to: i64,
+    truncations: u64,
 }
 
 /// Why a flush failed.
@@ -108,6 +114,7 @@ impl PartitionLog {
             closing: self.closing.clone(),
             active: active.map(Segment::sync_handle),
             up_to: self.log_end_offset,
+            truncations: self.truncations,
         }
     }
 
@@ -119,6 +126,7 @@ impl PartitionLog {
             closing: self.closing.clone(),
             active: None,
             up_to: up_to.min(self.log_end_offset),
+            truncations: self.truncations,
         }
     }
 
@@ -129,7 +137,9 @@ impl PartitionLog {
             self.offline = true;
             return Err(error);
         }
-        self.flushed_offset = self.flushed_offset.max(job.up_to.min(self.log_end_offset));
+        if job.truncations == self.truncations {
+            self.flushed_offset = self.flushed_offset.max(job.up_to);
+        }
         for done in &job.closing {
             // The segment may have gone while its files were written.
             if !self.segments.iter().any(|segment| segment.base_offset == done.base_offset) {
@@ -151,15 +161,58 @@ impl PartitionLog {
         self.end_flush(&job, result)
     }
 
-    /// The active segment takes no more: remembers what is to be written of it, with the producers at its end.
-    pub(super) fn close_active(&mut self) {
-        let Some(active) = self.segments.last_mut().filter(|_| self.storage.is_durable()) else { return };
+    /// The active segment takes no more: remembers what is to be written of it, with the producers at its end, which is
+    /// where the next one begins.
+    pub(super) fn close_active(&mut self, next_base_offset: i64) -> io::Result<()> {
+        let snapshot = segment::file_name(&self.folder, next_base_offset, "snapshot");
+        if !self.storage.is_durable() {
+            // Truncation needs it, and memory is not synced.
+            return self.storage.replace(&snapshot, &self.producers.to_bytes());
+        }
+        let Some(active) = self.segments.last_mut() else { return Ok(()) };
         let mut files = active.finish_indexes(&self.folder);
-        let snapshot = segment::file_name(&self.folder, self.log_end_offset, "snapshot");
         files.push((snapshot, self.producers.to_bytes()));
         let (base_offset, data) = (active.base_offset, active.sync_handle());
         self.closing.retain(|segment| segment.base_offset != base_offset);
         self.closing.push(Arc::new(Closing { base_offset, data, files }));
+        Ok(())
+    }
+
+    /// The snapshot of the producers at the base of a segment, from wherever it is by now.
+    pub(super) fn snapshot_at(&self, base_offset: i64) -> io::Result<Option<Vec<u8>>> {
+        let path = segment::file_name(&self.folder, base_offset, "snapshot");
+        let files = self.closing.iter().flat_map(|closing| &closing.files);
+        match files.rev().find(|(it, _)| *it == path) {
+            Some((_, content)) => Ok(Some(content.clone())),
+            None => self.storage.read(&path),
+        }
+    }
+
+    /// Keeps where recovery would begin in the data folder, from the next [`note_recovery_point`] on.
+    ///
+    /// [`note_recovery_point`]: Self::note_recovery_point
+    pub(crate) fn keep_recovery_point_in(&mut self, entry: CheckpointEntry) {
+        self.recovery_point = Some(entry);
+    }
+
+    /// Takes note of how much of the log needs no recovery: what is on disk with its indexes and its epochs.
+    pub(crate) fn note_recovery_point(&mut self) {
+        if self.epochs_unsaved {
+            self.save_epochs();
+        }
+        if let Some(entry) = self.recovery_point.as_ref().filter(|_| !self.epochs_unsaved && !self.offline) {
+            let closing = self.closing.iter().map(|segment| segment.base_offset).min();
+            entry.note(self.flushed_offset.min(closing.unwrap_or(i64::MAX)));
+        }
+    }
+
+    /// Before the log is cut at `offset`: what is appended there again is not on disk.
+    pub(super) fn lower_recovery_point(&mut self, offset: i64) -> io::Result<()> {
+        self.truncations += 1;
+        match &self.recovery_point {
+            Some(entry) => entry.lower(&*self.storage, offset),
+            None => Ok(()),
+        }
     }
 
     /// Leaves the log so that the next [`open`](Self::open) can be told [`Shutdown::Clean`](super::Shutdown::Clean).
@@ -167,9 +220,10 @@ impl PartitionLog {
         if self.offline {
             return Err(io::Error::other("the log is offline"));
         }
-        self.close_active();
+        self.close_active(self.log_end_offset)?;
         self.flush()?;
         self.write_epochs()?;
+        self.note_recovery_point();
         self.remove_stale_files()
     }
 

@@ -2,12 +2,10 @@
 
 use std::io;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use kafka_wire::record_batch::{NO_TIMESTAMP, RecordBatch};
 
-use super::leader_epoch::LeaderEpochs;
-use super::producer_state::ProducerState;
-use super::{AppendError, PartitionLog, Shutdown};
+use super::{AppendError, PartitionLog};
 
 impl PartitionLog {
     /// Appends batches that the leader has, with their offsets and epochs. The bytes are kept, not copied.
@@ -59,7 +57,15 @@ impl PartitionLog {
             // Records were deleted here, by age perhaps, up to beyond what is kept (`LocalLog.truncateFullyAndStartAt`).
             return self.begin_anew_at(offset);
         }
-        let log_start_offset = self.log_start_offset.min(offset);
+        self.lower_recovery_point(offset)?;
+        let cut = self.cut_from(offset);
+        // Nobody knows what is left.
+        self.offline |= cut.is_err();
+        cut
+    }
+
+    /// Of the segments only the one that is cut is read again: the producers at its base are known.
+    fn cut_from(&mut self, offset: i64) -> io::Result<()> {
         while self.segments.len() > 1
             && let Some(last) = self.segments.last()
             && last.base_offset >= offset
@@ -67,28 +73,30 @@ impl PartitionLog {
             last.remove(&*self.storage, &self.folder)?;
             self.segments.pop();
         }
-        if let Some(active) = self.segments.last_mut() {
-            active.truncate_to(offset)?;
+        let Some(mut active) = self.segments.pop() else { return Ok(()) };
+        self.closing.retain(|closing| !closing.is_at_or_after(active.base_offset));
+        let resumed = active
+            .truncate_to(offset)
+            .and_then(|()| self.load_producers_at(active.base_offset))
+            .and_then(|is_known| is_known.then(|| self.recover_segment(&mut active)).transpose());
+        self.segments.push(active);
+        let log_start_offset = self.log_start_offset;
+        match resumed? {
+            Some(_) => {
+                self.epochs.truncate_from_end(self.log_end_offset);
+                self.save_epochs();
+            }
+            None => self.reload()?,
         }
-        // Truncation is rare: reading everything again finds the epochs, the producers and the indexes of what is left.
-        self.load_again()?;
-        self.log_start_offset = self.log_start_offset.max(log_start_offset);
+        self.log_start_offset = self.log_start_offset.max(log_start_offset).min(self.log_end_offset);
+        self.flushed_offset = self.flushed_offset.min(self.log_end_offset);
+        self.shown_offset = self.shown_offset.min(self.log_end_offset);
         Ok(())
     }
 
     /// Drops everything; the next batch begins at `offset` or later.
     pub(crate) fn restart_at(&mut self, offset: i64) -> io::Result<()> {
         self.begin_anew_at(offset)
-    }
-
-    fn load_again(&mut self) -> io::Result<()> {
-        self.segments.clear();
-        self.producers = ProducerState::default();
-        self.epochs = LeaderEpochs::default();
-        self.chunk = BytesMut::new();
-        self.load(Shutdown::Unclean)?;
-        self.flushed_offset = self.flushed_offset.min(self.log_end_offset);
-        Ok(())
     }
 }
 

@@ -38,7 +38,6 @@ impl LeaderEpochs {
     }
 
     /// Forgets what lies at or after `offset`.
-    #[cfg(test)]
     pub(super) fn truncate_from_end(&mut self, offset: i64) {
         self.entries.retain(|&(_, start)| start < offset);
     }

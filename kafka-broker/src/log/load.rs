@@ -19,38 +19,53 @@ impl PartitionLog {
         }
         self.log_start_offset = base_offsets[0];
         self.log_end_offset = self.log_start_offset;
-        let snapshot = names
-            .iter()
-            .filter_map(|name| segment::base_offset_of(name, "snapshot"))
-            .max()
-            .filter(|_| shutdown == Shutdown::Clean);
-        if shutdown == Shutdown::Unclean {
-            self.load_first_producers()?;
-        }
-        for base_offset in base_offsets {
+        let believed = match shutdown {
+            Shutdown::Clean => base_offsets.len(),
+            Shutdown::Unclean => 0,
+            // A segment ends where the next one begins.
+            Shutdown::UncleanAfter(point) => {
+                base_offsets.partition_point(|&base| base <= point).saturating_sub(1)
+            }
+        };
+        let mut recovered_from = None;
+        let mut is_torn = false;
+        for (at, base_offset) in base_offsets.into_iter().enumerate() {
             let mut segment = Segment::open(&*self.storage, &self.folder, base_offset)?;
-            if base_offset < self.log_end_offset {
-                // A segment that begins inside the one before it can only be what a torn roll left.
+            // A segment that begins inside the one before it can only be what a torn roll left. What comes after a torn
+            // end was written later, and would leave a hole that no leader fills (`LogLoader.recoverLog`).
+            if base_offset < self.log_end_offset || is_torn {
                 segment.remove(&*self.storage, &self.folder)?;
                 continue;
             }
-            match shutdown {
+            if at < believed {
                 // Producers and epochs of the segments before are known only once those are read too.
-                Shutdown::Clean if !self.load_closed(&mut segment)? => return self.reload(),
-                Shutdown::Clean => {}
-                Shutdown::Unclean => self.recover_segment(&mut segment)?,
+                if !self.load_closed(&mut segment)? {
+                    return self.reload();
+                }
+            } else {
+                match recovered_from {
+                    // Its index is rebuilt and written: nothing else would, and every later start would miss it.
+                    Some(_) => self.close_active(base_offset)?,
+                    None if !self.resume_at(base_offset)? => return self.reload(),
+                    None => recovered_from = Some(base_offset),
+                }
+                is_torn = self.recover_segment(&mut segment)?;
             }
             self.segments.push(segment);
         }
-        if shutdown == Shutdown::Unclean {
-            self.write_indexes()?;
+        if let Some(base_offset) = recovered_from {
+            // The file system knew these records, which says nothing about the disk.
+            self.flushed_offset = base_offset;
+            self.flush()?;
+            self.flushed_offset = self.log_end_offset;
             return self.write_epochs();
         }
+        self.flushed_offset = self.log_end_offset;
+        let snapshot = names.iter().filter_map(|name| segment::base_offset_of(name, "snapshot")).max();
         if !self.load_producers(snapshot)? {
             return self.reload();
         }
-        let text = self.storage.read(&self.path(EPOCH_FILE))?.unwrap_or_default();
-        match LeaderEpochs::from_text(&String::from_utf8_lossy(&text)) {
+        match self.read_epochs()? {
             Some(epochs) => self.epochs = epochs,
             None if self.log_end_offset > self.log_start_offset => return self.reload(),
             None => {}
@@ -58,25 +73,25 @@ impl PartitionLog {
         Ok(())
     }
 
-    /// Writes the rebuilt indexes of the closed segments: nothing else would, and every later start would miss them.
-    fn write_indexes(&mut self) -> io::Result<()> {
-        if let [closed @ .., _] = &mut self.segments[..]
-            && self.storage.is_durable()
-        {
-            for segment in closed {
-                for (path, content) in segment.finish_indexes(&self.folder) {
-                    if self.storage.read(&path)?.as_deref() != Some(&content) {
-                        self.storage.replace(&path, &content)?;
-                    }
-                }
-            }
+    fn read_epochs(&self) -> io::Result<Option<LeaderEpochs>> {
+        let text = self.storage.read(&self.path(EPOCH_FILE))?.unwrap_or_default();
+        Ok(LeaderEpochs::from_text(&String::from_utf8_lossy(&text)))
+    }
+
+    /// Producers and epochs as they were where a segment begins. `false`: that is not known.
+    fn resume_at(&mut self, base_offset: i64) -> io::Result<bool> {
+        if base_offset > self.log_start_offset {
+            let Some(mut epochs) = self.read_epochs()? else { return Ok(false) };
+            epochs.truncate_from_end(base_offset);
+            self.epochs = epochs;
         }
-        Ok(())
+        self.load_producers_at(base_offset)
     }
 
     /// A clean end that cannot be believed is an unclean one.
-    fn reload(&mut self) -> io::Result<()> {
+    pub(super) fn reload(&mut self) -> io::Result<()> {
         self.segments.clear();
+        self.closing.clear();
         self.producers = ProducerState::default();
         self.epochs = LeaderEpochs::default();
         self.load(Shutdown::Unclean)
@@ -94,7 +109,8 @@ impl PartitionLog {
         Ok(true)
     }
 
-    fn recover_segment(&mut self, segment: &mut Segment) -> io::Result<()> {
+    /// Whether something had to be cut.
+    pub(super) fn recover_segment(&mut self, segment: &mut Segment) -> io::Result<bool> {
         let (producers, epochs) = (&mut self.producers, &mut self.epochs);
         let mut aborted = Vec::new();
         let (next_offset, cut) = segment.recover(self.config.index_interval_bytes, |batch| {
@@ -108,17 +124,17 @@ impl PartitionLog {
             tracing::warn!(log = self.folder, offset = next_offset, bytes = cut, "cut a torn tail");
         }
         self.log_end_offset = next_offset;
-        Ok(())
+        Ok(cut > 0)
     }
 
-    /// Producers whose batches retention deleted are known from the snapshot at the log's start alone.
-    fn load_first_producers(&mut self) -> io::Result<()> {
-        let path = segment::file_name(&self.folder, self.log_start_offset, "snapshot");
-        let snapshot = self.storage.read(&path)?.unwrap_or_default();
-        if let Some(producers) = ProducerState::from_bytes(&snapshot) {
-            self.producers = producers;
-        }
-        Ok(())
+    /// The producers at a segment's base. `false`: they are not known. Those of the first segment are, whatever is there:
+    /// producers whose batches retention deleted are known from the snapshot alone.
+    pub(super) fn load_producers_at(&mut self, base_offset: i64) -> io::Result<bool> {
+        let snapshot = self.snapshot_at(base_offset)?.unwrap_or_default();
+        let producers = ProducerState::from_bytes(&snapshot);
+        let is_known = producers.is_some() || self.segments.is_empty();
+        self.producers = producers.unwrap_or_default();
+        Ok(is_known)
     }
 
     /// `false` when the snapshot is not of this log's end, or damaged.

@@ -19,6 +19,8 @@ mod transactions;
 mod validate;
 
 #[cfg(test)]
+mod recovery_point_tests;
+#[cfg(test)]
 mod recovery_tests;
 #[cfg(test)]
 mod tests;
@@ -34,6 +36,7 @@ pub(crate) use flush::{FlushError, FlushJob};
 pub(crate) use producer_state::ActiveProducer;
 pub(crate) use transactions::AbortedTxn;
 
+use crate::checkpoint::CheckpointEntry;
 use crate::storage::Storage;
 use flush::Closing;
 use leader_epoch::LeaderEpochs;
@@ -90,6 +93,8 @@ pub(crate) enum Shutdown {
     Clean,
     /// Anything may be torn: everything is read and checked.
     Unclean,
+    /// Segments that end at or before this offset were on disk with their indexes; everything else may be torn.
+    UncleanAfter(i64),
 }
 
 /// A record found by its time.
@@ -116,6 +121,12 @@ pub(crate) struct PartitionLog {
     epochs_unsaved: bool,
     chunk: BytesMut,
     flushed_offset: i64,
+    /// Consumers could read up to here before `flush.messages` was set to 1: what they saw does not go away.
+    shown_offset: i64,
+    /// How often the log was cut: a sync that began before says nothing about what was appended since.
+    truncations: u64,
+    /// Where the data folder says that recovery begins.
+    recovery_point: Option<CheckpointEntry>,
     /// Compaction has been over everything before this offset.
     cleaned_offset: i64,
     /// The last swap of compacted segments ended in a crash.
@@ -147,6 +158,9 @@ impl PartitionLog {
             epochs_unsaved: false,
             chunk: BytesMut::new(),
             flushed_offset: 0,
+            shown_offset: 0,
+            truncations: 0,
+            recovery_point: None,
             cleaned_offset: 0,
             swap_interrupted: false,
             closing: Vec::new(),
@@ -155,7 +169,6 @@ impl PartitionLog {
         log.swap_interrupted = compaction::recover_swaps(&*log.storage, folder).map_err(failed)?;
         let shutdown = if log.swap_interrupted { Shutdown::Unclean } else { shutdown };
         log.load(shutdown).map_err(failed)?;
-        log.flushed_offset = log.log_end_offset;
         Ok(log)
     }
 
@@ -227,7 +240,7 @@ impl PartitionLog {
     /// synced before anyone may rely on it.
     pub(crate) fn high_watermark(&self) -> i64 {
         match self.config.flush_messages <= 1 && self.storage.is_durable() {
-            true => self.flushed_offset,
+            true => self.flushed_offset.max(self.shown_offset),
             false => self.log_end_offset,
         }
     }
@@ -270,6 +283,7 @@ impl PartitionLog {
 
     /// Changes what the log is kept by; holds from the next append and the next look of the maintenance on.
     pub(crate) fn reconfigure(&mut self, config: LogConfig) {
+        self.shown_offset = self.high_watermark();
         self.config = config;
     }
 

@@ -92,6 +92,7 @@ impl PartitionLog {
     }
 
     pub(super) fn begin_anew_at(&mut self, offset: i64) -> io::Result<()> {
+        self.lower_recovery_point(offset)?;
         for segment in &self.segments {
             segment.remove(&*self.storage, &self.folder)?;
         }
@@ -100,7 +101,8 @@ impl PartitionLog {
         self.closing.clear();
         self.producers = Default::default();
         self.epochs = Default::default();
-        (self.log_start_offset, self.log_end_offset, self.flushed_offset) = (offset, offset, offset);
+        (self.log_start_offset, self.log_end_offset) = (offset, offset);
+        (self.flushed_offset, self.shown_offset) = (offset, offset);
         self.segments = vec![next];
         self.save_epochs();
         Ok(())

@@ -137,7 +137,7 @@ impl Segment {
     /// Cuts the batch that holds `offset` and all after it. The indexes have to be rebuilt.
     pub(super) fn truncate_to(&mut self, offset: i64) -> io::Result<()> {
         let mut keep = self.file.len();
-        for located in self.walk(0) {
+        for located in self.walk(u64::from(self.offsets.position(self.relative(offset)))) {
             let located = located.map_err(io::Error::other)?;
             if located.last_offset >= offset {
                 keep = located.position;
@@ -281,7 +281,7 @@ impl Segment {
         self.offsets = OffsetIndex::default();
         self.times = TimeIndex::default();
         self.bytes_since_entry = 0;
-        self.max_timestamp = NO_TIMESTAMP;
+        (self.max_timestamp, self.max_timestamp_offset) = (NO_TIMESTAMP, -1);
         self.first_timestamp = None;
         let mut next_offset = self.base_offset;
         let mut position = 0;
