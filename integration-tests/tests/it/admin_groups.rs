@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use integration_tests::{Cluster, PATIENCE, TestResult, eventually, on_apache_kafka, unique};
+use integration_tests::{Cluster, PATIENCE, TestResult, eventually, unique};
 use kafka_admin::groups::{GroupState, GroupType, MemberIdentity, MembersToRemove};
 use kafka_admin::{Admin, AdminError, ItemResults, Resource};
 use kafka_client::consumer::{OffsetAndMetadata, OffsetReset};
@@ -257,13 +257,8 @@ async fn a_kip_848_group_is_described_with_its_epochs() -> TestResult {
     let error = refused(admin.describe_classic_groups([&group]).await?)?;
     assert_eq!(error.code(), Some(ErrorCode::GroupIdNotFound), "{error}");
 
-    // The embedded broker lets members of KIP-848 groups go by their own heartbeat only.
-    if on_apache_kafka() {
-        let removed = admin.remove_members(&group, MembersToRemove::All).await?.all()?;
-        assert_eq!(removed, [(MemberIdentity::Instance("i".to_owned()), ())]);
-    } else {
-        taken(async || Ok(beat(-1).await?.error_code)).await?;
-    }
+    let removed = admin.remove_members(&group, MembersToRemove::All).await?.all()?;
+    assert_eq!(removed, [(MemberIdentity::Instance("i".to_owned()), ())]);
     let partition = TopicPartition::new(topic, 0);
     admin.alter_group_offsets(&group, [(partition.clone(), OffsetAndMetadata::new(1))]).await?.all()?;
     assert_eq!(admin.list_group_offsets(&group).await?.all()?[0].1.offset, 1);

@@ -216,11 +216,15 @@ impl Edit<'_> {
     pub(in crate::groups) fn classic_leave(&mut self, identity: &MemberIdentity) -> Result<(), ErrorCode> {
         let instance_id = identity.group_instance_id.as_deref();
         let member_id = match (identity.member_id.as_str(), instance_id) {
-            ("", Some(instance_id)) => self.group.static_members.get(instance_id).cloned(),
-            (member_id, _) => Some(member_id.to_owned()),
+            // An administrator removes whoever has the instance id, whatever protocol it speaks.
+            ("", Some(instance_id)) => {
+                self.group.static_members.get(instance_id).cloned().ok_or(ErrorCode::UnknownMemberId)?
+            }
+            (member_id, _) => {
+                self.group.classic_member(member_id, instance_id)?;
+                member_id.to_owned()
+            }
         };
-        let member_id = member_id.ok_or(ErrorCode::UnknownMemberId)?;
-        self.group.classic_member(&member_id, instance_id)?;
         self.remove_member(&member_id);
         Ok(())
     }
