@@ -350,10 +350,10 @@ proptest! {
             }
             // What was decided stays decided until it is told everywhere.
             let ending = world.coordinator.ending(ID);
-            if let (Some(before), Some(now)) = (&decided, &ending) {
-                if before.producer == now.producer {
-                    prop_assert_eq!(before, now);
-                }
+            if let (Some(before), Some(now)) = (&decided, &ending)
+                && before.producer == now.producer
+            {
+                prop_assert_eq!(before, now);
             }
             decided = ending;
         }
