@@ -23,3 +23,4 @@ mod simulation;
 mod streams;
 mod topics;
 mod transactions;
+mod transactions_java;

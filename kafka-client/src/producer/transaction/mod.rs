@@ -197,7 +197,7 @@ impl<'p> Transaction<'p> {
 
     /// Aborts: nothing that was sent in the transaction ever shows to readers of committed records.
     ///
-    /// Records that have not left yet fail with [`SendError::NoTransaction`](super::SendError::NoTransaction). Dropping the
+    /// Records that have not left yet fail with [`SendError::NoTransaction`]. Dropping the
     /// future does not take it back.
     pub async fn abort(mut self) -> Result<(), AbortError> {
         let Some(ended) = self.open.end(false) else { return Ok(()) };
