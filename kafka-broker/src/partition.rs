@@ -26,6 +26,7 @@ use crate::config::topic::TopicConfig;
 use crate::group_commit::GroupCommit;
 use crate::log::{Append, AppendError, Appended, Origin, PartitionLog};
 use crate::replica::{Hosted, Place, Replica, Role};
+use crate::replicator::Inbox;
 use crate::waiter::{WaitList, Waiter};
 
 pub(crate) use copying::Copied;
@@ -52,6 +53,8 @@ struct State {
     is_led_here: bool,
     min_insync_replicas: usize,
     hosted: Hosted,
+    /// Where this node's replicator is told of the partition; known once the controller has spoken of it.
+    inbox: Option<Arc<Inbox>>,
 }
 
 /// Whose log will do for a reader.
@@ -136,6 +139,7 @@ impl Partition {
                 is_led_here: false,
                 min_insync_replicas: min_insync(config),
                 hosted: Hosted::Absent,
+                inbox: None,
             }),
             group_commit: GroupCommit::default(),
             waiters: WaitList::default(),
@@ -283,11 +287,20 @@ impl Partition {
         }
         let before = replica.log.log_end_offset();
         let append = Append { leader_epoch, origin, now_ms, guard };
-        let appended = replica.log.append(records, append).map_err(|error| self.refusal(error))?;
-        // A coordinator's records are applied when this returns, so they are synced here.
-        if appended.flush_due && origin != Origin::Client {
-            replica.log.flush().map_err(|error| self.refusal(error.into()))?;
-        }
+        let appended = match replica.log.append(records, append) {
+            // A coordinator's records are applied when this returns, so they are synced here.
+            Ok(appended) if appended.flush_due && origin != Origin::Client => {
+                replica.log.flush().map(|()| appended).map_err(AppendError::from)
+            }
+            result => result,
+        };
+        let appended = match appended {
+            Ok(appended) => appended,
+            Err(error) => {
+                self.resign_if_broken(&state);
+                return Err(self.refusal(error));
+            }
+        };
         let has_closed_segment = replica.log.has_closed_segments_to_flush();
         let hidden = replica.log.high_watermark() <= appended.last_offset;
         let mut readable = (!appended.duplicate).then_some(size_bytes);
@@ -424,8 +437,10 @@ impl Partition {
             }
             _ => {}
         }
+        state.inbox = Some((place.inbox)(place.node_id));
         let (min_insync, leads) = (state.min_insync_replicas, state.is_led_here);
         let readable = state.replica().and_then(|it| it.assume(change, same_epoch, min_insync, place));
+        self.resign_if_broken(&state);
         drop(state);
         let may_copy = |node: i32| node != change.leader && (node == place.node_id || leads);
         applied.call = change.replicas.iter().copied().filter(|&node| may_copy(node)).collect();
@@ -530,7 +545,22 @@ impl Partition {
 
     /// Runs work that is not a client's on the log, if there is one.
     pub(crate) fn maintain<R>(&self, work: impl FnOnce(&mut PartitionLog) -> R) -> Option<R> {
-        self.state.lock().replica().map(|replica| work(&mut replica.log))
+        let mut state = self.state.lock();
+        let done = state.replica().map(|replica| work(&mut replica.log));
+        self.resign_if_broken(&state);
+        done
+    }
+
+    /// Whether this node leads with a log that is given up: another replica should.
+    pub(crate) fn is_broken_leader(&self) -> bool {
+        self.state.lock().is_broken_leader()
+    }
+
+    /// Lets this node's replicator ask for another leader.
+    fn resign_if_broken(&self, state: &State) {
+        if let Some(inbox) = state.inbox.as_ref().filter(|_| state.is_broken_leader()) {
+            inbox.push(self.topic_id, self.index);
+        }
     }
 
     /// `topic-index`, as Kafka names the partition in logs and folders.
@@ -549,6 +579,15 @@ impl State {
             Hosted::Online(replica) => Some(replica),
             Hosted::Absent | Hosted::Failed | Hosted::Deleted => None,
         }
+    }
+
+    fn is_broken_leader(&self) -> bool {
+        self.is_led_here
+            && match &self.hosted {
+                Hosted::Online(replica) => replica.log.is_offline(),
+                Hosted::Failed => true,
+                Hosted::Absent | Hosted::Deleted => false,
+            }
     }
 
     /// Whether clients are in the right place.

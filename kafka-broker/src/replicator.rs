@@ -17,7 +17,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 use uuid::Uuid;
 
 use crate::api::off_thread;
-use crate::cluster::elections::AlterPartition;
+use crate::cluster::elections::{self, AlterPartition};
 use crate::partition::Copied;
 use crate::state::BrokerState;
 
@@ -104,8 +104,8 @@ pub(crate) async fn run(state: Arc<BrokerState>) {
     }
 }
 
-/// Copies until there is nothing more, or nothing more may be done now; that the controller refused what the leader
-/// proposed is an error.
+/// Copies until there is nothing more, or nothing more may be done now; that the controller refused what was proposed to
+/// it is an error.
 async fn copy_all(
     state: &Arc<BrokerState>,
     inbox: &Inbox,
@@ -113,6 +113,7 @@ async fn copy_all(
     index: i32,
     steps: &mut usize,
 ) -> Result<(), Refused> {
+    give_up_broken(state, topic_id, index).await?;
     while let Step::More(proposal) = copy_step(state, topic_id, index) {
         if flush_copied(state, topic_id, index).await.is_err() {
             break;
@@ -130,6 +131,29 @@ async fn copy_all(
         }
     }
     Ok(())
+}
+
+/// A log that this node leads is given up: the controller is asked for a leader whose disk works. Of Kafka's brokers one
+/// with a broken folder halts, or says which folder is gone (`AssignReplicasToDirs`); here only the log that broke goes.
+async fn give_up_broken(state: &Arc<BrokerState>, topic_id: Uuid, index: i32) -> Result<(), Refused> {
+    let Some(own) = state.topics.by_id(topic_id).and_then(|topic| topic.partition(index)) else {
+        return Ok(());
+    };
+    if !own.is_broken_leader() {
+        return Ok(());
+    }
+    off_thread(state, move |state| {
+        let decide = |image: &_| elections::replica_failed(image, own.topic(), index, state.node_id);
+        state.cluster.change(state.clock.now_ms(), decide).map_err(|refusal| {
+            tracing::error!(
+                partition = own.name(),
+                reason = refusal.message,
+                "no other leader for a broken log"
+            );
+            Refused
+        })
+    })
+    .await
 }
 
 /// The controller did not change the in-sync replicas.

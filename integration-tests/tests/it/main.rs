@@ -9,6 +9,7 @@ mod consume_engine;
 mod consume_streams;
 mod consumer_metrics;
 mod cuts;
+mod disk_failure;
 mod group_liveness;
 mod groups;
 mod hostile;

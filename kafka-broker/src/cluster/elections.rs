@@ -205,6 +205,24 @@ pub(crate) fn move_leader(
     Ok(vec![record(topic_id, index, changed(state, next))])
 }
 
+/// A replica's log is given up while its broker runs: another one in sync leads, and the broken one is out of sync until its
+/// broker has restarted. The last in-sync replica stays what it is.
+pub(crate) fn replica_failed(
+    image: &Image,
+    topic: &str,
+    index: i32,
+    node_id: i32,
+) -> Result<Vec<MetadataRecord>, Refusal> {
+    let (topic_id, state) = known(image, topic, index)?;
+    let mut next = state.clone();
+    next.isr.retain(|&node| node != node_id);
+    if next.leader == node_id {
+        next = elect(&next, |node| image.is_live(node), false);
+    }
+    let is_better = next.leader != NO_LEADER && next.isr != state.isr;
+    Ok(if is_better { vec![record(topic_id, index, changed(state, next))] } else { Vec::new() })
+}
+
 /// A replica is added at the end of the assignment; it becomes in sync by and by.
 pub(crate) fn add_replica(
     image: &Image,
@@ -314,6 +332,17 @@ pub(super) mod tests {
         fenced(&mut image, 1);
         assert_eq!((t(&image).leader, t(&image).leader_epoch), (3, 1), "a follower's end elects nobody");
         assert_eq!(t(&image).isr, [3]);
+    }
+
+    #[test]
+    fn a_broken_log_gives_its_lead_to_another_in_sync_replica_if_there_is_one() {
+        let mut image = image(&[1, 2, 3], &[1, 2, 3]);
+        for (broken, leader, isr) in [(1, 2, &[2, 3][..]), (3, 2, &[2]), (2, 2, &[2])] {
+            let records = replica_failed(&image, "t", 0, broken).unwrap();
+            replay(&mut image, records);
+            assert_eq!((t(&image).leader, t(&image).isr.as_slice()), (leader, isr), "after {broken}");
+        }
+        assert_eq!(t(&image).leader_epoch, 1);
     }
 
     #[test]
