@@ -37,6 +37,7 @@ mod log;
 mod maintenance;
 mod node;
 mod partition;
+mod prefault;
 mod replica;
 mod replication;
 #[cfg(test)]

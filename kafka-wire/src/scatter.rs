@@ -4,7 +4,7 @@
 //! knows which `Bytes` the message holds; when a `put_slice` is exactly one of them (same address, same length), it
 //! keeps the handle as a segment of its own instead of copying. The socket then gets all segments in one `writev`.
 //!
-//! This is the one module with `unsafe`: [`BufMut`] is an unsafe trait. The implementation only delegates to the
+//! The one module of this crate with `unsafe`: [`BufMut`] is an unsafe trait. The implementation only delegates to the
 //! `BytesMut` inside, which upholds the contract; nothing here touches uninitialised memory itself.
 #![expect(unsafe_code, reason = "BufMut is an unsafe trait; every method delegates to BytesMut")]
 

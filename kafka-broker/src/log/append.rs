@@ -11,7 +11,15 @@ use rustc_hash::FxHasher;
 
 use super::producer_state::Verdict;
 use super::segment::Segment;
-use super::{Append, AppendError, Appended, CHUNK_BYTES, Origin, PartitionLog, validate};
+use super::{Append, AppendError, Appended, Origin, PartitionLog, validate};
+use crate::prefault::prefault;
+
+/// Batches are copied into shared chunks of this size, so that a small batch costs no allocation of its own.
+const CHUNK_BYTES: usize = 256 * 1024;
+
+/// From this size on a log in memory takes its chunks' pages in advance: it fills them soon, and a topic that stays small
+/// takes no memory that it does not use.
+const PREFAULT_FROM_BYTES: u64 = 1 << 20;
 
 impl PartitionLog {
     /// Appends batches. After an error the log is as it was before.
@@ -120,6 +128,10 @@ impl PartitionLog {
         let size: usize = batches.iter().map(RecordBatch::size_bytes).sum();
         if self.chunk.capacity() < size {
             self.chunk = BytesMut::with_capacity(size.max(CHUNK_BYTES));
+            // Memory that a disk's tail has let go of is used again; a log in memory takes more and more.
+            if !self.storage.is_durable() && self.size_bytes() >= PREFAULT_FROM_BYTES {
+                prefault(self.chunk.spare_capacity_mut());
+            }
         }
         let mut offset = self.log_end_offset;
         for batch in batches {

@@ -43,9 +43,6 @@ use leader_epoch::LeaderEpochs;
 use producer_state::ProducerState;
 use segment::Segment;
 
-/// Batches are copied into shared chunks of this size, so that a small batch costs no allocation of its own.
-const CHUNK_BYTES: usize = 256 * 1024;
-
 /// Looking for a time decompresses at most this much of one batch.
 const MAX_DECOMPRESSED_BYTES: usize = 256 << 20;
 
