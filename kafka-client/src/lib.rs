@@ -17,6 +17,7 @@ pub mod cluster;
 pub mod config;
 pub mod consumer;
 mod error;
+pub mod exactly_once;
 pub mod group;
 pub mod net;
 pub mod producer;

@@ -10,6 +10,7 @@ mod consume_streams;
 mod consumer_metrics;
 mod cuts;
 mod disk_failure;
+mod exactly_once;
 mod group_liveness;
 mod groups;
 mod hostile;

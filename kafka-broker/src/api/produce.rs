@@ -175,7 +175,7 @@ fn refusal_of_all(request: &ProduceRequest) -> Option<ProduceError> {
 /// Before the first write of a transaction its coordinator confirms that the partition belongs to it (KIP-890). Returns
 /// what the append has to show for that; `None`: it needs nothing.
 async fn guard(
-    state: &BrokerState,
+    state: &Arc<BrokerState>,
     transactional_id: Option<&StrBytes>,
     topic: &HostedTopic,
     data: &PartitionProduceData,

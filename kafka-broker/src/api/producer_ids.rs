@@ -7,6 +7,7 @@ use kafka_wire::messages::{InitProducerIdRequest, InitProducerIdResponse, Produc
 
 use crate::dispatch::RequestContext;
 use crate::state::BrokerState;
+use crate::transactions::service::change;
 
 pub(crate) async fn init_producer_id(
     state: &Arc<BrokerState>,
@@ -47,11 +48,11 @@ async fn transactional(
         return Err(ErrorCode::InvalidTransactionTimeout);
     }
     let new_producer_id = || state.next_producer_id().map_err(|refusal| refusal.code);
-    let (identity, pending) = state.transactions.change(state, id, |coordinator, now_ms| {
+    // Abort of an open transaction first, for which the client comes back.
+    change(state, id, |coordinator, now_ms| {
         coordinator.init(id, timeout_ms, expected, new_producer_id, now_ms)
-    })?;
-    pending.committed().await?;
-    identity
+    })
+    .await?
 }
 
 /// Who the producer believes to be, if it says so (KIP-360).

@@ -25,7 +25,7 @@ use crate::groups::service::OFFSETS_TOPIC;
 use crate::groups::{Commit, Response, TxnProducer, commit_refusal};
 use crate::state::BrokerState;
 use crate::transactions::markers::{self, Marker};
-use crate::transactions::service::ask;
+use crate::transactions::service::{ask, change};
 use crate::transactions::{EPOCH_BUMP_VERSION, End, Identity, Step, TopicPartition};
 
 /// From this version on one request may be of many transactions, and may only ask (KIP-890).
@@ -47,22 +47,21 @@ fn known_to(version: i16, code: ErrorCode) -> ErrorCode {
 /// Makes sure that a partition is in the producer's transaction before its first write there: asks the coordinator, or
 /// for a client that `adds` implicitly has it added (KIP-890).
 pub(super) async fn verify(
-    state: &BrokerState,
+    state: &Arc<BrokerState>,
     id: &str,
     producer: Identity,
     partition: TopicPartition,
     adds: bool,
 ) -> Result<(), ErrorCode> {
-    let (verified, pending) = ask(state, id, |coordinator, now_ms| {
+    let partitions = BTreeSet::from([partition.clone()]);
+    ask(state, id, |coordinator, now_ms| {
         if adds {
-            let partitions = BTreeSet::from([partition]);
             return coordinator.add(id, producer, &partitions, EPOCH_BUMP_VERSION, now_ms);
         }
         coordinator.verify(id, producer, &partition)?;
         Ok(Step { record: None, answer: () })
-    })?;
-    pending.committed().await?;
-    Ok(verified)
+    })
+    .await
 }
 
 pub(crate) async fn add_partitions(
@@ -112,13 +111,10 @@ async fn add_to(
         // Whoever sends more than version 4 adds for a client that speaks transaction version 2.
         let client = if version > BATCHED_VERSION { EPOCH_BUMP_VERSION } else { 0 };
         let partitions: BTreeSet<TopicPartition> = all().collect();
-        let step = state.transactions.change(state, id, |coordinator, now_ms| {
+        added = change(state, id, |coordinator, now_ms| {
             coordinator.add(id, producer, &partitions, client, now_ms)
-        });
-        added = match step {
-            Ok(((), pending)) => pending.committed().await,
-            Err(code) => Err(code),
-        };
+        })
+        .await;
     }
     let result = |topic: &AddPartitionsToTxnTopic, index: i32| {
         let at = (topic.name.to_string(), index);
@@ -170,10 +166,7 @@ async fn add_offsets_partition(
     let index = state.groups.partition(state, &request.group_id)?.index();
     let partitions = BTreeSet::from([(OFFSETS_TOPIC.to_owned(), index)]);
     let producer = (request.producer_id.0, request.producer_epoch);
-    let ((), pending) = state
-        .transactions
-        .change(state, id, |coordinator, now_ms| coordinator.add(id, producer, &partitions, 0, now_ms))?;
-    pending.committed().await
+    change(state, id, |coordinator, now_ms| coordinator.add(id, producer, &partitions, 0, now_ms)).await
 }
 
 /// Dropping the future takes nothing back: what was decided happens.
@@ -191,13 +184,7 @@ pub(crate) async fn end(
         version: if version >= END_BUMP_VERSION { EPOCH_BUMP_VERSION } else { 0 },
     };
     let new_producer_id = || state.next_producer_id().map_err(|refusal| refusal.code);
-    let step = state
-        .transactions
-        .change(state, id, |coordinator, now_ms| coordinator.end(end, new_producer_id, now_ms));
-    let ended = match step {
-        Ok((identity, pending)) => pending.committed().await.map(|()| identity),
-        Err(code) => Err(code),
-    };
+    let ended = change(state, id, |coordinator, now_ms| coordinator.end(end, new_producer_id, now_ms)).await;
     let response = EndTxnResponse::default();
     match ended {
         Ok((producer_id, epoch)) if version >= END_BUMP_VERSION => {

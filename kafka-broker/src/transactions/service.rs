@@ -5,6 +5,7 @@
 //! coordinator's lock; Kafka sends AddPartitionsToTxn for it (`AddPartitionsToTxnManager`).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use kafka_wire::ErrorCode;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use super::{Coordinator, Ending, Step, TransactionRecord, markers};
 use crate::config::broker::BrokerConfig;
@@ -23,6 +24,9 @@ use crate::state::BrokerState;
 
 /// Where transactional ids rest.
 pub(crate) const TRANSACTIONS_TOPIC: &str = "__transaction_state";
+/// How long a call waits for the end of the transaction before it, which usually takes less than a round trip
+/// (`add.partitions.to.txn.retry.backoff.max.ms`).
+const CONCURRENT_TIMEOUT: Duration = Duration::from_millis(100);
 /// How long an answer waits until the in-sync replicas have what it rests on.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -37,6 +41,8 @@ pub(crate) struct Transactions {
     /// Transactional ids whose partitions are to be told how their transactions end.
     ending: Mutex<BTreeSet<String>>,
     woken: Notify,
+    /// A transaction has come to its end.
+    over: Notify,
 }
 
 /// A coordinator with the log it was loaded from.
@@ -76,6 +82,7 @@ impl Transactions {
             elected: Mutex::default(),
             ending: Mutex::default(),
             woken: Notify::new(),
+            over: Notify::new(),
         }
     }
 
@@ -96,7 +103,7 @@ impl Transactions {
 
     /// Lets the coordinator of a transactional id decide, and puts on record what it decided. The answer may be given once
     /// the record is committed.
-    pub(crate) fn change<T>(
+    fn change<T>(
         &self,
         state: &BrokerState,
         id: &str,
@@ -152,7 +159,9 @@ impl Transactions {
                 Some(record) => self.write(shard, &[record], now_ms),
                 None => Ok(()),
             }
-        })?
+        })??;
+        self.over.notify_waiters();
+        Ok(())
     }
 
     fn write(&self, shard: &mut Shard, records: &[TransactionRecord], now_ms: i64) -> Result<(), ErrorCode> {
@@ -240,22 +249,45 @@ impl Shard {
     }
 }
 
-/// Puts a question of a partition's leader to the coordinator on whichever node it is.
-pub(crate) fn ask<T>(
-    state: &BrokerState,
+/// Puts a question of a partition's leader to the coordinator, on whichever node it is: see [`change`].
+pub(crate) async fn ask<T>(
+    state: &Arc<BrokerState>,
     id: &str,
-    decide: impl FnOnce(&Coordinator, i64) -> Result<Step<T>, ErrorCode>,
-) -> Result<(T, Pending), ErrorCode> {
+    decide: impl Fn(&Coordinator, i64) -> Result<Step<T>, ErrorCode>,
+) -> Result<T, ErrorCode> {
+    change(&coordinator(state, id)?, id, decide).await
+}
+
+/// Lets this node's coordinator decide, and waits until that is on record everywhere it has to be. Where the transaction
+/// before is still being ended, it waits for that first, though not for long.
+///
+/// Dropping the future takes nothing back.
+pub(crate) async fn change<T>(
+    state: &Arc<BrokerState>,
+    id: &str,
+    decide: impl Fn(&Coordinator, i64) -> Result<Step<T>, ErrorCode>,
+) -> Result<T, ErrorCode> {
+    let deadline = Instant::now() + CONCURRENT_TIMEOUT;
+    loop {
+        let mut over = pin!(state.transactions.over.notified());
+        // Before it decides, so that no end is missed.
+        over.as_mut().enable();
+        match state.transactions.change(state, id, &decide) {
+            Ok((answer, pending)) => return pending.committed().await.map(|()| answer),
+            Err(ErrorCode::ConcurrentTransactions) if timeout_at(deadline, over).await.is_ok() => {}
+            Err(code) => return Err(code),
+        }
+    }
+}
+
+/// The node of a transactional id's coordinator.
+fn coordinator(state: &Arc<BrokerState>, id: &str) -> Result<Arc<BrokerState>, ErrorCode> {
     let index = partition_for(id, partition_count(state));
     let partition =
         state.topics.partition(TRANSACTIONS_TOPIC, index).ok_or(ErrorCode::CoordinatorNotAvailable)?;
-    let (leader, _) = partition.leader();
-    match leader == state.node_id {
-        true => state.transactions.change(state, id, decide),
-        false => {
-            let node = state.cluster.node(leader).ok_or(ErrorCode::CoordinatorNotAvailable)?;
-            node.transactions.change(&node, id, decide)
-        }
+    match partition.leader().0 {
+        leader if leader == state.node_id => Ok(Arc::clone(state)),
+        leader => state.cluster.node(leader).ok_or(ErrorCode::CoordinatorNotAvailable),
     }
 }
 

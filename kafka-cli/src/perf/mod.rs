@@ -1,8 +1,9 @@
-//! `kafka perf produce|consume|latency`: each prints one line of JSON.
+//! `kafka perf produce|consume|latency|transactions`: each prints one line of JSON.
 
 mod consume;
 mod latency;
 mod produce;
+mod transactions;
 mod usage;
 
 use std::time::Duration;
@@ -21,7 +22,7 @@ use crate::output::note;
 
 pub(crate) use usage::Usage;
 
-/// Measure producing, consuming and latency; each prints one line of JSON
+/// Measure producing, consuming, latency and transactions; each prints one line of JSON
 #[derive(Debug, Subcommand)]
 #[command(after_help = "\
 Every line has: records, bytes (of keys and values), seconds, records_per_second,
@@ -37,6 +38,7 @@ pub(crate) enum Command {
     Produce(produce::Args),
     Consume(consume::Args),
     Latency(latency::Args),
+    Transactions(transactions::Args),
 }
 
 pub(crate) async fn run(command: Command) -> Result<(), Failure> {
@@ -44,6 +46,7 @@ pub(crate) async fn run(command: Command) -> Result<(), Failure> {
         Command::Produce(args) => produce::run(args).await,
         Command::Consume(args) => consume::run(args).await,
         Command::Latency(args) => latency::run(args).await,
+        Command::Transactions(args) => transactions::run(args).await,
     }
 }
 

@@ -182,8 +182,11 @@ impl Completion {
 
     /// Settles the batch. Only the first outcome counts.
     pub(super) fn complete(&self, outcome: Outcome) {
-        // The callers may have dropped their deliveries; a loss must not pass without a trace.
-        if let Outcome::Failed(error) = &outcome {
+        // The callers may have dropped their deliveries; a loss must not pass without a trace. Of an aborted transaction
+        // nothing else is expected.
+        if let Outcome::Failed(error) = &outcome
+            && !matches!(error, SendError::NoTransaction)
+        {
             tracing::warn!(partition = %self.partition, %error, "batch not delivered");
         }
         if self.outcome.set(outcome).is_ok() {

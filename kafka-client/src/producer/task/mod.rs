@@ -25,7 +25,7 @@ use tokio::time::Instant;
 use self::compressors::Compressors;
 use self::report::Spans;
 use self::request::{Standing, produce_request, standing};
-pub(super) use self::transactions::Begun;
+pub(crate) use self::transactions::Begun;
 use self::transactions::{Desk, TransactionCommand};
 use super::Shared;
 use super::accumulator::PartitionBuffer;

@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 
 use super::super::batch::Identity;
 use super::super::sender::Sender;
-use super::super::transaction::core::{Ask, OffsetsJob, Reply, Told, Version};
+use super::super::transaction::core::{Ask, OffsetsJob, Previous, Reply, Told, Version};
 use super::super::transaction::error::code_of;
 use super::super::transaction::{CommitError, CommitOffsetsError, FatalError, GroupMetadata, Open, Outcome};
 use super::{Commands, Event, Task};
@@ -40,9 +40,10 @@ type Offsets = Result<(), CommitOffsetsError>;
 
 /// A transaction that begins.
 #[derive(Debug)]
-pub(in super::super) struct Begun {
-    pub(in super::super) open: Open,
-    pub(in super::super) previous: Option<Outcome>,
+pub(crate) struct Begun {
+    pub(crate) open: Open,
+    pub(crate) serial: u64,
+    pub(crate) previous: Option<Previous>,
 }
 
 #[derive(Debug)]
@@ -158,9 +159,9 @@ impl Task {
         let any = !told.is_empty();
         for told in told {
             match told {
-                Told::Begun { previous } => {
+                Told::Begun { serial, previous } => {
                     // Whoever stopped waiting drops the transaction, which aborts it.
-                    let begun = Begun { open: Open::new(self.shared.clone()), previous };
+                    let begun = Begun { open: Open::new(self.shared.clone()), serial, previous };
                     if let Some(waiting) = self.desk.begins.pop_front() {
                         drop(waiting.send(Ok(begun)));
                     }

@@ -54,10 +54,18 @@ pub(in super::super) enum Reply {
     Unanswered,
 }
 
+/// How an earlier transaction ended, of which a coordinator may have heard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Previous {
+    pub(crate) serial: u64,
+    /// `None`: nobody knows.
+    pub(crate) outcome: Option<Outcome>,
+}
+
 /// What the shell passes on to those who wait.
 #[derive(Debug, Clone)]
 pub(in super::super) enum Told {
-    Begun { previous: Option<Outcome> },
+    Begun { serial: u64, previous: Option<Previous> },
     NotBegun(FatalError),
     Offsets { number: u64, result: Result<(), CommitOffsetsError> },
     Ended(Result<Outcome, CommitError>),
@@ -103,7 +111,9 @@ pub(in super::super) struct Transactions {
     may_be_committed: bool,
     retry_at: Option<Instant>,
     failures: u32,
-    previous: Option<Outcome>,
+    /// Numbers the transactions.
+    serial: u64,
+    previous: Option<Previous>,
     told: Vec<Told>,
 }
 
@@ -124,6 +134,7 @@ impl Transactions {
             may_be_committed: false,
             retry_at: None,
             failures: 0,
+            serial: 0,
             previous: None,
             told: Vec::new(),
         }
@@ -186,7 +197,8 @@ impl Transactions {
         self.touched = false;
         self.may_be_committed = false;
         self.cause = None;
-        self.told.push(Told::Begun { previous: self.previous });
+        self.serial += 1;
+        self.told.push(Told::Begun { serial: self.serial, previous: self.previous });
     }
 
     /// The coordinator will never give the producer an identity.
@@ -435,7 +447,10 @@ impl Transactions {
     }
 
     fn over(&mut self, outcome: Option<Outcome>, result: Result<Outcome, CommitError>) {
-        self.previous = outcome;
+        // One of nothing says nothing: perhaps nobody ever heard that it had begun.
+        if self.touched {
+            self.previous = Some(Previous { serial: self.serial, outcome });
+        }
         self.phase = Phase::Idle;
         self.wanted.clear();
         self.told.push(Told::Ended(result));

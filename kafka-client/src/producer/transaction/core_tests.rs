@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::super::batch::Identity;
 use super::super::error::SendError;
-use super::core::{Ask, OffsetsJob, Reply, Told, Transactions, Version};
+use super::core::{Ask, OffsetsJob, Previous, Reply, Told, Transactions, Version};
 use super::{AbortCause, CommitError, CommitOffsetsError, FatalError, GroupMetadata, Outcome};
 use crate::TopicPartition;
 use crate::consumer::OffsetAndMetadata;
@@ -37,7 +37,7 @@ fn open(version: Version) -> Transactions {
     core.speaks(version);
     core.begin();
     core.identified();
-    assert!(matches!(told(&mut core)[..], [Told::Begun { previous: None }]));
+    assert!(matches!(told(&mut core)[..], [Told::Begun { previous: None, .. }]));
     core
 }
 
@@ -84,7 +84,8 @@ async fn before_kip_890_a_batch_waits_until_the_coordinator_knows_its_partition(
     core.begin();
     core.identified();
     assert!(!core.may_send(&tp(0)), "another transaction knows nothing of it");
-    assert!(matches!(told(&mut core)[..], [Told::Begun { previous: Some(Outcome::Committed) }]));
+    let committed = Previous { serial: 1, outcome: Some(Outcome::Committed) };
+    assert!(matches!(told(&mut core)[..], [Told::Begun { serial: 2, previous: Some(p) }] if p == committed));
 }
 
 #[tokio::test(start_paused = true)]

@@ -13,7 +13,7 @@
 //! # Ok(()) }
 //! ```
 
-pub(super) mod core;
+pub(crate) mod core;
 #[cfg(test)]
 mod core_tests;
 pub(super) mod error;
@@ -27,7 +27,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 pub use self::error::{AbortCause, AbortError, BeginError, CommitError, CommitOffsetsError, FatalError};
-use super::task::Begun;
+pub(crate) use super::task::Begun;
 use super::{Producer, Record, SendAllError, SendError, Shared};
 use crate::TopicPartition;
 use crate::consumer::OffsetAndMetadata;
@@ -77,12 +77,39 @@ pub struct Transaction<'p> {
     previous: Option<Outcome>,
 }
 
-/// Aborts a transaction that nobody ends.
-pub(super) struct Open(Option<Arc<Shared>>);
+/// A transaction that is open, and aborted if nobody ends it.
+pub(crate) struct Open(Option<Arc<Shared>>);
 
 impl Open {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
         Self(Some(shared))
+    }
+
+    pub(crate) async fn commit_offsets(
+        &self,
+        group: &GroupMetadata,
+        offsets: BTreeMap<TopicPartition, OffsetAndMetadata>,
+    ) -> Result<(), CommitOffsetsError> {
+        let Some(shared) = self.0.as_ref().filter(|_| !offsets.is_empty()) else { return Ok(()) };
+        let committed = shared.commands.commit_offsets(group.clone(), offsets);
+        shared.accumulator.wake.notify_one();
+        committed.await.unwrap_or(Err(CommitOffsetsError::Closed))
+    }
+
+    pub(crate) async fn commit(mut self) -> Result<(), CommitError> {
+        match self.end(true) {
+            Some(ended) => ended.await.unwrap_or(Err(CommitError::Unresolved { fatal: None })).map(drop),
+            None => Ok(()),
+        }
+    }
+
+    pub(crate) async fn abort(mut self) -> Result<(), AbortError> {
+        let Some(ended) = self.end(false) else { return Ok(()) };
+        match ended.await {
+            Ok(Ok(_) | Err(CommitError::Aborted(_))) => Ok(()),
+            Ok(Err(CommitError::Fatal(fatal))) => Err(AbortError::Fatal(fatal)),
+            Ok(Err(CommitError::Unresolved { .. })) | Err(_) => Err(AbortError::Unresolved),
+        }
     }
 
     fn end(&mut self, commit: bool) -> Option<oneshot::Receiver<Result<Outcome, CommitError>>> {
@@ -112,6 +139,12 @@ impl Producer {
     /// until the transaction before has ended, up to `max.block`; [`Transaction::previous`] tells how it did, whoever
     /// stopped waiting for that. Dropping the future begins nothing.
     pub async fn begin(&self) -> Result<Transaction<'_>, BeginError> {
+        let Begun { open, previous, .. } = self.begin_open().await?;
+        let previous = previous.and_then(|previous| previous.outcome);
+        Ok(Transaction { producer: self, open, previous })
+    }
+
+    pub(crate) async fn begin_open(&self) -> Result<Begun, BeginError> {
         let shared = self.shared();
         if shared.options.sender.transactional_id.is_none() {
             return Err(BeginError::NotTransactional);
@@ -124,7 +157,7 @@ impl Producer {
         shared.accumulator.wake.notify_one();
         let waited = shared.options.max_block;
         match timeout(waited, begun).await {
-            Ok(Ok(Ok(Begun { open, previous }))) => Ok(Transaction { producer: self, open, previous }),
+            Ok(Ok(Ok(begun))) => Ok(begun),
             Ok(Ok(Err(fatal))) => Err(BeginError::Fatal(fatal)),
             Ok(Err(_)) => Err(BeginError::Closed),
             Err(_) => Err(BeginError::TimedOut { waited }),
@@ -133,8 +166,8 @@ impl Producer {
 }
 
 impl<'p> Transaction<'p> {
-    /// How this producer's transaction before this one ended; `None` if there was none, or if nobody knows
-    /// ([`CommitError::Unresolved`]).
+    /// How the last transaction of this producer ended in which something was sent; `None` if there was none, or if nobody
+    /// knows ([`CommitError::Unresolved`]).
     pub fn previous(&self) -> Option<Outcome> {
         self.previous
     }
@@ -173,38 +206,23 @@ impl<'p> Transaction<'p> {
         P: Borrow<TopicPartition>,
         I: IntoIterator<Item = (P, OffsetAndMetadata)>,
     {
-        let offsets: BTreeMap<_, _> =
-            offsets.into_iter().map(|(partition, at)| (partition.borrow().clone(), at)).collect();
-        if offsets.is_empty() {
-            return Ok(());
-        }
-        let shared = self.producer.shared();
-        let committed = shared.commands.commit_offsets(group.clone(), offsets);
-        shared.accumulator.wake.notify_one();
-        committed.await.unwrap_or(Err(CommitOffsetsError::Closed))
+        let offsets = offsets.into_iter().map(|(partition, at)| (partition.borrow().clone(), at)).collect();
+        self.open.commit_offsets(group, offsets).await
     }
 
     /// Waits until every record is written, and commits.
     ///
     /// Tries for as long as the coordinator does not answer. Dropping the future does not take the commit back: the next
     /// [`begin`](Producer::begin) waits for it and tells how it went. A future that was never polled aborts.
-    pub async fn commit(mut self) -> Result<(), CommitError> {
-        match self.open.end(true) {
-            Some(ended) => ended.await.unwrap_or(Err(CommitError::Unresolved { fatal: None })).map(drop),
-            None => Ok(()),
-        }
+    pub async fn commit(self) -> Result<(), CommitError> {
+        self.open.commit().await
     }
 
     /// Aborts: nothing that was sent in the transaction ever shows to readers of committed records.
     ///
     /// Records that have not left yet fail with [`SendError::NoTransaction`]. Dropping the
     /// future does not take it back.
-    pub async fn abort(mut self) -> Result<(), AbortError> {
-        let Some(ended) = self.open.end(false) else { return Ok(()) };
-        match ended.await {
-            Ok(Ok(_) | Err(CommitError::Aborted(_))) => Ok(()),
-            Ok(Err(CommitError::Fatal(fatal))) => Err(AbortError::Fatal(fatal)),
-            Ok(Err(CommitError::Unresolved { .. })) | Err(_) => Err(AbortError::Unresolved),
-        }
+    pub async fn abort(self) -> Result<(), AbortError> {
+        self.open.abort().await
     }
 }

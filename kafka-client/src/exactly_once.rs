@@ -1,0 +1,435 @@
+//! Read, process, write: exactly once, though processes die and partitions move.
+//!
+//! What a group's members read, what they write, and how far they have read become one transaction (KIP-98, KIP-447). After
+//! a crash, or when a transaction is aborted, the same records are read again and nothing of the first try shows.
+//!
+//! ```no_run
+//! # async fn f(client: kafka_client::Client) -> Result<(), Box<dyn std::error::Error>> {
+//! use kafka_client::Record;
+//! use kafka_client::exactly_once::ExactlyOnce;
+//!
+//! let mut session = ExactlyOnce::new(
+//!     client.consumer().group("shouting").topics(["words"]),
+//!     client.producer().transactional_id("shouting-1"),
+//! )?;
+//! while let Some((records, step)) = session.next().await? {
+//!     for record in records {
+//!         let record = record?;
+//!         let word = String::from_utf8_lossy(record.value.as_deref().unwrap_or_default()).to_uppercase();
+//!         step.send(Record::to("WORDS").value(word)).await?;
+//!     }
+//!     step.done();
+//! }
+//! # Ok(()) }
+//! ```
+//!
+//! Give each instance a transactional id of its own, the same after a restart; the group's members may be of any number.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use kafka_wire::ErrorCode;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
+
+use crate::TopicPartition;
+use crate::config::ConfigError;
+use crate::consumer::{
+    ConsumeError, Consumer, ConsumerBuilder, IsolationLevel, ListenerFuture, OffsetAndMetadata,
+    PartitionRecords, Rebalance, RebalanceListener,
+};
+use crate::producer::transaction::core::Previous;
+use crate::producer::transaction::{Begun, Open};
+use crate::producer::{
+    AbortCause, BeginError, CommitError, CommitOffsetsError, Outcome, Producer, ProducerBuilder, Record,
+    SendError,
+};
+
+/// A transaction is committed after so long by default, as Kafka Streams does with exactly-once.
+const COMMIT_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Why a session cannot go on. Start another one: it begins behind what was committed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ExactlyOnceError {
+    /// Reading failed.
+    #[error(transparent)]
+    Consume(#[from] ConsumeError),
+    /// No transaction could begin.
+    #[error(transparent)]
+    Begin(#[from] BeginError),
+    /// A transaction was not committed, and would not be the next time either, or nobody knows whether it was.
+    #[error(transparent)]
+    Commit(#[from] CommitError),
+}
+
+impl ExactlyOnceError {
+    /// Whether the same session may go on: call [`ExactlyOnce::next`] again.
+    pub fn is_retriable(&self) -> bool {
+        match self {
+            Self::Begin(error) => error.is_retriable(),
+            Self::Consume(_) | Self::Commit(_) => false,
+        }
+    }
+}
+
+/// A consumer and a producer whose work is one; see the [module](self).
+#[derive(Debug)]
+pub struct ExactlyOnce {
+    consumer: Consumer,
+    producer: Producer,
+    commit_interval: Duration,
+    rebalances: Arc<Rebalances>,
+    round: Option<Round>,
+    /// A transaction that has begun and has no records yet.
+    begun: Option<Begun>,
+    /// Records that wait for a transaction.
+    waiting: Option<PartitionRecords>,
+    /// Where to go back to if a transaction turns out to be aborted whose end was not waited for.
+    unresolved: Option<Unresolved>,
+}
+
+#[derive(Debug)]
+struct Unresolved {
+    serial: u64,
+    from: BTreeMap<TopicPartition, i64>,
+}
+
+/// The records of one transaction.
+#[derive(Debug)]
+struct Round {
+    open: Open,
+    serial: u64,
+    commit_at: Instant,
+    /// Where it began in each partition, and how far it has come.
+    from: BTreeMap<TopicPartition, i64>,
+    to: BTreeMap<TopicPartition, OffsetAndMetadata>,
+    /// Some of its records were not processed.
+    is_spoilt: bool,
+}
+
+/// Records that are being processed: part of the transaction that is open. Say [`done`](Self::done) at the end; a step that
+/// is dropped before, for instance because of an error, aborts the transaction, and its records come again.
+#[derive(Debug)]
+#[must_use = "a step that is dropped before it is `done` aborts the transaction"]
+pub struct Step<'s> {
+    session: &'s mut ExactlyOnce,
+    partition: TopicPartition,
+    to: OffsetAndMetadata,
+    is_done: bool,
+}
+
+/// What the session and the consumer's rebalances tell each other.
+#[derive(Debug, Default)]
+struct Rebalances {
+    /// Partitions are to go to others: what was read of them has to be committed first.
+    is_asked: AtomicBool,
+    asked: Notify,
+    answered: Notify,
+    /// The session is gone.
+    is_over: AtomicBool,
+    /// Partitions that others may read already.
+    lost: Mutex<BTreeSet<TopicPartition>>,
+}
+
+struct Listener(Arc<Rebalances>);
+
+impl RebalanceListener for Listener {
+    fn on_revoked<'a>(&'a self, _rebalance: Rebalance<'a>) -> ListenerFuture<'a> {
+        Box::pin(async move {
+            let rebalances = &self.0;
+            rebalances.is_asked.store(true, Ordering::SeqCst);
+            rebalances.asked.notify_one();
+            loop {
+                let answered = rebalances.answered.notified();
+                let is_over = rebalances.is_over.load(Ordering::SeqCst);
+                if is_over || !rebalances.is_asked.load(Ordering::SeqCst) {
+                    return;
+                }
+                answered.await;
+            }
+        })
+    }
+
+    fn on_lost<'a>(&'a self, rebalance: Rebalance<'a>) -> ListenerFuture<'a> {
+        Box::pin(async move {
+            self.0.lost.lock().extend(rebalance.partitions().iter().cloned());
+        })
+    }
+}
+
+impl Rebalances {
+    fn is_asked(&self) -> bool {
+        self.is_asked.load(Ordering::SeqCst)
+    }
+
+    fn answer(&self) {
+        self.is_asked.store(false, Ordering::SeqCst);
+        self.answered.notify_waiters();
+    }
+}
+
+impl ExactlyOnce {
+    /// A session of a consumer in a group and a producer with a transactional id. The consumer reads committed records only
+    /// and commits nothing by itself; a rebalance listener of its own is replaced.
+    pub fn new(consumer: ConsumerBuilder, producer: ProducerBuilder) -> Result<Self, ConfigError> {
+        let rebalances = Arc::new(Rebalances::default());
+        let consumer = consumer
+            .isolation_level(IsolationLevel::ReadCommitted)
+            .enable_auto_commit(false)
+            .rebalance_listener(Listener(Arc::clone(&rebalances)))
+            .build()?;
+        Ok(Self {
+            consumer,
+            producer: producer.build()?,
+            commit_interval: COMMIT_INTERVAL,
+            rebalances,
+            round: None,
+            begun: None,
+            waiting: None,
+            unresolved: None,
+        })
+    }
+
+    /// How long a transaction is open before it is committed, at the end of the step under way. Default 100 ms. Less shows
+    /// results sooner, more costs less.
+    pub fn commit_interval(mut self, interval: Duration) -> Self {
+        self.commit_interval = interval;
+        self
+    }
+
+    /// The consumer.
+    pub fn consumer(&self) -> &Consumer {
+        &self.consumer
+    }
+
+    /// The producer. What it sends outside of a step fails.
+    pub fn producer(&self) -> &Producer {
+        &self.producer
+    }
+
+    /// The next records to process; commits the transaction before when its time is over or when partitions move. `None`
+    /// once the consumer was closed, with everything committed.
+    ///
+    /// Transactions that can be tried again are: their records come again. Dropping the future loses nothing.
+    pub async fn next(&mut self) -> Result<Option<(PartitionRecords, Step<'_>)>, ExactlyOnceError> {
+        loop {
+            self.resolve().await?;
+            let is_due =
+                self.round.as_ref().is_some_and(|round| round.is_spoilt || round.commit_at <= Instant::now());
+            if is_due || self.rebalances.is_asked() {
+                self.end_round().await?;
+                self.rebalances.answer();
+                continue;
+            }
+            if let Some(records) = self.ready().await? {
+                return Ok(Some(self.hand_out(records)));
+            }
+            let commit_at = self.round.as_ref().map(|round| round.commit_at);
+            tokio::select! {
+                records = self.consumer.next_batch() => match records? {
+                    Some(records) => self.waiting = Some(records),
+                    None => {
+                        self.end_round().await?;
+                        return Ok(None);
+                    }
+                },
+                () = self.rebalances.asked.notified() => {}
+                () = sleep_until(commit_at.unwrap_or_else(Instant::now)), if commit_at.is_some() => {}
+            }
+        }
+    }
+
+    /// Commits what was processed, leaves the group and closes the producer.
+    ///
+    /// Dropping the future may leave the last transaction to be aborted: its records come again, to whoever reads next.
+    pub async fn close(mut self) -> Result<(), ExactlyOnceError> {
+        self.resolve().await?;
+        self.end_round().await?;
+        self.rebalances.is_over.store(true, Ordering::SeqCst);
+        self.rebalances.answer();
+        // What matters is committed; the group finds out by itself that the member has gone.
+        if let Err(error) = self.consumer.close().await {
+            tracing::debug!(%error, "the consumer did not leave its group");
+        }
+        drop(self.producer.close(Duration::from_secs(1)).await);
+        Ok(())
+    }
+
+    /// Finds out how a transaction ended whose end was not waited for.
+    async fn resolve(&mut self) -> Result<(), ExactlyOnceError> {
+        if self.unresolved.is_none() {
+            return Ok(());
+        }
+        let begun = self.producer.begin_open().await?;
+        let previous = begun.previous;
+        self.begun = Some(begun);
+        let Some(unresolved) = self.unresolved.take() else { return Ok(()) };
+        // If the last of which a coordinator heard is another one, nothing was sent in this one.
+        match previous.filter(|previous| previous.serial == unresolved.serial) {
+            Some(Previous { outcome: Some(Outcome::Committed), .. }) => Ok(()),
+            Some(Previous { outcome: None, .. }) => Err(CommitError::Unresolved { fatal: None }.into()),
+            _ => {
+                self.go_back_to(unresolved.from);
+                Ok(())
+            }
+        }
+    }
+
+    /// The records that wait, once there is a transaction for them.
+    async fn ready(&mut self) -> Result<Option<PartitionRecords>, ExactlyOnceError> {
+        if self.waiting.is_none() {
+            return Ok(None);
+        }
+        if self.round.is_none() {
+            let Begun { open, serial, .. } = match self.begun.take() {
+                Some(begun) => begun,
+                None => self.producer.begin_open().await?,
+            };
+            self.rebalances.lost.lock().clear();
+            self.round = Some(Round {
+                open,
+                serial,
+                commit_at: Instant::now() + self.commit_interval,
+                from: BTreeMap::new(),
+                to: BTreeMap::new(),
+                is_spoilt: false,
+            });
+        }
+        // While a transaction began, a seek or a rebalance may have made them void.
+        let is_current =
+            |records: &PartitionRecords| self.consumer.assignment().contains(records.topic_partition());
+        Ok(self.waiting.take().filter(is_current))
+    }
+
+    fn hand_out(&mut self, records: PartitionRecords) -> (PartitionRecords, Step<'_>) {
+        let partition = records.topic_partition().clone();
+        if let Some(round) = &mut self.round {
+            round.from.entry(partition.clone()).or_insert(records.position());
+        }
+        let mut to = OffsetAndMetadata::new(records.next_offset());
+        to.leader_epoch = Some(records.leader_epoch()).filter(|&epoch| epoch >= 0);
+        (records, Step { session: self, partition, to, is_done: false })
+    }
+
+    /// Commits the round, or aborts it and goes back to where it began.
+    async fn end_round(&mut self) -> Result<(), ExactlyOnceError> {
+        let Some(round) = self.round.take() else { return Ok(()) };
+        let from = round.from.clone();
+        self.unresolved = Some(Unresolved { serial: round.serial, from: from.clone() });
+        let ended = self.commit(round).await;
+        self.unresolved = None;
+        if !ended? {
+            self.go_back_to(from);
+        }
+        Ok(())
+    }
+
+    /// Whether the round is committed; if not, it is aborted, and may be tried again.
+    async fn commit(&self, round: Round) -> Result<bool, CommitError> {
+        let is_lost = {
+            let lost = self.rebalances.lost.lock();
+            round.from.keys().any(|partition| lost.contains(partition))
+        };
+        // With the membership of now: partitions that went since were committed before, or are lost.
+        let group = self.consumer.group_metadata().filter(|_| !is_lost);
+        let Some(group) = group.filter(|_| !round.is_spoilt) else {
+            tracing::info!(is_lost, unprocessed = round.is_spoilt, "the transaction is aborted");
+            // However that goes, nothing of it shows.
+            drop(round.open.abort().await);
+            return Ok(false);
+        };
+        let cause = match round.open.commit_offsets(&group, round.to).await {
+            Ok(()) => match round.open.commit().await {
+                Err(CommitError::Aborted(cause)) => cause,
+                ended => return ended.map(|()| true),
+            },
+            Err(CommitOffsetsError::Abort(cause)) => {
+                drop(round.open.abort().await);
+                cause
+            }
+            Err(CommitOffsetsError::Fatal(fatal)) => return Err(CommitError::Fatal(fatal)),
+            Err(CommitOffsetsError::Closed) => return Err(CommitError::Unresolved { fatal: None }),
+        };
+        if may_succeed(&cause) {
+            tracing::info!(%cause, "the transaction is aborted, its records are read again");
+            return Ok(false);
+        }
+        Err(CommitError::Aborted(cause))
+    }
+
+    fn go_back_to(&mut self, from: BTreeMap<TopicPartition, i64>) {
+        self.waiting = None;
+        for (partition, offset) in from {
+            // Whoever has the partition now begins at what is committed.
+            if self.consumer.assignment().contains(&partition)
+                && let Err(error) = self.consumer.seek(&partition, offset)
+            {
+                tracing::debug!(%partition, %error, "not read again here");
+            }
+        }
+    }
+}
+
+/// Whether the same records may be written the next time.
+fn may_succeed(cause: &AbortCause) -> bool {
+    match cause {
+        AbortCause::Send(error) => error.is_retriable() || error.possibly_written(),
+        // Partitions that moved are read by somebody else, or again.
+        AbortCause::Offsets { code, .. } => {
+            code.is_retriable()
+                || matches!(
+                    code,
+                    ErrorCode::IllegalGeneration
+                        | ErrorCode::UnknownMemberId
+                        | ErrorCode::StaleMemberEpoch
+                        | ErrorCode::FencedMemberEpoch
+                        | ErrorCode::RebalanceInProgress
+                        | ErrorCode::TransactionAbortable
+                        | ErrorCode::InvalidTxnState
+                )
+        }
+        AbortCause::Coordinator { .. } => true,
+    }
+}
+
+impl Drop for ExactlyOnce {
+    fn drop(&mut self) {
+        self.rebalances.is_over.store(true, Ordering::SeqCst);
+        self.rebalances.answer();
+    }
+}
+
+impl Step<'_> {
+    /// Sends a record as part of the transaction.
+    ///
+    /// Waits for room only; that it is not written is noticed by the commit. Dropping the future before it is ready means
+    /// that the record was not taken.
+    pub async fn send(&self, record: Record<'_>) -> Result<(), SendError> {
+        self.session.producer.send(record).await.map(drop)
+    }
+
+    /// The partition that the records are from.
+    pub fn partition(&self) -> &TopicPartition {
+        &self.partition
+    }
+
+    /// The records are processed: how far they go is committed with what was sent.
+    pub fn done(mut self) {
+        self.is_done = true;
+        if let Some(round) = &mut self.session.round {
+            round.to.insert(self.partition.clone(), self.to.clone());
+        }
+    }
+}
+
+impl Drop for Step<'_> {
+    fn drop(&mut self) {
+        if let Some(round) = self.session.round.as_mut().filter(|_| !self.is_done) {
+            round.is_spoilt = true;
+        }
+    }
+}
