@@ -15,6 +15,10 @@ use crate::offsets::{ListOffsets, OffsetSpec};
 use crate::partitions::{CreatePartitions, NewPartitions};
 use crate::records::{DeleteRecords, RecordsToDelete};
 use crate::topics::{CreateTopics, DeleteTopics, DescribeTopics, ListTopics, NewTopic};
+use crate::transactions::{
+    AbortTransaction, DescribeProducers, DescribeTransactions, FenceProducers, FindHangingTransactions,
+    ListTransactions, TransactionToAbort,
+};
 
 /// How long an operation is tried as a whole by default, as `default.api.timeout.ms` of the Java client.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
@@ -203,6 +207,48 @@ impl Admin {
         topics: impl IntoIterator<Item = T>,
     ) -> DeleteShareGroupOffsets {
         DeleteShareGroupOffsets::new(self.client.clone(), self.timeout, group.into(), strings(topics))
+    }
+
+    /// Every transactional id that the cluster remembers, or those that the filters let pass.
+    pub fn list_transactions(&self) -> ListTransactions {
+        ListTransactions::new(self.client.clone(), self.timeout)
+    }
+
+    /// Transactional ids with what their coordinators know of them. One that is not known is refused
+    /// (`TRANSACTIONAL_ID_NOT_FOUND`).
+    pub fn describe_transactions<T: Into<String>>(
+        &self,
+        ids: impl IntoIterator<Item = T>,
+    ) -> DescribeTransactions {
+        DescribeTransactions::new(self.client.clone(), self.timeout, strings(ids))
+    }
+
+    /// The producers that partitions remember, with their open transactions.
+    pub fn describe_producers(
+        &self,
+        partitions: impl IntoIterator<Item = TopicPartition>,
+    ) -> DescribeProducers {
+        DescribeProducers::new(self.client.clone(), self.timeout, partitions.into_iter().collect())
+    }
+
+    /// Transactions that are open in partitions and that no coordinator knows, so that nobody will end them.
+    pub fn find_hanging_transactions(
+        &self,
+        partitions: impl IntoIterator<Item = TopicPartition>,
+    ) -> FindHangingTransactions {
+        FindHangingTransactions::new(self.client.clone(), self.timeout, partitions.into_iter().collect())
+    }
+
+    /// Aborts a transaction in one partition, past its coordinator: only for one that
+    /// [hangs](Self::find_hanging_transactions). Anything else would be half done.
+    pub fn abort_transaction(&self, transaction: TransactionToAbort) -> AbortTransaction {
+        AbortTransaction::new(self.client.clone(), self.timeout, transaction)
+    }
+
+    /// Fences every producer of transactional ids and aborts what they have open, as their next producer would. An id that
+    /// is not known is made.
+    pub fn fence_producers<T: Into<String>>(&self, ids: impl IntoIterator<Item = T>) -> FenceProducers {
+        FenceProducers::new(self.client.clone(), self.timeout, strings(ids))
     }
 }
 

@@ -20,6 +20,8 @@ pub enum Resource {
     Group(String),
     /// A member of a group, by its `group.instance.id` or its member id.
     Member(String),
+    /// A transactional id.
+    Transaction(String),
     /// A set of client metrics, by name (KIP-714).
     ClientMetrics(String),
 }
@@ -33,6 +35,7 @@ impl fmt::Display for Resource {
             Self::Partition(partition) => write!(f, "partition {partition}"),
             Self::Group(id) => write!(f, "group {id:?}"),
             Self::Member(id) => write!(f, "member {id:?}"),
+            Self::Transaction(id) => write!(f, "transactional id {id:?}"),
             Self::ClientMetrics(name) => write!(f, "client metrics {name:?}"),
         }
     }

@@ -1,4 +1,5 @@
-//! Kafka's Admin operations: topics, partitions, configurations, the cluster, offsets and groups.
+//! Kafka's Admin operations: topics, partitions, configurations, the cluster, offsets, groups and
+//! transactions.
 //!
 //! ```no_run
 //! # async fn f() -> Result<(), Box<dyn std::error::Error>> {
@@ -18,23 +19,28 @@
 
 mod admin;
 pub mod alter_configs;
+mod brokers;
 pub mod cluster;
 pub mod configs;
+mod coordinator;
 mod driver;
 mod error;
 pub mod groups;
 mod leaders;
+mod named;
 pub mod offsets;
 mod operation;
 pub mod partitions;
 pub mod records;
 mod results;
 pub mod topics;
+pub mod transactions;
 
 pub use admin::Admin;
 pub use alter_configs::ConfigChange;
 pub use configs::ConfigResource;
 pub use error::{AdminError, Resource};
+pub use named::UnknownName;
 pub use offsets::OffsetSpec;
 pub use partitions::NewPartitions;
 pub use records::RecordsToDelete;

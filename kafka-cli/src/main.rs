@@ -1,4 +1,4 @@
-//! The `kafka` command line: a broker, topics, groups, producing, consuming and measuring.
+//! The `kafka` command line: a broker, topics, groups, transactions, producing, consuming and measuring.
 //!
 //! Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
 
@@ -17,6 +17,7 @@ mod progress;
 mod signals;
 mod stdin;
 mod topics;
+mod transactions;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -54,6 +55,8 @@ enum Command {
     Topics(topics::Command),
     #[command(subcommand)]
     Groups(groups::Command),
+    #[command(subcommand)]
+    Transactions(transactions::Command),
     Produce(produce::Args),
     Consume(consume::Args),
     #[command(subcommand)]
@@ -66,6 +69,7 @@ impl Command {
             Self::Broker(args) => broker::run(args).await,
             Self::Topics(command) => topics::run(command).await,
             Self::Groups(command) => groups::run(command).await,
+            Self::Transactions(command) => transactions::run(command).await,
             Self::Produce(args) => produce::run(args).await,
             Self::Consume(args) => consume::run(args).await,
             Self::Perf(command) => perf::run(command).await,

@@ -9,7 +9,7 @@ use crate::output::{print_json, print_line};
 #[derive(Debug, Serialize)]
 pub(crate) struct Outcome<'a> {
     pub(crate) name: &'a str,
-    /// `created`, `deleted`, `removed`, `exists`, `missing`, `valid` or `failed`.
+    /// `created`, `deleted`, `removed`, `aborted`, `fenced`, `exists`, `missing`, `valid` or `failed`.
     pub(crate) outcome: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) id: Option<String>,
@@ -28,6 +28,16 @@ impl<'a> Outcome<'a> {
 
     pub(crate) fn failed(name: &'a str, error: &AdminError) -> Self {
         Self { error: Some(with_causes(error)), ..Self::new(name, "failed") }
+    }
+
+    /// The outcome of an item that is done or has failed, for [`report`].
+    pub(crate) fn or_failed<V>(
+        done: &'static str,
+    ) -> impl for<'b> Fn(&'b str, &Result<V, AdminError>) -> Outcome<'b> {
+        move |name, result| match result {
+            Ok(_) => Outcome::new(name, done),
+            Err(error) => Outcome::failed(name, error),
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The suite. `cargo test -p integration-tests` runs it on the embedded broker; `cargo xtask test` also on Apache Kafka.
 
 mod admin_groups;
+mod admin_transactions;
 mod cancel_safety;
 mod child_broker;
 mod consume;

@@ -6,7 +6,7 @@ use kafka_wire::messages::DescribeGroupsRequest;
 use kafka_wire::messages::describe_groups_response::{DescribedGroup, DescribedGroupMember};
 
 use super::GroupState;
-use super::coordinator::{Coordinator, ask_each, group_id};
+use crate::coordinator::{Coordinates, Coordinator, ask_each, group_id};
 use crate::driver::{Effect, Refusal};
 use crate::operation::operation;
 use crate::{AdminError, ItemResults};
@@ -71,9 +71,14 @@ impl DescribeClassicGroups {
     }
 
     async fn run(self) -> Result<ItemResults<String, ClassicGroupDescription>, AdminError> {
-        ask_each(&self.client, self.ids, Effect::Read, self.timeout, async |coordinator, id| {
-            describe(&coordinator, &id).await
-        })
+        ask_each(
+            &self.client,
+            Coordinates::Group,
+            self.ids,
+            Effect::Read,
+            self.timeout,
+            async |coordinator, id| describe(&coordinator, &id).await,
+        )
         .await
     }
 }

@@ -6,8 +6,8 @@ use kafka_wire::messages::ConsumerGroupDescribeRequest;
 use kafka_wire::messages::consumer_group_describe_response::{Assignment, DescribedGroup, Member};
 
 use super::classic::{self, ClassicGroupDescription, ClassicMember};
-use super::coordinator::{Coordinator, ask_each, group_id, partitions_of};
 use super::{GroupState, GroupType};
+use crate::coordinator::{Coordinates, Coordinator, ask_each, group_id, partitions_of};
 use crate::driver::{Effect, Refusal};
 use crate::operation::operation;
 use crate::{AdminError, ItemResults};
@@ -81,15 +81,17 @@ impl DescribeConsumerGroups {
     }
 
     async fn run(self) -> Result<ItemResults<String, ConsumerGroupDescription>, AdminError> {
-        ask_each(&self.client, self.ids, Effect::Read, self.timeout, async |coordinator, id| match describe(
-            &coordinator,
-            &id,
+        ask_each(
+            &self.client,
+            Coordinates::Group,
+            self.ids,
+            Effect::Read,
+            self.timeout,
+            async |coordinator, id| match describe(&coordinator, &id).await? {
+                Some(described) => Ok(described),
+                None => Ok(classic::describe(&coordinator, &id).await?.and_then(from_classic)),
+            },
         )
-        .await?
-        {
-            Some(described) => Ok(described),
-            None => Ok(classic::describe(&coordinator, &id).await?.and_then(from_classic)),
-        })
         .await
     }
 }

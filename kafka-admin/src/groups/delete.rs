@@ -4,7 +4,7 @@ use kafka_client::Client;
 use kafka_wire::ErrorCode;
 use kafka_wire::messages::DeleteGroupsRequest;
 
-use super::coordinator::{ask_each, group_id};
+use crate::coordinator::{Coordinates, ask_each, group_id};
 use crate::driver::{Effect, Refusal};
 use crate::operation::operation;
 use crate::{AdminError, ItemResults};
@@ -26,13 +26,20 @@ impl DeleteGroups {
     }
 
     async fn run(self) -> Result<ItemResults<String, ()>, AdminError> {
-        ask_each(&self.client, self.ids, Effect::Write, self.timeout, async |coordinator, id| {
-            let request = DeleteGroupsRequest::default().with_groups_names(vec![group_id(&id)]);
-            let results = coordinator.ask(request).await?.results;
-            let result = results.into_iter().find(|result| result.group_id.as_str() == id);
-            let code = result.map_or(ErrorCode::UnknownServerError.code(), |result| result.error_code);
-            Ok(Refusal::check(code, None))
-        })
+        ask_each(
+            &self.client,
+            Coordinates::Group,
+            self.ids,
+            Effect::Write,
+            self.timeout,
+            async |coordinator, id| {
+                let request = DeleteGroupsRequest::default().with_groups_names(vec![group_id(&id)]);
+                let results = coordinator.ask(request).await?.results;
+                let result = results.into_iter().find(|result| result.group_id.as_str() == id);
+                let code = result.map_or(ErrorCode::UnknownServerError.code(), |result| result.error_code);
+                Ok(Refusal::check(code, None))
+            },
+        )
         .await
     }
 }

@@ -1,14 +1,14 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use futures::future;
-use kafka_client::{Client, RequestError, Target};
+use kafka_client::Client;
 use kafka_wire::StrBytes;
 use kafka_wire::messages::list_groups_response::ListedGroup;
 use kafka_wire::messages::{ListGroupsRequest, ListGroupsResponse};
 
 use super::{GroupState, GroupType};
 use crate::AdminError;
+use crate::brokers::ask_all_brokers;
 use crate::driver::{Effect, Refusal, drive_one};
 use crate::operation::operation;
 
@@ -85,31 +85,15 @@ impl ListGroups {
         let request = ListGroupsRequest::default()
             .with_states_filter(self.states.iter().map(|it| StrBytes::from_static_str(it.name())).collect())
             .with_types_filter(self.types.iter().map(|it| StrBytes::from_static_str(it.name())).collect());
+        // Every broker knows the groups that it coordinates.
         let answers = drive_one(&self.client, Effect::Read, self.timeout, |remaining| {
-            ask_all(self.client.clone(), request.clone(), remaining)
+            ask_all_brokers(self.client.clone(), request.clone(), remaining, |answer: &ListGroupsResponse| {
+                Refusal::check(answer.error_code, None)
+            })
         });
-        Ok(merged(answers.await?, &self.protocol_types))
+        let answers = answers.await?.into_iter().map(|(_, answer)| answer);
+        Ok(merged(answers.collect(), &self.protocol_types))
     }
-}
-
-/// Every broker knows the groups that it coordinates.
-async fn ask_all(
-    client: Client,
-    request: ListGroupsRequest,
-    timeout: Duration,
-) -> Result<Result<Vec<ListGroupsResponse>, Refusal>, RequestError> {
-    let cluster = match tokio::time::timeout(timeout, client.refresh_topics(std::iter::empty::<&str>())).await
-    {
-        Ok(cluster) => cluster?,
-        Err(_) => return Err(RequestError::Timeout { waited: timeout, last: None }),
-    };
-    let requests = cluster.brokers().map(|broker| {
-        let request = client.request(request.clone());
-        request.to(Target::Broker(broker.id)).timeout(timeout).into_future()
-    });
-    let answers = future::try_join_all(requests).await?;
-    let refusal = answers.iter().find_map(|answer| Refusal::check(answer.error_code, None).err());
-    Ok(refusal.map_or(Ok(answers), Err))
 }
 
 /// A group that has just moved is known to two coordinators; it is listed once.
@@ -124,7 +108,7 @@ fn merged(answers: Vec<ListGroupsResponse>, protocol_types: &[String]) -> Vec<Gr
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::groups::coordinator::group_id;
+    use crate::coordinator::group_id;
 
     #[test]
     fn groups_of_all_brokers_are_listed_once_by_id_and_by_their_protocol_type() {

@@ -6,7 +6,7 @@ use kafka_wire::messages::{LeaveGroupRequest, LeaveGroupResponse};
 use kafka_wire::{ErrorCode, StrBytes};
 
 use super::consumer::DescribeConsumerGroups;
-use super::coordinator::{ask_about, group_id};
+use crate::coordinator::{ask_about, group_id};
 use crate::driver::{Answers, Effect, Key, Refusal};
 use crate::operation::operation;
 use crate::{AdminError, ItemResults, Resource};

@@ -5,7 +5,6 @@
 
 mod classic;
 mod consumer;
-mod coordinator;
 mod delete;
 mod lag;
 mod list;
@@ -13,9 +12,6 @@ mod members;
 mod offsets;
 mod share;
 mod share_offsets;
-
-use std::fmt;
-use std::str::FromStr;
 
 pub use classic::{ClassicGroupDescription, ClassicMember, DescribeClassicGroups};
 pub use consumer::{ConsumerGroupDescription, ConsumerMember, DescribeConsumerGroups};
@@ -29,66 +25,7 @@ pub use share_offsets::{
     AlterShareGroupOffsets, DeleteShareGroupOffsets, ListShareGroupOffsets, ShareGroupOffset,
 };
 
-/// An enum whose variants have names on the wire.
-macro_rules! named {
-    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident),+ $(,)? }) => {
-        $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-        #[non_exhaustive]
-        pub enum $name {
-            /// Not told by the broker, or not known to this version of the crate.
-            #[default]
-            Unknown,
-            $($(#[$variant_doc])* $variant),+
-        }
-
-        impl $name {
-            /// Every one that is known.
-            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
-
-            /// Kafka's name of it.
-            pub const fn name(self) -> &'static str {
-                match self {
-                    Self::Unknown => "Unknown",
-                    $(Self::$variant => stringify!($variant)),+
-                }
-            }
-
-            fn parse(name: &str) -> Self {
-                name.parse().unwrap_or_default()
-            }
-        }
-
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.pad(self.name())
-            }
-        }
-
-        /// By Kafka's name, in any case.
-        impl FromStr for $name {
-            type Err = UnknownName;
-
-            fn from_str(name: &str) -> Result<Self, UnknownName> {
-                let known = Self::ALL.iter().find(|known| known.name().eq_ignore_ascii_case(name));
-                known.copied().ok_or_else(|| UnknownName {
-                    name: name.to_owned(),
-                    known: Self::ALL.iter().map(|known| known.name()).collect(),
-                })
-            }
-        }
-    };
-}
-
-/// A name that no group state or type has.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{name:?} is none of {}", known.join(", "))]
-pub struct UnknownName {
-    /// The name.
-    pub name: String,
-    /// Those that there are.
-    pub known: Vec<&'static str>,
-}
+use crate::named::named;
 
 named! {
     /// What a group is doing (Kafka's `GroupState`).

@@ -13,7 +13,7 @@ use kafka_wire::messages::{
 };
 use kafka_wire::{ErrorCode, StrBytes};
 
-use super::coordinator::{ask_about, ask_coordinator, group_id};
+use crate::coordinator::{Coordinates, ask_about, ask_coordinator, group_id};
 use crate::driver::{Answers, Effect, Refusal};
 use crate::leaders::by_topic;
 use crate::operation::operation;
@@ -67,11 +67,17 @@ impl ListGroupOffsets {
             .with_topics(topics)
             .with_require_stable(self.require_stable);
         let request = &request;
-        let answer =
-            ask_coordinator(&self.client, &self.group, Effect::Read, self.timeout, async |coordinator| {
+        let answer = ask_coordinator(
+            &self.client,
+            Coordinates::Group,
+            &self.group,
+            Effect::Read,
+            self.timeout,
+            async |coordinator| {
                 let answer = coordinator.ask_up_to(request.clone(), ONE_GROUP).await?;
                 Ok(fetched(answer))
-            });
+            },
+        );
         Ok(listed(answer.await?))
     }
 }

@@ -6,7 +6,7 @@ use kafka_wire::messages::ShareGroupDescribeRequest;
 use kafka_wire::messages::share_group_describe_response::{DescribedGroup, Member};
 
 use super::GroupState;
-use super::coordinator::{Coordinator, ask_each, group_id, partitions_of};
+use crate::coordinator::{Coordinates, Coordinator, ask_each, group_id, partitions_of};
 use crate::driver::{Effect, Refusal};
 use crate::operation::operation;
 use crate::{AdminError, ItemResults};
@@ -68,7 +68,7 @@ impl DescribeShareGroups {
     }
 
     async fn run(self) -> Result<ItemResults<String, ShareGroupDescription>, AdminError> {
-        ask_each(&self.client, self.ids, Effect::Read, self.timeout, describe).await
+        ask_each(&self.client, Coordinates::Group, self.ids, Effect::Read, self.timeout, describe).await
     }
 }
 

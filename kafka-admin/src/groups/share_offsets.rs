@@ -17,7 +17,7 @@ use kafka_wire::messages::{
 };
 use kafka_wire::{ErrorCode, StrBytes};
 
-use super::coordinator::{ask_about, ask_coordinator, group_id};
+use crate::coordinator::{Coordinates, ask_about, ask_coordinator, group_id};
 use crate::driver::{Answers, Effect, Refusal};
 use crate::leaders::by_topic;
 use crate::operation::operation;
@@ -71,14 +71,20 @@ impl ListShareGroupOffsets {
             .with_group_id(StrBytes::from_string(self.group.clone()))
             .with_topics(topics);
         let request = &DescribeShareGroupOffsetsRequest::default().with_groups(vec![group]);
-        let answer =
-            ask_coordinator(&self.client, &self.group, Effect::Read, self.timeout, async |coordinator| {
+        let answer = ask_coordinator(
+            &self.client,
+            Coordinates::Group,
+            &self.group,
+            Effect::Read,
+            self.timeout,
+            async |coordinator| {
                 let groups = coordinator.ask(request.clone()).await?.groups;
                 let Some(group) = groups.into_iter().next() else {
                     return Ok(Err(ErrorCode::UnknownServerError.into()));
                 };
                 Ok(Refusal::check(group.error_code, group.error_message.clone()).map(|()| group))
-            });
+            },
+        );
         Ok(listed(answer.await?))
     }
 }

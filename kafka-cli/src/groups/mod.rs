@@ -1,12 +1,12 @@
 //! `kafka groups list|describe|delete|reset-offsets|delete-offsets|remove-members`
 
 mod describe;
-mod plan;
+pub(crate) mod plan;
 mod reset;
 
 use clap::{Args, Subcommand};
 use kafka_admin::groups::{GroupListing, GroupState, GroupType, MemberIdentity, MembersToRemove};
-use kafka_admin::{Admin, AdminError, ItemResults};
+use kafka_admin::{Admin, ItemResults};
 use kafka_client::TopicPartition;
 use kafka_client::wire::ErrorCode;
 use serde::Serialize;
@@ -239,10 +239,7 @@ fn report_done<K>(
 ) -> Result<(), Failure> {
     let names: Vec<String> = results.iter().map(|(item, _)| name(item)).collect();
     let results = names.iter().map(String::as_str).zip(results.iter().map(|(_, result)| result));
-    report(results, json, |name, result: &Result<(), AdminError>| match result {
-        Ok(()) => Outcome::new(name, done),
-        Err(error) => Outcome::failed(name, error),
-    })
+    report(results, json, Outcome::or_failed(done))
 }
 
 /// What type a group is of; `None` if there is no such group.
@@ -252,7 +249,10 @@ async fn group_type(admin: &Admin, group: &str) -> Result<Option<GroupType>, Fai
 }
 
 /// The partitions that are meant; a topic without numbers is all of it.
-async fn partitions(admin: &Admin, scopes: Vec<plan::Scope>) -> Result<Vec<TopicPartition>, Failure> {
+pub(crate) async fn partitions(
+    admin: &Admin,
+    scopes: Vec<plan::Scope>,
+) -> Result<Vec<TopicPartition>, Failure> {
     let mut partitions = Vec::new();
     for plan::Scope { topic, partitions: numbers } in scopes {
         let numbers = match numbers.is_empty() {

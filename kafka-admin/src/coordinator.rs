@@ -1,4 +1,4 @@
-//! Asking groups' coordinators.
+//! Asking the coordinators of groups and transactions.
 
 use std::collections::HashSet;
 use std::future::Future;
@@ -13,33 +13,49 @@ use tokio::time::Instant;
 use crate::driver::{Answers, Effect, Key, Refusal, drive};
 use crate::{AdminError, ItemResults, Resource};
 
-/// How many groups are asked about at the same time, each with requests of its own: enough to hide round trips, and
+/// How many ids are asked about at the same time, each with requests of its own: enough to hide round trips, and
 /// thousands of groups do not flood a connection.
-const GROUPS_AT_ONCE: usize = 32;
+const IDS_AT_ONCE: usize = 32;
 
-/// From version 4 one request may ask about several groups; up to here it has one key at its top.
+/// From version 4 one request may ask about several ids; up to here it has one key at its top.
 const ONE_KEY: i16 = 3;
 
-/// A group's id as a key of results.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Group(String);
+/// What is coordinated, with its number in requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Coordinates {
+    Group = 0,
+    Transaction = 1,
+}
 
-impl Key for Group {
-    fn resource(&self) -> Resource {
-        Resource::Group(self.0.clone())
+impl Coordinates {
+    fn resource(self, id: &str) -> Resource {
+        match self {
+            Self::Group => Resource::Group(id.to_owned()),
+            Self::Transaction => Resource::Transaction(id.to_owned()),
+        }
     }
 }
 
-/// A group's coordinator, and the time left to ask it.
+/// An id as a key of results.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Id(Coordinates, String);
+
+impl Key for Id {
+    fn resource(&self) -> Resource {
+        self.0.resource(&self.1)
+    }
+}
+
+/// An id's coordinator, and the time left to ask it.
 #[derive(Debug)]
-pub(super) struct Coordinator {
+pub(crate) struct Coordinator {
     client: Client,
-    pub(super) node: i32,
+    pub(crate) node: i32,
     deadline: Instant,
 }
 
 impl Coordinator {
-    pub(super) async fn ask<R>(&self, request: R) -> Result<R::Response, RequestError>
+    pub(crate) async fn ask<R>(&self, request: R) -> Result<R::Response, RequestError>
     where
         R: Request + Send + Sync + 'static,
         R::Response: Send,
@@ -48,7 +64,7 @@ impl Coordinator {
     }
 
     /// As [`ask`](Self::ask), in no version above the given one.
-    pub(super) async fn ask_up_to<R>(&self, request: R, version: i16) -> Result<R::Response, RequestError>
+    pub(crate) async fn ask_up_to<R>(&self, request: R, version: i16) -> Result<R::Response, RequestError>
     where
         R: Request + Send + Sync + 'static,
         R::Response: Send,
@@ -59,14 +75,17 @@ impl Coordinator {
     }
 }
 
-/// Who coordinates a group, asked anew each time: an administrator asks rarely.
+/// Who coordinates an id, asked anew each time: an administrator asks rarely.
 async fn find(
     client: &Client,
-    group: &str,
+    kind: Coordinates,
+    id: &str,
     timeout: Duration,
 ) -> Result<Result<Coordinator, Refusal>, RequestError> {
     let deadline = Instant::now() + timeout;
-    let request = FindCoordinatorRequest::default().with_key(StrBytes::from_string(group.to_owned()));
+    let request = FindCoordinatorRequest::default()
+        .with_key_type(kind as i8)
+        .with_key(StrBytes::from_string(id.to_owned()));
     let request = client.request(request).to(Target::Any).timeout(timeout).max_version(ONE_KEY);
     let answer = match request.await {
         Ok(answer) => answer,
@@ -81,10 +100,11 @@ async fn find(
     Ok(found.map(|()| Coordinator { client: client.clone(), node, deadline }))
 }
 
-/// Asks a group's coordinator until it gives an answer that lasts.
-pub(super) async fn ask_coordinator<V, F, Fut>(
+/// Asks an id's coordinator until it gives an answer that lasts.
+pub(crate) async fn ask_coordinator<V, F, Fut>(
     client: &Client,
-    group: &str,
+    kind: Coordinates,
+    id: &str,
     effect: Effect,
     timeout: Duration,
     ask: F,
@@ -94,23 +114,24 @@ where
     Fut: Future<Output = Result<Result<V, Refusal>, RequestError>>,
 {
     let ask = &ask;
-    let results = drive(client, [Group(group.to_owned())], effect, timeout, |groups, remaining| async move {
-        let result = match find(client, group, remaining).await? {
+    let results = drive(client, [Id(kind, id.to_owned())], effect, timeout, |ids, remaining| async move {
+        let result = match find(client, kind, id, remaining).await? {
             Ok(coordinator) => ask(coordinator).await?,
             Err(refusal) => Err(refusal),
         };
-        Ok(groups.into_iter().zip([result]).collect())
+        Ok(ids.into_iter().zip([result]).collect())
     });
     match results.await?.into_iter().next() {
         Some((_, result)) => result,
-        None => Err(AdminError::Missing { resource: Resource::Group(group.to_owned()) }),
+        None => Err(AdminError::Missing { resource: kind.resource(id) }),
     }
 }
 
-/// Asks each group's coordinator about its group.
-pub(super) async fn ask_each<V, F, Fut>(
+/// Asks each id's coordinator about its id.
+pub(crate) async fn ask_each<V, F, Fut>(
     client: &Client,
-    groups: Vec<String>,
+    kind: Coordinates,
+    ids: Vec<String>,
     effect: Effect,
     timeout: Duration,
     ask: F,
@@ -121,19 +142,19 @@ where
 {
     let deadline = Instant::now() + timeout;
     let mut seen = HashSet::new();
-    let distinct = groups.into_iter().filter(|group| seen.insert(group.clone()));
+    let distinct = ids.into_iter().filter(|id| seen.insert(id.clone()));
     let ask = &ask;
-    let results = stream::iter(distinct).map(|group| async move {
+    let results = stream::iter(distinct).map(|id| async move {
         let remaining = deadline.saturating_duration_since(Instant::now());
-        let ask = |coordinator| ask(coordinator, group.clone());
-        let result = ask_coordinator(client, &group, effect, remaining, ask).await;
-        (group, result)
+        let ask = |coordinator| ask(coordinator, id.clone());
+        let result = ask_coordinator(client, kind, &id, effect, remaining, ask).await;
+        (id, result)
     });
-    ItemResults::if_anybody_answered(results.buffered(GROUPS_AT_ONCE).collect().await)
+    ItemResults::if_anybody_answered(results.buffered(IDS_AT_ONCE).collect().await)
 }
 
 /// Asks a group's coordinator about items of the group, with one request for those that are open.
-pub(super) async fn ask_about<K, V, R>(
+pub(crate) async fn ask_about<K, V, R>(
     client: &Client,
     group: &str,
     items: impl IntoIterator<Item = K>,
@@ -149,7 +170,7 @@ where
 {
     let (request, read) = (&request, &read);
     drive(client, items, effect, timeout, |open, remaining| async move {
-        let answers = match find(client, group, remaining).await? {
+        let answers = match find(client, Coordinates::Group, group, remaining).await? {
             Ok(coordinator) => read(coordinator.ask(request(&open)).await?),
             Err(refusal) => Err(refusal),
         };
@@ -161,12 +182,12 @@ where
     .await
 }
 
-pub(super) fn group_id(id: &str) -> GroupId {
+pub(crate) fn group_id(id: &str) -> GroupId {
     GroupId(StrBytes::from_string(id.to_owned()))
 }
 
 /// The partitions of one topic, as descriptions list them.
-pub(super) fn partitions_of(name: &TopicName, partitions: &[i32]) -> impl Iterator<Item = TopicPartition> {
+pub(crate) fn partitions_of(name: &TopicName, partitions: &[i32]) -> impl Iterator<Item = TopicPartition> {
     let name: std::sync::Arc<str> = std::sync::Arc::from(name.as_str());
     partitions.iter().map(move |&partition| TopicPartition::new(name.clone(), partition))
 }
