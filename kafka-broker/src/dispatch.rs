@@ -120,6 +120,7 @@ apis! {
     AlterConfigsRequest => api::alter_configs::alter_configs,
     IncrementalAlterConfigsRequest => api::alter_configs::incremental_alter_configs,
     DeleteRecordsRequest => api::records::delete_records,
+    DescribeLogDirsRequest => api::log_dirs::describe,
     DescribeClusterRequest => api::cluster::describe_cluster,
     DescribeTopicPartitionsRequest => api::cluster::describe_topic_partitions,
     DescribeQuorumRequest => api::cluster::describe_quorum,

@@ -144,6 +144,28 @@ impl Logs {
         self.data_dir.as_ref().map(|dir| dir.path().to_owned()).unwrap_or_default()
     }
 
+    /// What the folder is called towards clients.
+    pub(crate) fn name(&self) -> String {
+        match &self.data_dir {
+            Some(dir) => dir.path().display().to_string(),
+            None => "memory".to_owned(),
+        }
+    }
+
+    /// The size of the volume that the folder is on, and what is free of it, in bytes.
+    #[cfg(unix)]
+    pub(crate) fn volume_bytes(&self) -> Option<(u64, u64)> {
+        let volume = rustix::fs::statvfs(self.data_dir.as_ref()?.path()).ok()?;
+        let bytes = |blocks: u64| blocks.saturating_mul(volume.f_frsize);
+        Some((bytes(volume.f_blocks), bytes(volume.f_bavail)))
+    }
+
+    /// Not known on other systems.
+    #[cfg(not(unix))]
+    pub(crate) fn volume_bytes(&self) -> Option<(u64, u64)> {
+        None
+    }
+
     pub(crate) fn cluster_id(&self) -> &str {
         &self.cluster_id
     }

@@ -40,6 +40,7 @@ mod partition;
 mod prefault;
 mod replica;
 mod replication;
+mod replication_quota;
 #[cfg(test)]
 mod replication_tests;
 mod replicator;

@@ -177,6 +177,7 @@ pub(crate) fn open_state(
         topics: Default::default(),
         logs,
         producer_ids: Default::default(),
+        replication_quotas: Default::default(),
         faults: Default::default(),
     });
     join(&state, host, port)?;

@@ -26,6 +26,7 @@ use crate::config::topic::TopicConfig;
 use crate::group_commit::GroupCommit;
 use crate::log::{Append, AppendError, Appended, Origin, PartitionLog};
 use crate::replica::{Hosted, Place, Replica, Role};
+use crate::replication_quota::ThrottledReplicas;
 use crate::replicator::Inbox;
 use crate::waiter::{WaitList, Waiter};
 
@@ -52,6 +53,8 @@ struct State {
     partition_epoch: i32,
     is_led_here: bool,
     min_insync_replicas: usize,
+    throttled_leaders: ThrottledReplicas,
+    throttled_followers: ThrottledReplicas,
     hosted: Hosted,
     /// Where this node's replicator is told of the partition; known once the controller has spoken of it.
     inbox: Option<Arc<Inbox>>,
@@ -138,6 +141,8 @@ impl Partition {
                 partition_epoch: -1,
                 is_led_here: false,
                 min_insync_replicas: min_insync(config),
+                throttled_leaders: config.throttled_leaders.clone(),
+                throttled_followers: config.throttled_followers.clone(),
                 hosted: Hosted::Absent,
                 inbox: None,
             }),
@@ -177,6 +182,8 @@ impl Partition {
         self.is_synced_by_time.store(config.flush_ms != i64::MAX, Ordering::Relaxed);
         let mut state = self.state.lock();
         state.min_insync_replicas = min_insync(config);
+        state.throttled_leaders = config.throttled_leaders.clone();
+        state.throttled_followers = config.throttled_followers.clone();
         let Some(replica) = state.replica() else { return };
         replica.log.reconfigure(config.log.clone());
         let end = replica.log.log_end_offset();
@@ -505,6 +512,11 @@ impl Partition {
             Role::Leader(leading) => leading.core.low_watermark(log_start_offset, is_live),
             _ => log_start_offset,
         })
+    }
+
+    /// How many bytes of records this node's replica holds, if it has one.
+    pub(crate) fn size_bytes(&self) -> Option<u64> {
+        self.state.lock().replica().map(|replica| replica.log.size_bytes())
     }
 
     /// Up to where this replica knows its records to be committed.

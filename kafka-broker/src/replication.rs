@@ -221,6 +221,11 @@ impl Leader {
         self.high_watermark >= self.epoch_start_offset
     }
 
+    /// Whether a follower is in sync, by the controller's word.
+    pub(crate) fn is_in_sync(&self, node_id: i32) -> bool {
+        self.isr.contains(&node_id)
+    }
+
     fn must_have(&self, node_id: i32) -> bool {
         let pending = self.pending_isr.as_ref().is_some_and(|isr| isr.contains(&node_id));
         pending || self.isr.contains(&node_id)

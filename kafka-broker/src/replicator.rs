@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use kafka_wire::error_code::ErrorCode;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -19,6 +20,7 @@ use uuid::Uuid;
 use crate::api::off_thread;
 use crate::cluster::elections::{self, AlterPartition};
 use crate::partition::Copied;
+use crate::replication_quota::Side;
 use crate::state::BrokerState;
 
 /// How much one step copies (`replica.fetch.max.bytes`).
@@ -29,9 +31,9 @@ const STEP_BYTES: usize = 1024 * 1024;
 const STEP_BYTES: usize = 1;
 /// After so many steps the task lets others run.
 const STEPS_PER_TURN: usize = 16;
-/// How long a partition rests whose in-sync replicas the controller would not change: it refuses again at once. Java's
-/// followers come back with their next fetch, within `replica.fetch.wait.max.ms` (500).
-const REFUSED_BACKOFF: Duration = Duration::from_millis(250);
+/// How long a partition rests whose in-sync replicas the controller would not change, or whose limit is used up: it would
+/// be the same at once. Java's followers come back with their next fetch, within `replica.fetch.wait.max.ms` (500).
+const REST: Duration = Duration::from_millis(250);
 
 /// Partitions in which a node's replica may have something to copy. Outlives the node's restarts.
 #[derive(Debug, Default)]
@@ -82,7 +84,7 @@ pub(crate) async fn run(state: Arc<BrokerState>) {
     let period = Duration::from_millis(u64::try_from(lag_max_ms / 2).unwrap_or(0).max(1));
     let mut ticks = interval_at(Instant::now() + period, period);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut refused = BTreeSet::new();
+    let mut resting = BTreeSet::new();
     let mut retry_at = Instant::now();
     loop {
         tokio::select! {
@@ -91,30 +93,34 @@ pub(crate) async fn run(state: Arc<BrokerState>) {
                 let mut steps = 0;
                 while let Some((topic_id, index)) = inbox.next() {
                     let copied = copy_all(&state, &inbox, topic_id, index, &mut steps).await;
-                    if copied.is_err() && refused.insert((topic_id, index)) && refused.len() == 1 {
-                        retry_at = Instant::now() + REFUSED_BACKOFF;
+                    if copied.is_err() && resting.insert((topic_id, index)) && resting.len() == 1 {
+                        retry_at = Instant::now() + REST;
                     }
                 }
             }
-            () = sleep_until(retry_at), if !refused.is_empty() => {
-                std::mem::take(&mut refused).into_iter().for_each(|(topic_id, index)| inbox.push(topic_id, index));
+            () = sleep_until(retry_at), if !resting.is_empty() => {
+                std::mem::take(&mut resting).into_iter().for_each(|(topic_id, index)| inbox.push(topic_id, index));
             }
             _ = ticks.tick() => shrink_isrs(&state).await,
         }
     }
 }
 
-/// Copies until there is nothing more, or nothing more may be done now; that the controller refused what was proposed to
-/// it is an error.
+/// Copies until there is nothing more; that there is, but nothing more may be done now, is an error.
 async fn copy_all(
     state: &Arc<BrokerState>,
     inbox: &Inbox,
     topic_id: Uuid,
     index: i32,
     steps: &mut usize,
-) -> Result<(), Refused> {
+) -> Result<(), Rest> {
     give_up_broken(state, topic_id, index).await?;
-    while let Step::More(proposal) = copy_step(state, topic_id, index) {
+    loop {
+        let proposal = match copy_step(state, topic_id, index) {
+            Step::Done => break,
+            Step::Throttled => return Err(Rest),
+            Step::More(proposal) => proposal,
+        };
         if flush_copied(state, topic_id, index).await.is_err() {
             break;
         }
@@ -135,7 +141,7 @@ async fn copy_all(
 
 /// A log that this node leads is given up: the controller is asked for a leader whose disk works. Of Kafka's brokers one
 /// with a broken folder halts, or says which folder is gone (`AssignReplicasToDirs`); here only the log that broke goes.
-async fn give_up_broken(state: &Arc<BrokerState>, topic_id: Uuid, index: i32) -> Result<(), Refused> {
+async fn give_up_broken(state: &Arc<BrokerState>, topic_id: Uuid, index: i32) -> Result<(), Rest> {
     let Some(own) = state.topics.by_id(topic_id).and_then(|topic| topic.partition(index)) else {
         return Ok(());
     };
@@ -150,20 +156,50 @@ async fn give_up_broken(state: &Arc<BrokerState>, topic_id: Uuid, index: i32) ->
                 reason = refusal.message,
                 "no other leader for a broken log"
             );
-            Refused
+            Rest
         })
     })
     .await
 }
 
-/// The controller did not change the in-sync replicas.
+/// Nothing more may be done now: the controller refused what was proposed to it, or a limit is used up.
 #[derive(Debug)]
-pub(crate) struct Refused;
+pub(crate) struct Rest;
+
+/// A limit on how fast replicas are copied, and the node that it is for.
+struct Limit<'a> {
+    side: Side,
+    node: &'a BrokerState,
+}
+
+impl<'a> Limit<'a> {
+    fn of(side: Side, leader: &'a BrokerState, follower: &'a BrokerState) -> Self {
+        let node = match side {
+            Side::Leader => leader,
+            Side::Follower => follower,
+        };
+        Self { side, node }
+    }
+
+    fn is_exceeded(&self, now_ms: i64) -> bool {
+        let limit = match self.side {
+            Side::Leader => self.node.config.leader_throttled_rate(),
+            Side::Follower => self.node.config.follower_throttled_rate(),
+        };
+        self.node.replication_quotas.is_exceeded(self.side, limit, now_ms)
+    }
+
+    fn record(&self, bytes: usize, now_ms: i64) {
+        self.node.replication_quotas.record(self.side, bytes, now_ms);
+    }
+}
 
 /// Whether there may be more to copy.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Step {
     Done,
+    /// There is, but not now (KIP-73).
+    Throttled,
     /// And what the leader wants to become of its in-sync replicas.
     More(Option<AlterPartition>),
 }
@@ -177,11 +213,18 @@ pub(crate) fn copy_step(state: &BrokerState, topic_id: Uuid, index: i32) -> Step
     // Its leader is not there, or does not lead yet: it calls when it does.
     let Some(leader) = state.cluster.node(leader_id) else { return Step::Done };
     let now_ms = state.clock.now_ms();
-    let copied = leader
-        .topics
-        .by_id(topic_id)
-        .and_then(|topic| topic.partition(index))
-        .and_then(|leader| leader.copy_for(state.node_id, leader_epoch, history, STEP_BYTES, now_ms));
+    let Some(led) = leader.topics.by_id(topic_id).and_then(|topic| topic.partition(index)) else {
+        return Step::Done;
+    };
+    let limits: Vec<Limit<'_>> = led
+        .throttles(leader_id, state.node_id)
+        .into_iter()
+        .map(|side| Limit::of(side, &leader, state))
+        .collect();
+    if limits.iter().any(|limit| limit.is_exceeded(now_ms)) {
+        return Step::Throttled;
+    }
+    let copied = led.copy_for(state.node_id, leader_epoch, history, STEP_BYTES, now_ms);
     match copied {
         None => Step::Done,
         Some(Copied::Failed(error)) => {
@@ -201,6 +244,8 @@ pub(crate) fn copy_step(state: &BrokerState, topic_id: Uuid, index: i32) -> Step
             }
         },
         Some(Copied::Batches(mut copied)) => {
+            let size_bytes = copied.batches.iter().map(Bytes::len).sum();
+            limits.iter().for_each(|limit| limit.record(size_bytes, now_ms));
             let expand = copied.expand.take();
             let is_last = copied.batches.is_empty() && expand.is_none();
             match own.copied(leader_epoch, copied, now_ms) {
@@ -231,7 +276,7 @@ async fn flush_copied(state: &BrokerState, topic_id: Uuid, index: i32) -> Result
 }
 
 /// Asks the controller for a change of in-sync replicas, and tells the leader when it is refused.
-pub(crate) fn alter_partition(state: &BrokerState, proposal: &AlterPartition) -> Result<(), Refused> {
+pub(crate) fn alter_partition(state: &BrokerState, proposal: &AlterPartition) -> Result<(), Rest> {
     state.cluster.alter_partition(proposal, state.clock.now_ms()).map_err(|refusal| {
         tracing::info!(node_id = proposal.node_id, reason = refusal.message, "in-sync replicas not changed");
         let leader = state.cluster.node(proposal.node_id);
@@ -239,7 +284,7 @@ pub(crate) fn alter_partition(state: &BrokerState, proposal: &AlterPartition) ->
         if let Some(partition) = topic.and_then(|topic| topic.partition(proposal.index)) {
             partition.proposal_failed();
         }
-        Refused
+        Rest
     })
 }
 

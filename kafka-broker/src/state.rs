@@ -21,6 +21,7 @@ use crate::groups::service::{Groups, OFFSETS_TOPIC};
 use crate::ids;
 use crate::partition::Partition;
 use crate::replica::Place;
+use crate::replication_quota::ReplicationQuotas;
 use crate::share::service::Shares;
 use crate::share::state::service::{SHARE_STATE_TOPIC, ShareStates};
 use crate::topics::{HostedTopic, Topics};
@@ -50,6 +51,7 @@ pub(crate) struct BrokerState {
     pub(crate) shares: Shares,
     pub(crate) share_states: ShareStates,
     pub(crate) transactions: Transactions,
+    pub(crate) replication_quotas: ReplicationQuotas,
     pub(crate) faults: Faults,
 }
 

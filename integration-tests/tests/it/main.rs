@@ -19,6 +19,7 @@ mod interop;
 mod nodes;
 mod produce;
 mod quotas;
+mod reassignments;
 mod restart;
 mod share;
 mod share_java;

@@ -4,9 +4,12 @@ use integration_tests::{Cluster, TestResult, eventually, unique};
 use kafka_admin::{
     Admin, ConfigChange, ConfigResource, NewPartitions, NewTopic, OffsetSpec, RecordsToDelete,
 };
-use kafka_client::TopicPartition;
 use kafka_client::producer::Record;
 use kafka_client::wire::ErrorCode;
+use kafka_client::{Target, TopicPartition};
+use kafka_wire::StrBytes;
+use kafka_wire::messages::describe_log_dirs_request::DescribableLogDirTopic;
+use kafka_wire::messages::{DescribeLogDirsRequest, TopicName};
 
 #[tokio::test]
 async fn a_topic_is_created_described_grown_and_deleted() -> TestResult {
@@ -134,5 +137,34 @@ async fn a_changed_configuration_and_deleted_records_are_seen_at_once() -> TestR
     let nowhere = ConfigResource::Topic("nowhere".to_owned());
     let changes = vec![ConfigChange::set("retention.ms", "5")];
     assert!(admin.incremental_alter_configs([(nowhere, changes)]).await?.all().is_err());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_broker_says_how_large_the_replicas_in_its_folder_are() -> TestResult {
+    let cluster = Cluster::start().await?;
+    let client = cluster.client().await?;
+    let (name, other) = (cluster.topic("sized", 2).await?, cluster.topic("not-asked", 1).await?);
+    let producer = client.producer().build()?;
+    producer.send(Record::to(&*name).partition(1).value("x".repeat(5000))).await?.await?;
+    let asked = DescribableLogDirTopic::default()
+        .with_topic(TopicName(StrBytes::from_string(name.clone())))
+        .with_partitions(vec![0, 1, 7]);
+    let request = DescribeLogDirsRequest::default().with_topics(Some(vec![asked]));
+    let answer = client.request(request).to(Target::Any).await?;
+    assert_eq!((answer.error_code, answer.results.len()), (0, 1));
+    let folder = &answer.results[0];
+    assert!(folder.error_code == 0 && !folder.log_dir.is_empty(), "{folder:?}");
+    let [topic] = &folder.topics[..] else { return Err(format!("{folder:?}").into()) };
+    assert_eq!(**topic.name, *name);
+    let mut partitions: Vec<_> = topic
+        .partitions
+        .iter()
+        .map(|it| (it.partition_index, it.partition_size > 5000, it.offset_lag))
+        .collect();
+    partitions.sort_unstable();
+    assert_eq!(partitions, [(0, false, 0), (1, true, 0)]);
+    let answer = client.request(DescribeLogDirsRequest::default().with_topics(None)).to(Target::Any).await?;
+    assert!(answer.results[0].topics.iter().any(|it| **it.name == *other));
     Ok(())
 }

@@ -52,6 +52,8 @@ pub(crate) const TABLE: &[ConfigDef] = keys! {
     "group.share.partition.max.record.locks" Kind::int(100), Some("2000"), "Default of the group key share.partition.max.record.locks.";
     "group.share.record.lock.duration.ms" Kind::int(1000), Some("30000"), "Default of the group key share.record.lock.duration.ms.";
     "group.share.session.timeout.ms" Kind::int(1), Some("45000"), "Default of the group key share.session.timeout.ms.";
+    "follower.replication.throttled.rate" Kind::long(0), Some(NEVER), "How fast throttled replicas that are not in sync are copied to this broker, in bytes a second.";
+    "leader.replication.throttled.rate" Kind::long(0), Some(NEVER), "How fast throttled replicas that are not in sync are copied from this broker, in bytes a second.";
     "log.cleaner.backoff.ms" Kind::long(0), Some("15000"), "How often logs are looked at for compaction, in milliseconds.";
     "log.cleaner.dedupe.buffer.size" Kind::long(1_048_576), Some("134217728"), "The most memory that compaction of a log takes for its keys, in bytes.";
     "log.cleaner.delete.retention.ms" Kind::long(0), Some("86400000"), "Default of the topic key delete.retention.ms.";
@@ -96,6 +98,7 @@ pub(crate) const TABLE: &[ConfigDef] = keys! {
     "offsets.topic.replication.factor" Kind::Short { min: 1 }, Some("3"), "Replicas of __consumer_offsets, at most as many as there are nodes.";
     "offsets.topic.segment.bytes" Kind::int(1), Some("104857600"), "Segment size of __consumer_offsets, in bytes.";
     "producer.id.expiration.ms" Kind::int(1), Some("86400000"), "How long a partition remembers an idle producer's sequence numbers, in milliseconds.";
+    "replica.alter.log.dirs.io.max.bytes.per.second" Kind::long(0), Some(NEVER), "How fast replicas move between folders of this broker, in bytes a second. No effect: it has one.";
     "replica.high.watermark.checkpoint.interval.ms" Kind::long(0), Some("5000"), "How often it is written down up to where partitions are committed, in milliseconds.";
     "replica.lag.time.max.ms" Kind::long(1), Some("30000"), "A replica that was not caught up with its leader for this long is not in sync any more, in milliseconds.";
     "replica.selector.class" Kind::OneOf(&[RACK_AWARE, "org.apache.kafka.common.replica.LeaderSelector"]), None, "Which replica a consumer is told to read from; the rack-aware one: a follower in the consumer's rack.";
@@ -188,8 +191,14 @@ impl Clone for BrokerConfig {
 
 /// Keys besides the defaults of topic keys that may be altered while the broker runs: those that are looked up whenever
 /// they are needed.
-const DYNAMIC: &[&str] =
-    &["log.cleaner.backoff.ms", "log.cleaner.dedupe.buffer.size", "producer.id.expiration.ms"];
+const DYNAMIC: &[&str] = &[
+    "follower.replication.throttled.rate",
+    "leader.replication.throttled.rate",
+    "log.cleaner.backoff.ms",
+    "log.cleaner.dedupe.buffer.size",
+    "producer.id.expiration.ms",
+    "replica.alter.log.dirs.io.max.bytes.per.second",
+];
 
 /// Whether a key may be altered while the broker runs (`DynamicBrokerConfig`). Of the keys that set a topic key's default
 /// it is the most precise one.
@@ -263,6 +272,8 @@ numbers! {
     offsets_topic_partitions: i32 = "offsets.topic.num.partitions";
     offsets_topic_segment_bytes: i64 = "offsets.topic.segment.bytes";
     producer_id_expiration_ms: i64 = "producer.id.expiration.ms";
+    follower_throttled_rate: i64 = "follower.replication.throttled.rate";
+    leader_throttled_rate: i64 = "leader.replication.throttled.rate";
     replica_lag_time_max_ms: i64 = "replica.lag.time.max.ms";
     offsets_topic_replication_factor: i16 = "offsets.topic.replication.factor";
     share_max_group_size: usize = "group.share.max.size";

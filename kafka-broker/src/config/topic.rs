@@ -9,6 +9,7 @@ use super::broker::BrokerConfig;
 use super::{ConfigDef, ConfigError, Kind, check};
 use crate::cluster::topics::Refusal;
 use crate::log::LogConfig;
+use crate::replication_quota::ThrottledReplicas;
 
 const NEVER: &str = "9223372036854775807";
 
@@ -30,9 +31,9 @@ pub(crate) const TABLE: &[ConfigDef] = keys! {
     "file.delete.delay.ms" Kind::long(0), Some("60000"), "How long a deleted segment's file stays before it is removed, in milliseconds. No effect: a read in progress does not need the file's name, so it is removed at once.";
     "flush.messages" Kind::long(1), Some(NEVER), "Sync the log to disk after this many records.";
     "flush.ms" Kind::long(0), Some(NEVER), "Sync the log to disk when its oldest unsynced record is this old, in milliseconds.";
-    "follower.replication.throttled.replicas" Kind::List(&[]), Some(""), "Replicas whose fetching is throttled on the follower. No effect with one node.";
+    "follower.replication.throttled.replicas" Kind::List(&[]), Some(""), "Replicas that are copied at most at follower.replication.throttled.rate while they are not in sync, as partition:broker; * for all.";
     "index.interval.bytes" Kind::int(0), Some("4096"), "About how many bytes of log lie between two entries of the offset index.";
-    "leader.replication.throttled.replicas" Kind::List(&[]), Some(""), "Replicas whose fetching is throttled on the leader. No effect with one node.";
+    "leader.replication.throttled.replicas" Kind::List(&[]), Some(""), "Replicas whose followers copy at most at leader.replication.throttled.rate while they are not in sync, as partition:broker; * for all.";
     "local.retention.bytes" Kind::long(-2), Some("-2"), "Size kept locally with tiered storage; -2 follows retention.bytes. No effect without tiered storage.";
     "local.retention.ms" Kind::long(-2), Some("-2"), "Age kept locally with tiered storage; -2 follows retention.ms. No effect without tiered storage.";
     "max.compaction.lag.ms" Kind::long(1), Some(NEVER), "A record is compacted at the latest after this long, in milliseconds.";
@@ -102,6 +103,11 @@ pub(crate) fn check_topic_config(
     if def.name == "remote.storage.enable" && value == "true" {
         return Err(ConfigError::invalid(key, &value, "tiered storage is not supported"));
     }
+    if def.name.ends_with(".replication.throttled.replicas") && ThrottledReplicas::parse(&value).is_none() {
+        let problem = "must be the literal '*' or a list of replicas in the following format: \
+                       [partitionId]:[brokerId],[partitionId]:[brokerId],...";
+        return Err(ConfigError::invalid(key, &value, problem));
+    }
     Ok((def, value))
 }
 
@@ -138,6 +144,8 @@ pub(crate) struct TopicConfig {
     pub(crate) min_insync_replicas: i64,
     /// `flush.ms`, `i64::MAX` for never.
     pub(crate) flush_ms: i64,
+    pub(crate) throttled_leaders: ThrottledReplicas,
+    pub(crate) throttled_followers: ThrottledReplicas,
 }
 
 impl TopicConfig {
@@ -176,7 +184,15 @@ impl TopicConfig {
             max_compaction_lag_ms: number("max.compaction.lag.ms"),
             flush_messages: number("flush.messages"),
         };
-        Self { log, min_insync_replicas: number("min.insync.replicas"), flush_ms: number("flush.ms") }
+        let throttled =
+            |key: &str| ThrottledReplicas::parse(&text(key)).unwrap_or(ThrottledReplicas::Listed(Vec::new()));
+        Self {
+            log,
+            min_insync_replicas: number("min.insync.replicas"),
+            flush_ms: number("flush.ms"),
+            throttled_leaders: throttled("leader.replication.throttled.replicas"),
+            throttled_followers: throttled("follower.replication.throttled.replicas"),
+        }
     }
 }
 

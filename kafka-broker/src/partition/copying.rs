@@ -9,6 +9,7 @@ use crate::cluster::elections::AlterPartition;
 use crate::log::ReadError;
 use crate::replica::{Replica, Role};
 use crate::replication::{Alignment, History};
+use crate::replication_quota::Side;
 
 /// What a leader has for a follower.
 pub(crate) enum Copied {
@@ -45,6 +46,22 @@ impl Partition {
             Some(end_offset) => self.flushed(Unflushed { end_offset, readable: None }, may_block).await,
             None => Ok(()),
         }
+    }
+
+    /// Which limits hold for what `follower` copies from `leader`, asked on the leader's node: none once it is in sync.
+    pub(crate) fn throttles(&self, leader: i32, follower: i32) -> Vec<Side> {
+        let mut state = self.state.lock();
+        if let Some(Replica { role: Role::Leader(leading), .. }) = state.replica()
+            && leading.core.is_in_sync(follower)
+        {
+            return Vec::new();
+        }
+        let sides = [
+            (Side::Leader, &state.throttled_leaders, leader),
+            (Side::Follower, &state.throttled_followers, follower),
+        ];
+        let throttled = sides.into_iter().filter(|(_, listed, node)| listed.contains(self.index, *node));
+        throttled.map(|(side, ..)| side).collect()
     }
 
     /// As the leader: what a follower with that history gets next. `None`: not the leader in that epoch.
