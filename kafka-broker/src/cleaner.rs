@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::log::{PartitionLog, ReadError};
 use crate::maintenance::{on_disk_thread, sync};
 use crate::partition::Partition;
 use crate::state::BrokerState;
@@ -38,6 +39,10 @@ fn compact(state: &BrokerState, partition: &Partition) {
         Ok(compacted) => compacted,
         Err(error) => {
             tracing::error!(partition = partition.name(), %error, "log cannot be compacted");
+            // A disk may recover, what is written wrong does not.
+            if !matches!(error, ReadError::Storage(_)) {
+                partition.maintain(PartitionLog::give_up_compaction);
+            }
             return;
         }
     };

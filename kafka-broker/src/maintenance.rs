@@ -53,9 +53,9 @@ fn clean(state: &BrokerState) {
     let now_ms = state.clock.now_ms();
     let producer_expiration_ms = state.config.producer_id_expiration_ms();
     for partition in state.topics.all_partitions() {
-        let cleaned = partition.maintain(|log| {
+        let cleaned = partition.maintain_committed(|log, high_watermark| {
             log.expire_producers(now_ms, producer_expiration_ms);
-            log.enforce_retention(now_ms)
+            log.enforce_retention(now_ms, high_watermark)
         });
         match cleaned {
             Some(Ok(segments)) if segments > 0 => {

@@ -557,8 +557,16 @@ impl Partition {
 
     /// Runs work that is not a client's on the log, if there is one.
     pub(crate) fn maintain<R>(&self, work: impl FnOnce(&mut PartitionLog) -> R) -> Option<R> {
+        self.maintain_committed(|log, _| work(log))
+    }
+
+    /// The same, for work that has to know up to where the log is committed.
+    pub(crate) fn maintain_committed<R>(&self, work: impl FnOnce(&mut PartitionLog, i64) -> R) -> Option<R> {
         let mut state = self.state.lock();
-        let done = state.replica().map(|replica| work(&mut replica.log));
+        let done = state.replica().map(|replica| {
+            let high_watermark = replica.high_watermark();
+            work(&mut replica.log, high_watermark)
+        });
         self.resign_if_broken(&state);
         done
     }

@@ -126,6 +126,8 @@ pub(crate) struct PartitionLog {
     recovery_point: Option<CheckpointEntry>,
     /// Compaction has been over everything before this offset.
     cleaned_offset: i64,
+    /// Compaction failed on what the log holds, as it would the next time.
+    uncleanable: bool,
     /// The last swap of compacted segments ended in a crash.
     swap_interrupted: bool,
     /// Closed segments that are not on disk yet.
@@ -159,6 +161,7 @@ impl PartitionLog {
             truncations: 0,
             recovery_point: None,
             cleaned_offset: 0,
+            uncleanable: false,
             swap_interrupted: false,
             closing: Vec::new(),
             offline: false,

@@ -66,7 +66,7 @@ fn a_lost_index_file_loses_no_producer_and_no_epoch() {
 fn records_without_a_timestamp_outlive_the_first_retention_check() {
     let mut log = memory_log(LogConfig::default());
     log.append(batch_with(&Seal::default(), &[(-1, None, "x")]), client()).unwrap();
-    log.enforce_retention(NOW + 1000).unwrap();
+    log.enforce_retention(NOW + 1000, i64::MAX).unwrap();
     assert_eq!((log.log_start_offset(), log.log_end_offset()), (0, 1));
 }
 
@@ -121,7 +121,7 @@ fn a_clean_restart_of_an_emptied_log_still_knows_a_resent_batch() {
     let mut log = open(&storage, &config, Shutdown::Unclean);
     let sent = batch_with(&Seal::idempotent(7, 0, 0), &[(NOW, None, "x")]);
     log.append(sent.clone(), client()).unwrap();
-    log.enforce_retention(NOW + 5000).unwrap();
+    log.enforce_retention(NOW + 5000, i64::MAX).unwrap();
     assert!(log.append(sent.clone(), client()).unwrap().duplicate);
     log.close().unwrap();
     drop(log);
@@ -181,7 +181,7 @@ fn segments_still_close_by_time() {
         .unwrap();
     }
     assert_eq!(log.segment_count(), 3);
-    assert!(log.enforce_retention(NOW + 40 * day).unwrap() > 0);
+    assert!(log.enforce_retention(NOW + 40 * day, i64::MAX).unwrap() > 0);
     assert_eq!(log.log_start_offset(), 20);
 }
 
@@ -212,7 +212,7 @@ fn closing_a_segment_syncs_nothing_until_its_job_runs_and_a_removed_segment_leav
     assert_eq!(faulty.syncs(), 0);
     assert!(log.has_closed_segments_to_flush());
     let job = log.begin_flush_of_closed();
-    log.enforce_retention(NOW + 10_000).unwrap();
+    log.enforce_retention(NOW + 10_000, i64::MAX).unwrap();
     let result = job.run();
     log.end_flush(&job, result).unwrap();
     log.flush().unwrap();

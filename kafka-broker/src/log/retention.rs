@@ -7,17 +7,17 @@ use super::{DeleteRecordsError, PartitionLog};
 
 impl PartitionLog {
     /// Lets old segments go by `retention.ms` and `retention.bytes`, and those that lie before the log's start whatever
-    /// the policy. Returns how many went.
-    pub(crate) fn enforce_retention(&mut self, now_ms: i64) -> io::Result<usize> {
+    /// the policy. What is not committed stays (`UnifiedLog.deletableSegments`). Returns how many went.
+    pub(crate) fn enforce_retention(&mut self, now_ms: i64, high_watermark: i64) -> io::Result<usize> {
         if !self.config.deleted {
             return self.remove_before_start();
         }
         let retention_ms = self.config.retention_ms;
         // The active segment goes too once all of it is expired: it is closed first (Kafka's `deletableSegments`).
-        if self
-            .segments
-            .last_mut()
-            .is_some_and(|active| !active.is_empty() && is_expired(active, retention_ms, now_ms))
+        if high_watermark >= self.log_end_offset
+            && let Some(active) = self.segments.last_mut()
+            && !active.is_empty()
+            && is_expired(active, retention_ms, now_ms)
         {
             self.roll()?;
         }
@@ -31,7 +31,8 @@ impl PartitionLog {
             let size = oldest.size_bytes();
             let by_size = excess >= size && size > 0;
             let before_start = next_base <= self.log_start_offset;
-            if !before_start && !by_size && !is_expired(oldest, retention_ms, now_ms) {
+            let may_go = next_base <= high_watermark;
+            if !before_start && !(may_go && (by_size || is_expired(oldest, retention_ms, now_ms))) {
                 break;
             }
             self.remove_oldest(next_base)?;

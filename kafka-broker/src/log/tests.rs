@@ -170,10 +170,10 @@ fn retention_lets_whole_old_segments_go_and_moves_the_start() {
         log.append(batch_with(&Seal::default(), &[(NOW + 100 * i, None, "some text in a record")]), client())
             .unwrap();
     }
-    assert!(log.enforce_retention(NOW + 1500).unwrap() > 0);
+    assert!(log.enforce_retention(NOW + 1500, i64::MAX).unwrap() > 0);
     assert!(log.log_start_offset() > 0 && log.log_start_offset() < 10);
     assert!(matches!(log.read(0, 100, true), Err(ReadError::OutOfRange { .. })));
-    log.enforce_retention(NOW + 100_000).unwrap();
+    log.enforce_retention(NOW + 100_000, i64::MAX).unwrap();
     assert_eq!((log.log_start_offset(), log.log_end_offset()), (20, 20));
     assert_eq!(log.append(batch(&["next"]), client()).unwrap().base_offset, 20);
 
@@ -181,8 +181,26 @@ fn retention_lets_whole_old_segments_go_and_moves_the_start() {
     for _ in 0..20 {
         log.append(batch(&["some text in a record"]), client()).unwrap();
     }
-    log.enforce_retention(NOW).unwrap();
+    log.enforce_retention(NOW, i64::MAX).unwrap();
     assert!(log.size_bytes() <= 1000 && log.size_bytes() > 300, "{}", log.size_bytes());
+}
+
+#[test]
+fn retention_leaves_what_is_not_committed() {
+    let by_age = LogConfig { segment_bytes: 300, retention_ms: 1000, ..LogConfig::default() };
+    let by_size = LogConfig { segment_bytes: 300, retention_bytes: 0, ..LogConfig::default() };
+    for config in [by_age, by_size] {
+        let mut log = memory_log(config);
+        for _ in 0..20 {
+            log.append(batch(&["some text in a record"]), client()).unwrap();
+        }
+        for high_watermark in [0, 9, 19] {
+            log.enforce_retention(NOW + 100_000, high_watermark).unwrap();
+            let start = log.log_start_offset();
+            assert!(start <= high_watermark && high_watermark - start < 4, "{start} of {high_watermark}");
+            assert_eq!(log.log_end_offset(), 20);
+        }
+    }
 }
 
 #[test]

@@ -112,7 +112,7 @@ impl PartitionLog {
         high_watermark: i64,
         max_bytes: usize,
     ) -> Option<Compaction> {
-        if !self.config.compacted || self.offline {
+        if !self.config.compacted || self.offline || self.uncleanable {
             return None;
         }
         let first_dirty = match self.cleaned_offset {
@@ -201,6 +201,12 @@ impl PartitionLog {
         self.closing.retain(|closing| !group.replaced.iter().any(|(base, _)| closing.is_of(*base)));
         self.segments.splice(from..to, [group.segment]);
         Ok(())
+    }
+
+    /// Leaves the log as it is until it is opened again, because a pass came upon records that cannot be read
+    /// (`LogCleanerManager.markPartitionUncleanable`).
+    pub(crate) fn give_up_compaction(&mut self) {
+        self.uncleanable = true;
     }
 
     /// Up to where the log is compacted.

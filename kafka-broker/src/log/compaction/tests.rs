@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::log::tests::{NOW, client, open};
-use crate::log::{Append, Origin, Shutdown};
+use crate::log::{Append, Origin, ReadError, Shutdown};
 use crate::storage::{Faulty, Memory};
 
 const PLENTY: usize = 1 << 20;
@@ -192,7 +192,7 @@ fn a_pass_whose_segments_changed_meanwhile_changes_nothing() {
         put(&mut log, &format!("k{}", i % 3), Some("some value"));
     }
     let pass = log.begin_compaction(NOW, log.high_watermark(), PLENTY).unwrap();
-    log.enforce_retention(NOW + 5000).unwrap();
+    log.enforce_retention(NOW + 5000, i64::MAX).unwrap();
     let compacted = pass.run().unwrap();
     assert!(!log.finish_compaction(compacted).unwrap());
     assert!(storage.list("t-0").unwrap().iter().all(|name| !name.contains("cleaned")));
@@ -351,4 +351,32 @@ proptest! {
         let keys: std::collections::BTreeSet<_> = seen.iter().map(|entry| &entry.1).collect();
         prop_assert_eq!(keys.len(), seen.len(), "each key is there once");
     }
+}
+
+#[test]
+fn a_log_that_cannot_be_compacted_is_left_alone_until_it_is_opened_again() {
+    let storage: Arc<dyn Storage> = Arc::new(Memory::default());
+    let mut log = open(&storage, &config(), Shutdown::Unclean);
+    for i in 0..30 {
+        put(&mut log, "k", Some(&format!("v{i}")));
+    }
+    log.roll().unwrap();
+    let before = contents(&log);
+    // The first batch's length is no batch's any more.
+    let mut file = storage.open("t-0/00000000000000000000.log").unwrap();
+    let intact = file.read_at(0, usize::MAX).unwrap().concat();
+    let mut broken = intact.clone();
+    broken[8..12].copy_from_slice(&[0xff; 4]);
+    file.truncate(0).unwrap();
+    file.append(broken.into()).unwrap();
+    let error = log.begin_compaction(NOW, 30, PLENTY).unwrap().run().unwrap_err();
+    assert!(!matches!(error, ReadError::Storage(_)), "{error}");
+    log.give_up_compaction();
+    assert!(log.begin_compaction(NOW, 30, PLENTY).is_none());
+    file.truncate(0).unwrap();
+    file.append(intact.into()).unwrap();
+    drop(log);
+    let mut log = open(&storage, &config(), Shutdown::Unclean);
+    assert_eq!(contents(&log), before);
+    assert!(log.begin_compaction(NOW, 30, PLENTY).is_some());
 }
