@@ -44,7 +44,7 @@ pub(crate) const TABLE: &[ConfigDef] = keys! {
     "min.cleanable.dirty.ratio" Kind::Double { min: 0.0, max: 1.0 }, Some("0.5"), "The share of uncompacted bytes from which a log is worth compacting.";
     "min.compaction.lag.ms" Kind::long(0), Some("0"), "A record stays uncompacted at least this long, in milliseconds.";
     "min.insync.replicas" Kind::int(1), Some("1"), "How many replicas must hold a record before acks=all is answered.";
-    "preallocate" Kind::Boolean, Some("false"), "Whether a segment's file takes its full size when it is created. No effect yet.";
+    "preallocate" Kind::Boolean, Some("false"), "Whether a segment takes its full size on disk when its first record is written. No effect but on Linux.";
     "remote.log.copy.disable" Kind::Boolean, Some("false"), "Whether tiered storage stops copying. No effect without tiered storage.";
     "remote.log.delete.on.disable" Kind::Boolean, Some("false"), "Whether tiered data is deleted when tiering is switched off. No effect without tiered storage.";
     "remote.storage.enable" Kind::Boolean, Some("false"), "Whether the topic is tiered. Tiered storage does not exist here: true is refused.";
@@ -182,6 +182,7 @@ impl TopicConfig {
             min_cleanable_dirty_ratio: text("min.cleanable.dirty.ratio").parse().unwrap_or(0.5),
             min_compaction_lag_ms: number("min.compaction.lag.ms"),
             max_compaction_lag_ms: number("max.compaction.lag.ms"),
+            preallocate: text("preallocate") == "true",
             flush_messages: number("flush.messages"),
         };
         let throttled =

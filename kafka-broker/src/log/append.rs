@@ -154,6 +154,9 @@ impl PartitionLog {
     pub(super) fn write(&mut self, bytes: Bytes, batches: &[RecordBatch]) -> Result<(), AppendError> {
         let Some(active) = self.segments.last_mut() else { return Err(AppendError::Offline) };
         let before = active.size_bytes();
+        if self.config.preallocate && before == 0 {
+            active.reserve(self.config.segment_bytes);
+        }
         let Err(error) = active.append(bytes, batches, self.config.index_interval_bytes) else {
             return Ok(());
         };

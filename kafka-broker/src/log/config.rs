@@ -43,6 +43,8 @@ pub(crate) struct LogConfig {
     pub(crate) min_compaction_lag_ms: i64,
     /// `max.compaction.lag.ms`: a record is compacted at the latest after this long (KIP-354).
     pub(crate) max_compaction_lag_ms: i64,
+    /// `preallocate`: a segment takes its room on disk when it begins.
+    pub(crate) preallocate: bool,
     /// `flush.messages`: sync after this many records; 1 syncs every append.
     pub(crate) flush_messages: i64,
 }
@@ -69,6 +71,7 @@ impl Default for LogConfig {
             min_cleanable_dirty_ratio: 0.5,
             min_compaction_lag_ms: 0,
             max_compaction_lag_ms: i64::MAX,
+            preallocate: false,
             flush_messages: i64::MAX,
         }
     }

@@ -221,6 +221,9 @@ impl PartitionLog {
             return Err(io::Error::other("the log is offline"));
         }
         self.close_active(self.log_end_offset)?;
+        if let Some(active) = self.segments.last_mut() {
+            active.seal();
+        }
         self.flush()?;
         self.write_epochs()?;
         self.note_recovery_point();

@@ -152,6 +152,11 @@ impl Segment {
         *self.seen_ms.get_or_insert(now_ms)
     }
 
+    /// Takes room for so many bytes in advance.
+    pub(super) fn reserve(&self, bytes: u64) {
+        self.file.reserve(bytes);
+    }
+
     /// No more is appended.
     pub(super) fn seal(&mut self) {
         self.file.seal();

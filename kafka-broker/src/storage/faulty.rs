@@ -243,6 +243,10 @@ impl File for FaultyFile {
         Arc::new(FaultySync { file: self.file.sync_handle(), plan: Arc::clone(&self.plan) })
     }
 
+    fn reserve(&self, bytes: u64) {
+        self.file.reserve(bytes);
+    }
+
     fn seal(&mut self) {
         self.file.seal();
     }

@@ -55,7 +55,11 @@ pub(crate) trait File: Send + Sync + fmt::Debug {
     fn reader(&self) -> Box<dyn File>;
     /// What makes the file durable, to be used by whoever may wait, without the file.
     fn sync_handle(&self) -> Arc<dyn SyncHandle>;
-    /// Lets go of what is in memory only for readers at the end, because no more is appended.
+    /// Takes room on the device for a file that will grow to `bytes`, if that can be had: appends then find it, and a sync
+    /// need not write down where it is (`preallocate`).
+    fn reserve(&self, _bytes: u64) {}
+    /// Lets go of what is in memory only for readers at the end, and of room that was not used, because no more is
+    /// appended.
     fn seal(&mut self);
 }
 
@@ -150,6 +154,26 @@ mod tests {
             let folder = tempfile::tempdir().unwrap();
             behaves_like_a_vec(&Disk::new(folder.path()), steps)?;
         }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn room_that_was_reserved_and_not_used_is_given_back() {
+        use std::os::unix::fs::MetadataExt;
+        const RESERVED: u64 = 1 << 20;
+        let folder = tempfile::tempdir().unwrap();
+        let mut file = Disk::new(folder.path()).open("f").unwrap();
+        let taken = || std::fs::metadata(folder.path().join("f")).unwrap().blocks() * 512;
+        file.reserve(RESERVED);
+        if taken() == 0 {
+            // Not every file system can.
+            return;
+        }
+        file.append(Bytes::from_static(&[7; 5000])).unwrap();
+        assert!(taken() >= RESERVED && file.len() == 5000);
+        file.seal();
+        assert!(taken() < RESERVED, "{}", taken());
+        assert_eq!(file.read_at(0, 10_000).unwrap().concat(), [7; 5000]);
     }
 
     #[test]
