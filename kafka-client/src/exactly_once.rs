@@ -41,7 +41,6 @@ use crate::consumer::{
     ConsumeError, Consumer, ConsumerBuilder, IsolationLevel, ListenerFuture, OffsetAndMetadata,
     PartitionRecords, Rebalance, RebalanceListener,
 };
-use crate::producer::transaction::core::Previous;
 use crate::producer::transaction::{Begun, Open};
 use crate::producer::{
     AbortCause, BeginError, CommitError, CommitOffsetsError, Outcome, Producer, ProducerBuilder, Record,
@@ -268,14 +267,13 @@ impl ExactlyOnce {
         let previous = begun.previous;
         self.begun = Some(begun);
         let Some(unresolved) = self.unresolved.take() else { return Ok(()) };
-        // If the last of which a coordinator heard is another one, nothing was sent in this one.
-        match previous.filter(|previous| previous.serial == unresolved.serial) {
-            Some(Previous { outcome: Some(Outcome::Committed), .. }) => Ok(()),
-            Some(Previous { outcome: None, .. }) => Err(CommitError::Unresolved { fatal: None }.into()),
-            _ => {
+        match previous.filter(|previous| previous.serial == unresolved.serial).and_then(|it| it.outcome) {
+            Some(Outcome::Committed) => Ok(()),
+            Some(Outcome::Aborted) => {
                 self.go_back_to(unresolved.from);
                 Ok(())
             }
+            None => Err(CommitError::Unresolved { fatal: None }.into()),
         }
     }
 

@@ -31,10 +31,12 @@ pub enum Profile {
     Topics,
     /// A consumer group whose members come, stall, crash and go while leaders and coordinators move.
     Groups,
+    /// A bank: instances that book orders in transactions, in a group, come, crash and go on as zombies.
+    Bank,
 }
 
 impl Profile {
-    const NAMES: [(&str, Self); 10] = [
+    const NAMES: [(&str, Self); 11] = [
         ("all", Self::All),
         ("calm", Self::Calm),
         ("network", Self::Network),
@@ -45,6 +47,7 @@ impl Profile {
         ("power", Self::Power),
         ("topics", Self::Topics),
         ("groups", Self::Groups),
+        ("bank", Self::Bank),
     ];
 
     /// Every profile.
@@ -83,6 +86,18 @@ const STAGES_OF_GROUPS: [ApiKey; 9] = [
     ApiKey::OffsetCommit,
     ApiKey::OffsetFetch,
     ApiKey::Fetch,
+];
+
+/// What transactions ask for.
+const STAGES_OF_TRANSACTIONS: [ApiKey; 8] = [
+    ApiKey::FindCoordinator,
+    ApiKey::InitProducerId,
+    ApiKey::AddPartitionsToTxn,
+    ApiKey::AddOffsetsToTxn,
+    ApiKey::TxnOffsetCommit,
+    ApiKey::EndTxn,
+    ApiKey::Produce,
+    ApiKey::OffsetFetch,
 ];
 
 /// How often each fault happens: a share of the frames, connects or operations that it may happen to, or a number.
@@ -158,7 +173,7 @@ impl Faults {
             Profile::Nodes => (random.chance(0.5), random.chance(0.1), random.chance(0.1)),
             Profile::Power => (random.chance(0.3), random.chance(0.3), false),
             Profile::Topics => (random.chance(0.5), random.chance(0.1), false),
-            Profile::Groups => (random.chance(0.6), random.chance(0.2), false),
+            Profile::Groups | Profile::Bank => (random.chance(0.6), random.chance(0.2), false),
         };
         let mut faults = match network {
             true => Self::of_network(profile, random),
@@ -196,7 +211,7 @@ impl Faults {
         } else {
             faults.power_cuts = some(power, 4);
         }
-        if profile == Profile::Groups {
+        if matches!(profile, Profile::Groups | Profile::Bank) {
             faults.coordinator_moves = some(0.5, 10);
         }
         faults.record_deletions = some(topics, 10);
@@ -229,6 +244,7 @@ impl Faults {
         if random.chance(0.2) {
             let stages = match profile {
                 Profile::Groups => &STAGES_OF_GROUPS[..],
+                Profile::Bank => &STAGES_OF_TRANSACTIONS[..],
                 _ => &[ApiKey::ApiVersions, ApiKey::Metadata, ApiKey::InitProducerId, ApiKey::Produce],
             };
             faults.only = Some(random.pick(stages, ApiKey::Produce) as i16);

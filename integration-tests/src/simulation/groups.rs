@@ -365,7 +365,7 @@ impl Group {
     }
 }
 
-fn client(plan: &Plan, line: &Line) -> TestResult<Client> {
+pub(super) fn client(plan: &Plan, line: &Line) -> TestResult<Client> {
     let bootstrap = Site::bootstrap_of(plan.nodes);
     let builder = Client::builder(bootstrap).connector(line.clone()).request_timeout(plan.request_timeout);
     Ok(builder.connect_timeout(plan.request_timeout).api_timeout(Duration::from_secs(60)).build()?)

@@ -6,7 +6,8 @@
 //! ([`check`]): every send is answered, no acknowledged record is lost but where the settings say so, none is written
 //! twice, order within a partition holds for each sender, and all replicas hold the same.
 
-pub mod budget;
+pub mod bank;
+mod budget;
 mod chaos;
 pub mod check;
 pub mod faults;

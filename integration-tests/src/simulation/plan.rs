@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use kafka_client::producer::{Acks, Compression};
 
+use super::bank::BankPlan;
 use super::check::{Loss, Promises};
 use super::faults::{Faults, Profile};
 use super::groups::GroupPlan;
@@ -117,6 +118,8 @@ pub struct Plan {
     pub lateness: Duration,
     /// The group that reads along, if one does.
     pub group: Option<GroupPlan>,
+    /// The bank that works beside, if one does.
+    pub bank: Option<BankPlan>,
     /// Only to prove that the checker notices.
     pub sabotage: Option<Sabotage>,
 }
@@ -145,7 +148,7 @@ impl Plan {
         let nodes = match profile {
             Profile::Nodes => 3,
             Profile::All | Profile::Power | Profile::Topics => random.pick(&[1, 1, 3], 1),
-            Profile::Groups => random.pick(&[1, 3], 1),
+            Profile::Groups | Profile::Bank => random.pick(&[1, 3], 1),
             _ => 1,
         };
         let faults = Faults::draw(profile, nodes, &mut random);
@@ -229,9 +232,14 @@ impl Plan {
             latency: Duration::from_millis(random.pick(&[0, 1, 5, 40], 1)),
             lateness: request_timeout.mul_f64(random.pick(&[0.5, 1.5, 3.0], 1.5)),
             group: None,
+            bank: None,
             sabotage: None,
         };
-        if profile == Profile::Groups { plan.with_group() } else { plan }
+        match profile {
+            Profile::Groups => plan.with_group(),
+            Profile::Bank => plan.with_bank(),
+            _ => plan,
+        }
     }
 
     /// With a group that reads along. What producers do is simple then: every record shall arrive in the end.
@@ -287,6 +295,47 @@ impl Plan {
             lateness: request_timeout.mul_f64(random.pick(&[0.5, 1.5, 3.0], 1.5)),
             chaos: random.millis(2000, 20_000),
             group: Some(group),
+            ..self
+        }
+    }
+
+    /// With a bank, and hardly anything else.
+    fn with_bank(self) -> Self {
+        let mut random = Random::stream(self.seed, 6);
+        let bank = BankPlan::draw(&mut random);
+        let setting = |key, value: Duration| (key, value.as_millis().to_string());
+        let mut broker_configs = vec![
+            setting("group.min.session.timeout.ms", Duration::from_millis(1)),
+            setting("group.consumer.session.timeout.ms", bank.session_timeout),
+            setting("group.consumer.heartbeat.interval.ms", bank.session_timeout / 4),
+            setting("transaction.abort.timed.out.transaction.cleanup.interval.ms", random.millis(50, 2000)),
+            ("offsets.topic.num.partitions", random.between(1, 3).to_string()),
+            ("transaction.state.log.num.partitions", random.between(1, 3).to_string()),
+        ];
+        if self.nodes > 1 {
+            let lag = random.pick(&[500, 5000, 30_000], 500);
+            broker_configs.push(("replica.lag.time.max.ms", lag.to_string()));
+        }
+        let request_timeout = Duration::from_millis(random.pick(&[300, 1000, 3000], 1000));
+        Self {
+            end: End::Flush,
+            unclean: false,
+            fsync: Fsync::Never,
+            partitions: 1,
+            topic_configs: Vec::new(),
+            broker_configs,
+            producers: 1,
+            senders: 1,
+            records: 5,
+            acks: Acks::All,
+            idempotent: true,
+            compression: Compression::None,
+            max_block: Duration::from_secs(60),
+            request_timeout,
+            delivery_timeout: Duration::from_secs(120),
+            lateness: request_timeout.mul_f64(random.pick(&[0.5, 1.5, 3.0], 1.5)),
+            chaos: random.millis(2000, 20_000),
+            bank: Some(bank),
             ..self
         }
     }

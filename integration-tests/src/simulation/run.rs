@@ -9,6 +9,7 @@ use kafka_client::{Client, Record, seed_randomness};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
+use super::bank::Bank;
 use super::budget::FaultBudget;
 use super::chaos::{Chaos, read_all};
 use super::check::{Incarnation, Violation, Written, check};
@@ -109,6 +110,7 @@ impl Run<'_> {
             producers.push(producer);
         }
         let group = Group::start(plan, &network, &self.trace);
+        let bank = Bank::open(plan, &network, &self.trace).await?;
         network.begin_faults();
         let mut observers = JoinSet::new();
         let deletes = plan.deletes_by_age() || plan.faults.record_deletions > 0;
@@ -134,6 +136,7 @@ impl Run<'_> {
                 self.wait_for_senders(&mut senders).await;
                 incidents = chaos.await??;
                 group.iter().for_each(Group::calm);
+                bank.iter().for_each(Bank::calm);
                 self.flush_and_close(&producers, &site, &network).await?;
             }
             End::Close(deadline) => {
@@ -157,6 +160,9 @@ impl Run<'_> {
         let mut log = read_all(&site).await?;
         if let Some(group) = group {
             self.violations.extend(group.settle(&site, &log).await?);
+        }
+        if let Some(bank) = bank {
+            self.violations.extend(bank.settle().await?);
         }
         self.compare_replicas(&site, &log).await?;
         site.shut_down().await;

@@ -15,6 +15,7 @@ use integration_tests::simulation::check::Violation;
 use integration_tests::simulation::faults::Faults;
 use integration_tests::simulation::plan::{End, Fsync, Sabotage};
 use integration_tests::simulation::{Plan, Profile, Report, run, shrink, watchdog, watched};
+use kafka_client::consumer::IsolationLevel;
 use kafka_client::producer::Acks;
 
 /// Runs a plan in a world of its own.
@@ -113,6 +114,19 @@ fn the_same_seed_gives_the_same_history() {
         }
         assert_eq!(first.trace.len(), second.trace.len(), "seed {seed}");
     }
+}
+
+/// Without transactions the bank would not add up: whoever reads what was aborted finds orders booked twice, or by half.
+#[test]
+fn a_bank_whose_aborted_entries_are_read_is_found_out() {
+    let found = (0..10).flat_map(|seed| {
+        let mut plan = Plan::new(seed, Profile::Bank);
+        if let Some(bank) = &mut plan.bank {
+            (bank.reader, bank.given_up) = (IsolationLevel::ReadUncommitted, 0.1);
+        }
+        simulate(&plan).violations
+    });
+    assert!(found.count() > 0);
 }
 
 /// Runs that keep every promise prove nothing before it is known that others are told from them.

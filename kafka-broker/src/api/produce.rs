@@ -195,11 +195,9 @@ async fn guard(
     }
     let partition = topic.partition(data.index).ok_or(ErrorCode::UnknownTopicOrPartition)?;
     let producer = (batch.producer_id(), batch.producer_epoch());
-    let Some(guard) = partition.guard(producer.0, producer.1)? else { return Ok(None) };
-    let at = (topic.name().to_string(), data.index);
     let adds = version >= IMPLICIT_ADD_VERSION;
-    match verify(state, id, producer, at, adds).await {
-        Ok(()) => Ok(Some(guard)),
+    match verify(state, id, producer, &partition, adds).await {
+        Ok(guard) => Ok(guard),
         Err(ErrorCode::ProducerFenced) => Err(ErrorCode::InvalidProducerEpoch.into()),
         // Producers of before do not retry these, but this one.
         Err(

@@ -23,6 +23,7 @@ use super::offsets::take_unknown;
 use crate::dispatch::RequestContext;
 use crate::groups::service::OFFSETS_TOPIC;
 use crate::groups::{Commit, Response, TxnProducer, commit_refusal};
+use crate::partition::Partition;
 use crate::state::BrokerState;
 use crate::transactions::markers::{self, Marker};
 use crate::transactions::service::{ask, change};
@@ -45,21 +46,29 @@ fn known_to(version: i16, code: ErrorCode) -> ErrorCode {
 }
 
 /// Makes sure that a partition is in the producer's transaction before its first write there: asks the coordinator, or
-/// for a client that `adds` implicitly has it added (KIP-890).
+/// for a client that `adds` implicitly has it added (KIP-890). Returns what the append has to show for that; `None`: it
+/// needs nothing, the transaction has begun there.
 pub(super) async fn verify(
     state: &Arc<BrokerState>,
     id: &str,
     producer: Identity,
-    partition: TopicPartition,
+    partition: &Partition,
     adds: bool,
-) -> Result<(), ErrorCode> {
-    let partitions = BTreeSet::from([partition.clone()]);
+) -> Result<Option<u64>, ErrorCode> {
+    if partition.guard(producer.0, producer.1)?.is_none() {
+        return Ok(None);
+    }
+    let at: TopicPartition = (partition.topic().to_string(), partition.index());
+    let partitions = BTreeSet::from([at.clone()]);
     ask(state, id, |coordinator, now_ms| {
+        // From before the coordinator's word on: a marker that comes later makes it worthless.
+        let guard = partition.guard(producer.0, producer.1)?;
         if adds {
-            return coordinator.add(id, producer, &partitions, EPOCH_BUMP_VERSION, now_ms);
+            let added = coordinator.add(id, producer, &partitions, EPOCH_BUMP_VERSION, now_ms)?;
+            return Ok(Step { record: added.record, answer: guard });
         }
-        coordinator.verify(id, producer, &partition)?;
-        Ok(Step { record: None, answer: () })
+        coordinator.verify(id, producer, &at)?;
+        Ok(Step { record: None, answer: guard })
     })
     .await
 }
@@ -272,21 +281,17 @@ async fn guard_offsets(
     }
     let partition = state.groups.partition(state, &request.group_id)?;
     let producer = (request.producer_id.0, request.producer_epoch);
-    let guard = partition.guard(producer.0, producer.1).map_err(|_| ErrorCode::NotCoordinator)?;
-    if guard.is_some() {
-        let at = (OFFSETS_TOPIC.to_owned(), partition.index());
-        let adds = version >= OFFSETS_ADD_VERSION;
-        let verified = verify(state, &request.transactional_id, producer, at, adds).await;
-        verified.map_err(|code| match code {
-            ErrorCode::NotCoordinator => ErrorCode::CoordinatorNotAvailable,
-            ErrorCode::ProducerFenced => ErrorCode::InvalidProducerEpoch,
-            // Older clients do not retry it here.
-            ErrorCode::ConcurrentTransactions if !adds => ErrorCode::CoordinatorLoadInProgress,
-            ErrorCode::TransactionAbortable if !adds => ErrorCode::InvalidTxnState,
-            code => code,
-        })?;
-    }
-    Ok(guard)
+    let adds = version >= OFFSETS_ADD_VERSION;
+    let verified = verify(state, &request.transactional_id, producer, &partition, adds).await;
+    verified.map_err(|code| match code {
+        ErrorCode::NotLeaderOrFollower => ErrorCode::NotCoordinator,
+        ErrorCode::NotCoordinator => ErrorCode::CoordinatorNotAvailable,
+        ErrorCode::ProducerFenced => ErrorCode::InvalidProducerEpoch,
+        // Older clients do not retry it here.
+        ErrorCode::ConcurrentTransactions if !adds => ErrorCode::CoordinatorLoadInProgress,
+        ErrorCode::TransactionAbortable if !adds => ErrorCode::InvalidTxnState,
+        code => code,
+    })
 }
 
 /// What coordinators elsewhere, and who ends hanging transactions (KIP-664), have written.

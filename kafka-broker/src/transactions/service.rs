@@ -253,26 +253,26 @@ impl Shard {
 pub(crate) async fn ask<T>(
     state: &Arc<BrokerState>,
     id: &str,
-    decide: impl Fn(&Coordinator, i64) -> Result<Step<T>, ErrorCode>,
+    decide: impl FnMut(&Coordinator, i64) -> Result<Step<T>, ErrorCode>,
 ) -> Result<T, ErrorCode> {
     change(&coordinator(state, id)?, id, decide).await
 }
 
 /// Lets this node's coordinator decide, and waits until that is on record everywhere it has to be. Where the transaction
-/// before is still being ended, it waits for that first, though not for long.
+/// before is still being ended, it waits for that first, though not for long, and has it decide again.
 ///
 /// Dropping the future takes nothing back.
 pub(crate) async fn change<T>(
     state: &Arc<BrokerState>,
     id: &str,
-    decide: impl Fn(&Coordinator, i64) -> Result<Step<T>, ErrorCode>,
+    mut decide: impl FnMut(&Coordinator, i64) -> Result<Step<T>, ErrorCode>,
 ) -> Result<T, ErrorCode> {
     let deadline = Instant::now() + CONCURRENT_TIMEOUT;
     loop {
         let mut over = pin!(state.transactions.over.notified());
         // Before it decides, so that no end is missed.
         over.as_mut().enable();
-        match state.transactions.change(state, id, &decide) {
+        match state.transactions.change(state, id, &mut decide) {
             Ok((answer, pending)) => return pending.committed().await.map(|()| answer),
             Err(ErrorCode::ConcurrentTransactions) if timeout_at(deadline, over).await.is_ok() => {}
             Err(code) => return Err(code),

@@ -255,7 +255,7 @@ impl Producer {
         let is_transactional = shared.options.sender.transactional_id.is_some();
         if is_transactional && shared.started.get().is_some() {
             // An open transaction could never be committed; one that is being committed is waited for.
-            let ended = shared.commands.end_transaction(false);
+            let ended = shared.commands.end_transaction(false, true);
             shared.accumulator.wake.notify_one();
             drop(tokio::time::timeout_at(until, ended).await);
         }

@@ -50,7 +50,12 @@ pub(crate) struct Begun {
 pub(super) enum TransactionCommand {
     Begin(oneshot::Sender<Result<Begun, FatalError>>),
     Offsets(GroupMetadata, BTreeMap<TopicPartition, OffsetAndMetadata>, oneshot::Sender<Offsets>),
-    End { commit: bool, ended: oneshot::Sender<Ended> },
+    /// `counts`: not one of which nobody ever heard that it had begun.
+    End {
+        commit: bool,
+        counts: bool,
+        ended: oneshot::Sender<Ended>,
+    },
 }
 
 impl TransactionCommand {
@@ -85,9 +90,9 @@ impl Commands {
         receiver
     }
 
-    pub(in super::super) fn end_transaction(&self, commit: bool) -> oneshot::Receiver<Ended> {
+    pub(in super::super) fn end_transaction(&self, commit: bool, counts: bool) -> oneshot::Receiver<Ended> {
         let (ended, receiver) = oneshot::channel();
-        self.push(TransactionCommand::End { commit, ended });
+        self.push(TransactionCommand::End { commit, counts, ended });
         receiver
     }
 
@@ -133,9 +138,9 @@ impl Task {
                     self.desk.offsets.insert(number, committed);
                     transactions.commit_offsets(OffsetsJob { number, group, offsets });
                 }
-                TransactionCommand::End { commit, ended } => {
+                TransactionCommand::End { commit, counts, ended } => {
                     self.desk.ends.push(ended);
-                    transactions.close(commit);
+                    transactions.close(commit, counts);
                 }
             }
         }

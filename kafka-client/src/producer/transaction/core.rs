@@ -54,7 +54,7 @@ pub(in super::super) enum Reply {
     Unanswered,
 }
 
-/// How an earlier transaction ended, of which a coordinator may have heard.
+/// How an earlier transaction ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Previous {
     pub(crate) serial: u64,
@@ -113,6 +113,8 @@ pub(in super::super) struct Transactions {
     failures: u32,
     /// Numbers the transactions.
     serial: u64,
+    /// Somebody knew of the present one.
+    counts: bool,
     previous: Option<Previous>,
     told: Vec<Told>,
 }
@@ -135,6 +137,7 @@ impl Transactions {
             retry_at: None,
             failures: 0,
             serial: 0,
+            counts: true,
             previous: None,
             told: Vec::new(),
         }
@@ -269,10 +272,14 @@ impl Transactions {
         }
     }
 
-    /// Ends the transaction once all that was sent is settled.
-    pub(in super::super) fn close(&mut self, commit: bool) {
+    /// Ends the transaction once all that was sent is settled. `counts`: not one of which nobody ever heard that it had
+    /// begun.
+    pub(in super::super) fn close(&mut self, commit: bool, counts: bool) {
         match &self.phase {
-            Phase::Open => self.phase = Phase::Closing { commit },
+            Phase::Open => {
+                self.phase = Phase::Closing { commit };
+                self.counts = counts;
+            }
             Phase::Opening => {
                 self.phase = Phase::Idle;
                 self.told.push(Told::Ended(Ok(Outcome::Aborted)));
@@ -447,8 +454,7 @@ impl Transactions {
     }
 
     fn over(&mut self, outcome: Option<Outcome>, result: Result<Outcome, CommitError>) {
-        // One of nothing says nothing: perhaps nobody ever heard that it had begun.
-        if self.touched {
+        if self.counts {
             self.previous = Some(Previous { serial: self.serial, outcome });
         }
         self.phase = Phase::Idle;

@@ -60,7 +60,7 @@ fn reply(core: &mut Transactions, reply: Reply) -> Option<Identity> {
 fn closed(version: Version, commit: bool) -> Transactions {
     let mut core = open(version);
     core.sent();
-    core.close(commit);
+    core.close(commit, true);
     core
 }
 
@@ -76,7 +76,7 @@ async fn before_kip_890_a_batch_waits_until_the_coordinator_knows_its_partition(
     assert!(core.may_send(&tp(0)) && core.may_send(&tp(1)) && !core.may_send(&tp(2)));
     assert_eq!(core.poll(now, false), Some(Ask::AddPartitions(BTreeSet::from([tp(2)]))));
     reply(&mut core, Reply::Done);
-    core.close(true);
+    core.close(true, true);
     assert_eq!(core.poll(now, false), None, "batches are on their way");
     assert_eq!(core.poll(now, true), Some(Ask::End { commit: true }));
     assert_eq!(reply(&mut core, Reply::Ended(None)), None);
@@ -97,7 +97,7 @@ async fn since_kip_890_nothing_is_added_and_an_end_brings_the_next_identity() {
     assert_eq!(core.poll(now, false), Some(Ask::CommitOffsets(job(1))));
     reply(&mut core, Reply::Done);
     assert!(matches!(told(&mut core)[..], [Told::Offsets { number: 1, result: Ok(()) }]));
-    core.close(true);
+    core.close(true, true);
     assert_eq!(core.poll(now, true), Some(Ask::End { commit: true }));
     assert_eq!(reply(&mut core, Reply::Ended(Some(NEXT))), Some(NEXT));
     assert_eq!(ended(&mut core).unwrap(), Outcome::Committed);
@@ -110,7 +110,7 @@ async fn the_version_is_that_of_the_cluster_when_the_transaction_began() {
     assert!(!core.may_send(&tp(0)));
     assert!(core.poll(now, false).is_some());
     reply(&mut core, Reply::Done);
-    core.close(true);
+    core.close(true, true);
     assert!(core.poll(now, true).is_some());
     reply(&mut core, Reply::Ended(None));
     core.begin();
@@ -122,7 +122,7 @@ async fn the_version_is_that_of_the_cluster_when_the_transaction_began() {
 async fn a_transaction_of_nothing_ends_without_a_word() {
     for commit in [true, false] {
         let mut core = open(Version::V2);
-        core.close(commit);
+        core.close(commit, true);
         assert_eq!(core.poll(Instant::now(), true), None);
         let outcome = if commit { Outcome::Committed } else { Outcome::Aborted };
         assert_eq!(ended(&mut core).unwrap(), outcome);
@@ -152,7 +152,7 @@ async fn a_record_that_failed_makes_a_commit_an_abort() {
         core.sent();
         core.failed(&lost());
         assert!(core.drops_batches() && !core.may_send(&tp(0)));
-        core.close(true);
+        core.close(true, true);
         assert_eq!(core.poll(now, false), None, "what is in flight is waited for");
         assert_eq!(core.poll(now, true), Some(Ask::End { commit: false }));
         let next = reply(&mut core, Reply::Ended((version == Version::V2).then_some(NEXT)));
@@ -227,7 +227,7 @@ async fn refused_offsets_spoil_the_transaction_and_those_behind_them() {
         assert_eq!(*number, expected);
         assert!(matches!(cause, AbortCause::Offsets { code: ErrorCode::IllegalGeneration, .. }));
     }
-    core.close(true);
+    core.close(true, true);
     assert_eq!(core.poll(now, true), Some(Ask::End { commit: false }));
 }
 
@@ -412,7 +412,7 @@ proptest! {
                 Event::Fence => coordinator.fenced = true,
                 Event::Close { commit } if open && closing.is_none() => {
                     closing = Some(commit);
-                    core.close(commit);
+                    core.close(commit, true);
                 }
                 Event::Upgrade => core.speaks(Version::V2),
                 _ => {}

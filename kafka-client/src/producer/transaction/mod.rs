@@ -78,11 +78,15 @@ pub struct Transaction<'p> {
 }
 
 /// A transaction that is open, and aborted if nobody ends it.
-pub(crate) struct Open(Option<Arc<Shared>>);
+pub(crate) struct Open {
+    shared: Option<Arc<Shared>>,
+    /// Whoever asked for it has it.
+    is_seen: bool,
+}
 
 impl Open {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
-        Self(Some(shared))
+        Self { shared: Some(shared), is_seen: false }
     }
 
     pub(crate) async fn commit_offsets(
@@ -90,7 +94,7 @@ impl Open {
         group: &GroupMetadata,
         offsets: BTreeMap<TopicPartition, OffsetAndMetadata>,
     ) -> Result<(), CommitOffsetsError> {
-        let Some(shared) = self.0.as_ref().filter(|_| !offsets.is_empty()) else { return Ok(()) };
+        let Some(shared) = self.shared.as_ref().filter(|_| !offsets.is_empty()) else { return Ok(()) };
         let committed = shared.commands.commit_offsets(group.clone(), offsets);
         shared.accumulator.wake.notify_one();
         committed.await.unwrap_or(Err(CommitOffsetsError::Closed))
@@ -113,8 +117,8 @@ impl Open {
     }
 
     fn end(&mut self, commit: bool) -> Option<oneshot::Receiver<Result<Outcome, CommitError>>> {
-        let shared = self.0.take()?;
-        let ended = shared.commands.end_transaction(commit);
+        let shared = self.shared.take()?;
+        let ended = shared.commands.end_transaction(commit, self.is_seen);
         shared.accumulator.wake.notify_one();
         Some(ended)
     }
@@ -122,7 +126,7 @@ impl Open {
 
 impl fmt::Debug for Open {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Open").field(&self.0.is_some()).finish()
+        f.debug_tuple("Open").field(&self.shared.is_some()).finish()
     }
 }
 
@@ -157,7 +161,10 @@ impl Producer {
         shared.accumulator.wake.notify_one();
         let waited = shared.options.max_block;
         match timeout(waited, begun).await {
-            Ok(Ok(Ok(begun))) => Ok(begun),
+            Ok(Ok(Ok(mut begun))) => {
+                begun.open.is_seen = true;
+                Ok(begun)
+            }
             Ok(Ok(Err(fatal))) => Err(BeginError::Fatal(fatal)),
             Ok(Err(_)) => Err(BeginError::Closed),
             Err(_) => Err(BeginError::TimedOut { waited }),
@@ -166,8 +173,8 @@ impl Producer {
 }
 
 impl<'p> Transaction<'p> {
-    /// How the last transaction of this producer ended in which something was sent; `None` if there was none, or if nobody
-    /// knows ([`CommitError::Unresolved`]).
+    /// How this producer's transaction before this one ended; `None` if there was none, or if nobody knows
+    /// ([`CommitError::Unresolved`]).
     pub fn previous(&self) -> Option<Outcome> {
         self.previous
     }
