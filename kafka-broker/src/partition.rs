@@ -571,14 +571,14 @@ impl Partition {
         done
     }
 
-    /// Whether this node leads with a log that is given up: another replica should.
-    pub(crate) fn is_broken_leader(&self) -> bool {
-        self.state.lock().is_broken_leader()
+    /// Whether this node's replica has a log that is given up: it should not lead, nor count as in sync.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.state.lock().is_broken()
     }
 
-    /// Lets this node's replicator ask for another leader.
+    /// Lets this node's replicator tell the controller.
     fn resign_if_broken(&self, state: &State) {
-        if let Some(inbox) = state.inbox.as_ref().filter(|_| state.is_broken_leader()) {
+        if let Some(inbox) = state.inbox.as_ref().filter(|_| state.is_broken()) {
             inbox.push(self.topic_id, self.index);
         }
     }
@@ -601,13 +601,12 @@ impl State {
         }
     }
 
-    fn is_broken_leader(&self) -> bool {
-        self.is_led_here
-            && match &self.hosted {
-                Hosted::Online(replica) => replica.log.is_offline(),
-                Hosted::Failed => true,
-                Hosted::Absent | Hosted::Deleted => false,
-            }
+    fn is_broken(&self) -> bool {
+        match &self.hosted {
+            Hosted::Online(replica) => replica.log.is_offline(),
+            Hosted::Failed => true,
+            Hosted::Absent | Hosted::Deleted => false,
+        }
     }
 
     /// Whether clients are in the right place.

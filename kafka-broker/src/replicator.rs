@@ -19,6 +19,7 @@ use uuid::Uuid;
 
 use crate::api::off_thread;
 use crate::cluster::elections::{self, AlterPartition};
+use crate::cluster::image::Image;
 use crate::partition::Copied;
 use crate::replication_quota::Side;
 use crate::state::BrokerState;
@@ -114,7 +115,6 @@ async fn copy_all(
     index: i32,
     steps: &mut usize,
 ) -> Result<(), Rest> {
-    give_up_broken(state, topic_id, index).await?;
     loop {
         let proposal = match copy_step(state, topic_id, index) {
             Step::Done => break,
@@ -136,26 +136,27 @@ async fn copy_all(
             break;
         }
     }
-    Ok(())
+    give_up_broken(state, topic_id, index).await
 }
 
-/// A log that this node leads is given up: the controller is asked for a leader whose disk works. Of Kafka's brokers one
-/// with a broken folder halts, or says which folder is gone (`AssignReplicasToDirs`); here only the log that broke goes.
+/// A log of this node is given up: the controller is asked for a leader whose disk works, and not to let anybody wait for
+/// this replica. Of Kafka's brokers one with a broken folder halts, or says which folder is gone (`AssignReplicasToDirs`);
+/// here only the log that broke goes.
 async fn give_up_broken(state: &Arc<BrokerState>, topic_id: Uuid, index: i32) -> Result<(), Rest> {
     let Some(own) = state.topics.by_id(topic_id).and_then(|topic| topic.partition(index)) else {
         return Ok(());
     };
-    if !own.is_broken_leader() {
+    if !own.is_broken() {
+        return Ok(());
+    }
+    let node_id = state.node_id;
+    let decide = move |image: &Image| elections::replica_failed(image, own.topic(), index, node_id);
+    if state.cluster.read(|image, _| decide(image)).is_ok_and(|records| records.is_empty()) {
         return Ok(());
     }
     off_thread(state, move |state| {
-        let decide = |image: &_| elections::replica_failed(image, own.topic(), index, state.node_id);
         state.cluster.change(state.clock.now_ms(), decide).map_err(|refusal| {
-            tracing::error!(
-                partition = own.name(),
-                reason = refusal.message,
-                "no other leader for a broken log"
-            );
+            tracing::error!(topic = %topic_id, index, reason = refusal.message, "a broken log is still counted on");
             Rest
         })
     })

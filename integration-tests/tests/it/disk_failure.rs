@@ -1,4 +1,4 @@
-//! A disk that dies under a leader: the partition goes on with a replica whose disk works.
+//! A disk that dies under a replica: the partition goes on with those whose disks work.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,11 +14,13 @@ use crate::consume::read_all;
 
 /// Only on our broker: Apache Kafka's halts when its only log folder fails, which no test can ask it for.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_leader_whose_disk_fails_is_succeeded_and_comes_back_when_its_node_restarts() -> TestResult {
+async fn a_replica_whose_disk_fails_neither_leads_nor_is_waited_for_until_its_node_restarts() -> TestResult {
     show_logs();
     let topic = unique("dying-disk");
     let disks: Vec<MemoryDisk> = (0..3).map(|_| MemoryDisk::default()).collect();
     let mut builder = Broker::builder().nodes(3).node_id(1).config("min.insync.replicas", "2");
+    // Nobody leaves the in-sync replicas because of being slow.
+    builder = builder.config("replica.lag.time.max.ms", "1000000");
     for disk in &disks {
         builder = builder.memory_disk(disk);
     }
@@ -51,6 +53,16 @@ async fn a_leader_whose_disk_fails_is_succeeded_and_comes_back_when_its_node_res
     broker.control().crash(2).await?;
     broker.control().start(2).await?;
     eventually("the replica is in sync again", async || Ok(in_sync(3))).await?;
+
+    // A follower's disk: what needs the follower's sync is acknowledged without it.
+    broker.control().move_leader(&topic, 0, 1).await?;
+    disks[2].fail_syncs(true);
+    for number in 30..40u32 {
+        let delivery = producer.send(Record::to(&topic).value(number.to_string())).await?;
+        written.push((timeout(PATIENCE, delivery).await??.offset, number.to_string()));
+    }
+    let now = broker.control().leader(&topic, 0).ok_or("no such partition")?;
+    assert_eq!((now.leader, now.isr), (Some(1), vec![1, 2]));
     broker.control().move_leader(&topic, 0, 2).await?;
     let read = read_all(&client, &topic, 1).await?;
     let text = |value: &Option<bytes::Bytes>| {
