@@ -375,7 +375,11 @@ impl ExactlyOnce {
 /// Whether the same records may be written the next time.
 fn may_succeed(cause: &AbortCause) -> bool {
     match cause {
-        AbortCause::Send(error) => error.is_retriable() || error.possibly_written(),
+        AbortCause::Send(error) => {
+            error.is_retriable()
+                || error.possibly_written()
+                || matches!(**error, SendError::Refused { code, .. } if is_of_one_transaction(code))
+        }
         // Partitions that moved are read by somebody else, or again.
         AbortCause::Offsets { code, .. } => {
             code.is_retriable()
@@ -392,6 +396,19 @@ fn may_succeed(cause: &AbortCause) -> bool {
         }
         AbortCause::Coordinator { .. } => true,
     }
+}
+
+/// Whether a leader refuses this producer's transaction, not its records: the next one has another epoch, and whoever was
+/// fenced learns it when it begins (KIP-588, KIP-890).
+fn is_of_one_transaction(code: ErrorCode) -> bool {
+    matches!(
+        code,
+        ErrorCode::InvalidProducerEpoch
+            | ErrorCode::InvalidTxnState
+            | ErrorCode::TransactionAbortable
+            | ErrorCode::OutOfOrderSequenceNumber
+            | ErrorCode::UnknownProducerId
+    )
 }
 
 impl Drop for ExactlyOnce {

@@ -2,8 +2,10 @@
 
 mod admin_groups;
 mod admin_transactions;
+mod bank;
 mod cancel_safety;
 mod child_broker;
+mod child_process;
 mod consume;
 mod consume_committed;
 mod consume_engine;
