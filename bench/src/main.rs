@@ -60,6 +60,12 @@ enum Command {
         #[arg(long, value_enum, default_value = "view")]
         each: Each,
     },
+    /// Records of 100 bytes in transactions, to 4 partitions: this project's client and Java's.
+    Transactions {
+        /// How many records a transaction has.
+        #[arg(long, value_name = "RECORDS", default_value_t = 1000)]
+        transaction_records: u64,
+    },
     /// How this project's producer grows: partitions with keys spread over them, and tasks that send at once.
     Growth,
 }
@@ -114,6 +120,10 @@ fn run(options: &Options) -> Result<(), String> {
             Work::Produce(Records { bytes: record_size, compression, await_each, at_once })
         }
         Command::Consume { each } => Work::Consume(each),
+        Command::Transactions { transaction_records } => {
+            found.retain(|(peer, _)| matches!(peer, Peer::Ours | Peer::Java));
+            Work::Transactions { records: transaction_records }
+        }
         Command::Growth => return growth(options),
     };
     let topic = format!("bench-{}", std::process::id());

@@ -3,7 +3,7 @@
 use std::env;
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -15,6 +15,10 @@ use crate::measure::{self, Measured};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Work {
     Produce(Records),
+    /// Records of 100 bytes, so many in each transaction; only by this project's client and Java's.
+    Transactions {
+        records: u64,
+    },
     /// Reads what was produced.
     Consume(Each),
 }
@@ -147,6 +151,31 @@ impl Peer {
             (Self::Ours, Work::Consume(each)) => {
                 command.args(["perf", "consume", "-b", server, "-t", topic, "-n", &n, "--each", each.name()]);
             }
+            (Self::Ours, Work::Transactions { records }) => {
+                command.args([
+                    "perf",
+                    "transactions",
+                    "-b",
+                    server,
+                    "-t",
+                    topic,
+                    "--partitions",
+                    "4",
+                    "-n",
+                    &n,
+                ]);
+                command.args(["--transaction-records", &records.to_string()]);
+            }
+            (Self::Java, Work::Transactions { records }) => {
+                let classes = java_classes(program).map_err(|error| format!("javac: {error}"))?;
+                command = Command::new("java");
+                command.arg("-Xmx1g").arg("-Dorg.slf4j.simpleLogger.defaultLogLevel=error").arg("-cp");
+                command.arg(format!("{}:{}", program.join("*").display(), classes.display()));
+                command.args(["Transactions", server, topic, &n, &records.to_string(), "100"]);
+            }
+            (_, Work::Transactions { .. }) => {
+                return Err(format!("{} has no benchmark of transactions", self.name()));
+            }
             (Self::Java, work) => {
                 command = Command::new("java");
                 command.arg("-Xmx1g").arg("-Dorg.slf4j.simpleLogger.defaultLogLevel=error").arg("-cp");
@@ -193,14 +222,11 @@ impl Peer {
             }
             (Self::FranzGo, work) => {
                 command.args(["-brokers", server, "-topic", topic, "-pprof", "", "-static-record"]);
-                match work {
-                    Work::Produce(Records { bytes, compression, .. }) => {
-                        command.args(["-record-bytes", &bytes.to_string(), "-linger", "5ms"]);
-                        command.args(["-compression", compression.name()]);
-                    }
-                    Work::Consume(_) => {
-                        command.arg("-consume");
-                    }
+                if let Work::Produce(Records { bytes, compression, .. }) = work {
+                    command.args(["-record-bytes", &bytes.to_string(), "-linger", "5ms"]);
+                    command.args(["-compression", compression.name()]);
+                } else {
+                    command.arg("-consume");
                 }
                 stop_after = Some(Duration::from_secs(FRANZ_GO_SECONDS));
             }
@@ -222,6 +248,18 @@ impl Peer {
         }
         let (records, wall) = if self == Self::FranzGo { franz_go_work(&said) } else { (records, wall) };
         Ok(Measured { records, wall, cpu, peak_bytes, broker_cpu })
+    }
+}
+
+/// The folder of the compiled Java program, so that its compilation costs no run anything.
+fn java_classes(jars: &Path) -> io::Result<PathBuf> {
+    let folder = env::temp_dir().join("bench-java-classes");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("java/Transactions.java");
+    let output =
+        Command::new("javac").arg("-d").arg(&folder).arg("-cp").arg(jars.join("*")).arg(source).output()?;
+    match output.status.success() {
+        true => Ok(folder),
+        false => Err(io::Error::other(String::from_utf8_lossy(&output.stderr).into_owned())),
     }
 }
 
