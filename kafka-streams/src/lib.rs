@@ -35,7 +35,9 @@ pub mod testing;
 pub mod topology;
 
 pub use config::StreamsConfig;
-pub use dsl::{Consumed, Grouped, KGroupedStream, KStream, KTable, Produced, Store, StreamsBuilder};
+pub use dsl::{
+    Consumed, Grouped, KGroupedStream, KStream, KTable, Produced, SplitStream, Store, StreamsBuilder,
+};
 pub use error::{InvalidTopology, Part, RecordPosition, StreamsError, TaskId, TopologyError};
 pub use runtime::{KafkaStreams, State};
 pub use topology::Topology;

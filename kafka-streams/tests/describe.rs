@@ -78,6 +78,31 @@ fn stateless_operators_read_as_in_java() {
 }
 
 #[test]
+fn branches_read_as_in_java() {
+    check("split", |b| {
+        let mut split = text(b, "in").split();
+        let (one, two) = (split.branch(|_, _| true), split.branch(|_, _| true));
+        let rest = split.default_branch();
+        one.map_values(|_, v| v).to("one");
+        two.to("two");
+        rest.to("rest");
+    });
+    check("split_named", |b| {
+        let mut split = text(b, "in").map(|k, v| (k, v)).split().named("by-size-");
+        let small = split.branch_named("small", |_, _| true);
+        let second = split.branch(|_, _| true);
+        small.group_by_key(Grouped::auto()).count(Store::kv("counts")).to_stream().to("counts-out");
+        second.filter(|_, _| true).to("out");
+    });
+    check("split_merge", |b| {
+        let mut split = text(b, "in").split();
+        let first = split.branch(|_, _| true);
+        let others = split.default_branch_named("others");
+        first.map_values(|_, v| v).merge(others).to("out");
+    });
+}
+
+#[test]
 fn sources_read_as_in_java() {
     check("two_independent", |b| {
         text(b, "b").to("b-out");

@@ -76,6 +76,42 @@ fn merged_streams_meet_and_one_topic_can_be_read_twice() {
     assert_eq!(driver.output::<String, i64>("lengths").read_all().unwrap(), [("k".to_owned(), 3)]);
 }
 
+#[test]
+fn a_record_goes_to_the_first_branch_that_takes_it_or_to_the_default_one() {
+    let mut driver = driver(|b| {
+        let mut split = b.stream::<String, String>("in").split();
+        split.branch(|_, v| v.len() > 3).to("long");
+        split.branch(|_, v| v.len() > 1).map_values(|_, v| v.to_uppercase()).to("medium");
+        split.default_branch().to("rest");
+    });
+    pipe(&mut driver, "in", &[("k", "ab"), ("k", "abcd"), ("k", "a"), ("k", "abc")]);
+    assert_eq!(read(&mut driver, "long"), pairs(&[("k", "abcd")]));
+    assert_eq!(read(&mut driver, "medium"), pairs(&[("k", "AB"), ("k", "ABC")]));
+    assert_eq!(read(&mut driver, "rest"), pairs(&[("k", "a")]));
+}
+
+#[test]
+fn what_no_branch_takes_is_dropped_without_a_default_branch() {
+    let mut driver = driver(|b| {
+        let mut split = b.stream::<String, String>("in").split();
+        split.branch(|_, v| v == "keep").to("out");
+    });
+    pipe(&mut driver, "in", &[("k", "drop"), ("k", "keep")]);
+    assert_eq!(read(&mut driver, "out"), pairs(&[("k", "keep")]));
+}
+
+#[test]
+fn state_behind_a_branch_is_cached_counted_and_flushed() {
+    let builder = StreamsBuilder::new();
+    let mut split = builder.stream::<String, String>("in").split();
+    let counted = split.branch(|_, v| v == "count").group_by_key(Grouped::auto());
+    counted.count(Store::kv("counts").cached()).to_stream().to("counts-out");
+    let mut driver = TestDriver::new(&builder.build().unwrap()).unwrap().manual_commit();
+    pipe(&mut driver, "in", &[("k", "count"), ("k", "else"), ("k", "count")]);
+    driver.commit().unwrap();
+    assert_eq!(driver.output::<String, i64>("counts-out").read_all().unwrap(), [("k".to_owned(), 2)]);
+}
+
 fn word_count(store: impl Fn() -> Store<String, i64>) -> Topology {
     let builder = StreamsBuilder::new();
     builder

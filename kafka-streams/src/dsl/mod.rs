@@ -5,6 +5,7 @@
 
 mod grouped;
 mod options;
+mod split;
 mod stream;
 mod table;
 
@@ -14,6 +15,7 @@ use parking_lot::Mutex;
 
 pub use grouped::KGroupedStream;
 pub use options::{Consumed, Grouped, Produced, Repartitioned, Store};
+pub use split::SplitStream;
 pub use stream::KStream;
 pub use table::KTable;
 

@@ -3,8 +3,8 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::{
-    Grouped, KGroupedStream, KTable, Produced, Repartitioned, SharedGraph, Store, attach_stateless,
-    attach_table, source,
+    Grouped, KGroupedStream, KTable, Produced, Repartitioned, SharedGraph, SplitStream, Store,
+    attach_stateless, attach_table, source,
 };
 use crate::error::{StreamsError, TopologyError};
 use crate::processor::{
@@ -148,6 +148,11 @@ impl<K: Send + 'static, V: Send + 'static> KStream<K, V> {
     pub fn for_each(self, each: impl Fn(K, V) + Send + Sync + 'static) {
         let each = Arc::new(each);
         let _ = self.then::<(), (), _>(naming::FOR_EACH, false, move |_| ForEach(Arc::clone(&each)));
+    }
+
+    /// Splits the stream into branches, each with the records that its predicate takes first.
+    pub fn split(self) -> SplitStream<K, V> {
+        SplitStream::new(&self)
     }
 
     /// Both streams' records, in no particular order between them.

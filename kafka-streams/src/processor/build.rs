@@ -40,12 +40,11 @@ impl<K, V> Outlets<K, V> {
 
     /// Builds everything that is attached and belongs to the topology: the builder may have grown since.
     pub(crate) fn build(&self, tasks: &mut TaskBuilder<'_>) -> Result<Out<K, V>, StreamsError> {
-        let known = tasks.topology.graph.nodes.len();
         let factories: Vec<_> = {
             let factories = self.factories.lock();
             factories
                 .iter()
-                .filter(|(node, _)| *node < known)
+                .filter(|(node, _)| tasks.knows(*node))
                 .map(|(_, factory)| Arc::clone(factory))
                 .collect()
         };
@@ -85,6 +84,11 @@ impl<'a> TaskBuilder<'a> {
             .nodes
             .get(node)
             .map_or_else(|| Arc::from(""), |node| Arc::from(node.name.as_str()))
+    }
+
+    /// Whether the node was there when the topology was built.
+    pub(crate) fn knows(&self, node: NodeId) -> bool {
+        node < self.topology.graph.nodes.len()
     }
 
     pub(crate) fn topic(&self, topic: &TopicRef) -> Arc<str> {

@@ -8,6 +8,7 @@ mod build;
 mod context;
 mod sink;
 mod source;
+mod split;
 mod stateless;
 mod table;
 
@@ -18,6 +19,7 @@ pub(crate) use build::{Outlets, SourceFactory, TaskBuilder};
 pub(crate) use context::{Context, Outgoing, RecordCollector};
 pub(crate) use sink::Sink;
 pub(crate) use source::{RawRecord, Source, SourceNode};
+pub(crate) use split::{Arm, Predicate, Split};
 pub(crate) use stateless::{
     Filter, FlatMap, FlatMapValues, ForEach, Forward, Map, MapValues, Peek, SelectKey, Shared,
 };

@@ -11,6 +11,7 @@ pub(crate) const FLAT_MAP_VALUES: &str = "KSTREAM-FLATMAPVALUES-";
 pub(crate) const KEY_SELECT: &str = "KSTREAM-KEY-SELECT-";
 pub(crate) const PEEK: &str = "KSTREAM-PEEK-";
 pub(crate) const FOR_EACH: &str = "KSTREAM-FOREACH-";
+pub(crate) const BRANCH: &str = "KSTREAM-BRANCH-";
 pub(crate) const MERGE: &str = "KSTREAM-MERGE-";
 pub(crate) const REPARTITION: &str = "KSTREAM-REPARTITION-";
 pub(crate) const AGGREGATE: &str = "KSTREAM-AGGREGATE-";

@@ -50,6 +50,32 @@ public class Describe {
             in.mapValues(v -> v).peek((k, v) -> { }).to("two");
             in.to("three");
         });
+        topology("split", b -> {
+            BranchedKStream<String, String> split = b.<String, String>stream("in").split();
+            List<KStream<String, String>> taken = new ArrayList<>();
+            split.branch((k, v) -> true, Branched.withConsumer(taken::add));
+            split.branch((k, v) -> true, Branched.withConsumer(taken::add));
+            split.defaultBranch(Branched.withConsumer(taken::add));
+            taken.get(0).mapValues(v -> v).to("one");
+            taken.get(1).to("two");
+            taken.get(2).to("rest");
+        });
+        topology("split_named", b -> {
+            BranchedKStream<String, String> split = b.<String, String>stream("in").map(KeyValue::pair).split(Named.as("by-size-"));
+            List<KStream<String, String>> taken = new ArrayList<>();
+            split.branch((k, v) -> true, Branched.withConsumer(taken::add, "small"));
+            split.branch((k, v) -> true, Branched.withConsumer(taken::add));
+            split.noDefaultBranch();
+            taken.get(0).groupByKey().count(store("counts")).toStream().to("counts-out");
+            taken.get(1).filter((k, v) -> true).to("out");
+        });
+        topology("split_merge", b -> {
+            BranchedKStream<String, String> split = b.<String, String>stream("in").split();
+            List<KStream<String, String>> taken = new ArrayList<>();
+            split.branch((k, v) -> true, Branched.withConsumer(taken::add));
+            split.defaultBranch(Branched.withConsumer(taken::add, "others"));
+            taken.get(0).mapValues(v -> v).merge(taken.get(1)).to("out");
+        });
         topology("two_independent", b -> {
             b.stream("b").to("b-out");
             b.stream("a").to("a-out");
