@@ -154,6 +154,17 @@ fn a_cached_store_forwards_each_rows_latest_state_at_a_commit() {
 }
 
 #[test]
+fn a_store_without_a_changelog_writes_none_and_begins_anew_after_a_crash() {
+    let mut driver = TestDriver::new(&word_count(|| Store::kv("counts").without_changelog())).unwrap();
+    driver.input::<(), String>("lines").pipe((), "a a".into(), 0).unwrap();
+    driver.crash_and_restore().unwrap();
+    driver.input::<(), String>("lines").pipe((), "a".into(), 1).unwrap();
+    let counts = driver.output::<String, i64>("word-counts").read_all().unwrap();
+    assert_eq!(counts, [("a".into(), 1), ("a".into(), 2), ("a".into(), 1)]);
+    assert_eq!(driver.output::<String, i64>("test-counts-changelog").read_all().unwrap(), []);
+}
+
+#[test]
 fn reduce_and_aggregate_keep_the_latest_timestamp_of_a_row() {
     let mut driver = driver(|b| {
         let stream = b.stream::<String, String>("in");
