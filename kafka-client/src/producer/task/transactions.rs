@@ -7,8 +7,8 @@ use kafka_wire::messages::txn_offset_commit_request::{
     TxnOffsetCommitRequestPartition, TxnOffsetCommitRequestTopic,
 };
 use kafka_wire::messages::{
-    AddOffsetsToTxnRequest, AddPartitionsToTxnRequest, EndTxnRequest, GroupId, InitProducerIdRequest,
-    ProducerId, TransactionalId, TxnOffsetCommitRequest,
+    AddOffsetsToTxnRequest, AddPartitionsToTxnRequest, DescribeTransactionsRequest, EndTxnRequest, GroupId,
+    InitProducerIdRequest, ProducerId, TransactionalId, TxnOffsetCommitRequest,
 };
 use kafka_wire::{ErrorCode, Request};
 use tokio::sync::oneshot;
@@ -297,6 +297,18 @@ impl Talk<'_> {
         let Identity { producer_id, epoch } = self.identity;
         let (id, producer_id) = (transactional_id(self.id), ProducerId(producer_id));
         match ask {
+            Ask::IsOver => {
+                let request = DescribeTransactionsRequest::default().with_transactional_ids(vec![id]);
+                let answer = self.call(&request, i16::MAX).await?;
+                let Some(state) = answer.transaction_states.first() else { return Ok(Reply::Done) };
+                Ok(match ErrorCode::from(state.error_code) {
+                    ErrorCode::None if state.transaction_state.starts_with("Prepare") => {
+                        Reply::Refused(ErrorCode::ConcurrentTransactions)
+                    }
+                    ErrorCode::None => Reply::Done,
+                    code => Reply::Refused(code),
+                })
+            }
             Ask::AddPartitions(partitions) => {
                 let topics = by_topic(partitions.into_iter().map(|it| (it, ())));
                 let topics = topics.into_iter().map(|(name, partitions)| {

@@ -37,11 +37,20 @@ pub(in super::super) struct OffsetsJob {
 /// A request to a coordinator.
 #[derive(Debug, Clone, PartialEq)]
 pub(in super::super) enum Ask {
+    /// Whether the transaction before is over everywhere: CONCURRENT_TRANSACTIONS while it is not.
+    IsOver,
     AddPartitions(BTreeSet<TopicPartition>),
     AddGroup(String),
     CommitOffsets(OffsetsJob),
-    End { commit: bool },
+    End {
+        commit: bool,
+    },
 }
+
+/// With version 2 a leader that gets the first batch of a transaction while the markers of the one before are still being
+/// written holds it back for 20 ms at least (`add.partitions.to.txn.retry.backoff.ms`), though they take a few at most. So
+/// whoever begins again within this time asks first.
+const SETTLES_WITHIN: Duration = Duration::from_millis(20);
 
 /// What came of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,6 +120,8 @@ pub(in super::super) struct Transactions {
     may_be_committed: bool,
     retry_at: Option<Instant>,
     failures: u32,
+    /// Until when the transaction before may not be over everywhere.
+    settled_at: Option<Instant>,
     /// Numbers the transactions.
     serial: u64,
     /// Somebody knew of the present one.
@@ -136,6 +147,7 @@ impl Transactions {
             may_be_committed: false,
             retry_at: None,
             failures: 0,
+            settled_at: None,
             serial: 0,
             counts: true,
             previous: None,
@@ -225,7 +237,7 @@ impl Transactions {
 
     /// Whether a batch for the partition may leave now; if not yet, the coordinator is told of the partition.
     pub(in super::super) fn may_send(&mut self, partition: &TopicPartition) -> bool {
-        if !self.accepts() {
+        if !self.accepts() || self.settled_at.is_some() {
             return false;
         }
         if self.version == Version::V2 || self.added.contains(partition) {
@@ -292,10 +304,14 @@ impl Transactions {
 
     /// The next request, if it is time for one. `is_settled`: no batch is on its way.
     pub(in super::super) fn poll(&mut self, now: Instant, is_settled: bool) -> Option<Ask> {
+        if self.settled_at.is_some_and(|at| at <= now) {
+            self.settled_at = None;
+        }
         if self.asked.is_some() || self.retry_at.is_some_and(|at| at > now) {
             return None;
         }
         let ask = match self.phase {
+            Phase::Open | Phase::Closing { .. } if self.settled_at.is_some() => Ask::IsOver,
             Phase::Open if self.is_sound() => self.next_step()?,
             Phase::Closing { commit: true } if self.is_sound() => match self.next_step() {
                 Some(step) => step,
@@ -319,7 +335,8 @@ impl Transactions {
     }
 
     pub(in super::super) fn next_wake(&self) -> Option<Instant> {
-        self.retry_at.filter(|_| self.asked.is_none())
+        let settled_at = self.settled_at.filter(|_| self.wants_identity());
+        self.retry_at.filter(|_| self.asked.is_none()).into_iter().chain(settled_at).min()
     }
 
     fn next_step(&mut self) -> Option<Ask> {
@@ -370,8 +387,20 @@ impl Transactions {
             }
             Reply::Ended(identity) => {
                 self.failures = 0;
+                if self.version == Version::V2 {
+                    self.settled_at = Some(now + SETTLES_WITHIN);
+                }
                 self.ended(ask == Ask::End { commit: true });
                 identity
+            }
+            // Somebody who does not know is not asked again.
+            Reply::Refused(code) if ask == Ask::IsOver && code != ErrorCode::ConcurrentTransactions => {
+                self.settled_at = None;
+                None
+            }
+            Reply::Unanswered if ask == Ask::IsOver => {
+                self.settled_at = None;
+                None
             }
             Reply::Refused(code) if !code.is_retriable() => {
                 self.failures = 0;
@@ -389,6 +418,7 @@ impl Transactions {
 
     fn done(&mut self, ask: Ask) {
         match ask {
+            Ask::IsOver => self.settled_at = None,
             Ask::AddPartitions(partitions) => {
                 self.wanted.retain(|partition| !partitions.contains(partition));
                 self.added.extend(partitions);
@@ -436,6 +466,7 @@ impl Transactions {
                 self.cause.get_or_insert(cause);
                 self.refuse_offsets();
             }
+            Ask::IsOver => {}
             Ask::AddPartitions(_) | Ask::AddGroup(_) => {
                 self.needs_epoch |= code == ErrorCode::InvalidProducerIdMapping;
                 self.cause.get_or_insert(AbortCause::Coordinator { code });

@@ -104,6 +104,35 @@ async fn since_kip_890_nothing_is_added_and_an_end_brings_the_next_identity() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_begins_again_at_once_asks_whether_the_transaction_before_is_over() {
+    let begin_again = |after: Duration| {
+        let (mut core, now) = (closed(Version::V2, true), Instant::now());
+        assert!(core.poll(now, true).is_some());
+        reply(&mut core, Reply::Ended(Some(NEXT)));
+        core.begin();
+        core.identified();
+        let ask = core.poll(now + after, false);
+        (core, now, ask)
+    };
+    let (mut core, now, ask) = begin_again(Duration::from_millis(1));
+    assert_eq!(ask, Some(Ask::IsOver));
+    assert!(!core.may_send(&tp(0)), "its leader would hold it back");
+    core.replied(now, Reply::Refused(ErrorCode::ConcurrentTransactions), |_| Duration::from_millis(1));
+    assert_eq!(core.next_wake(), Some(now + Duration::from_millis(1)));
+    assert_eq!(core.poll(now + Duration::from_millis(2), false), Some(Ask::IsOver));
+    reply(&mut core, Reply::Done);
+    assert!(core.may_send(&tp(0)));
+    // No answer, and an answer that says nothing, hold nobody up.
+    for silence in [Reply::Unanswered, Reply::Refused(ErrorCode::TransactionalIdNotFound)] {
+        let (mut core, _, _) = begin_again(Duration::from_millis(1));
+        reply(&mut core, silence);
+        assert!(core.may_send(&tp(0)));
+    }
+    let (mut core, _, ask) = begin_again(Duration::from_millis(20));
+    assert!(ask.is_none() && core.may_send(&tp(0)), "it is over by now");
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_version_is_that_of_the_cluster_when_the_transaction_began() {
     let (mut core, now) = (open(Version::V1), Instant::now());
     core.speaks(Version::V2);
@@ -275,6 +304,7 @@ impl Coordinator {
                 }
                 self.end(*commit, version)
             }
+            Ask::IsOver => Reply::Done,
             _ if epoch != self.epoch => Reply::Refused(ErrorCode::ProducerFenced),
             Ask::AddPartitions(partitions) => {
                 self.is_open = true;
