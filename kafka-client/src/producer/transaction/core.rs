@@ -51,6 +51,8 @@ pub(in super::super) enum Ask {
 /// written holds it back for 20 ms at least (`add.partitions.to.txn.retry.backoff.ms`), though they take a few at most. So
 /// whoever begins again within this time asks first.
 const SETTLES_WITHIN: Duration = Duration::from_millis(20);
+/// How long to wait before asking again.
+const ASK_AGAIN_AFTER: Duration = Duration::from_millis(1);
 
 /// What came of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -393,12 +395,12 @@ impl Transactions {
                 self.ended(ask == Ask::End { commit: true });
                 identity
             }
-            // Somebody who does not know is not asked again.
-            Reply::Refused(code) if ask == Ask::IsOver && code != ErrorCode::ConcurrentTransactions => {
-                self.settled_at = None;
+            Reply::Refused(ErrorCode::ConcurrentTransactions) if ask == Ask::IsOver => {
+                self.retry_at = Some(now + ASK_AGAIN_AFTER);
                 None
             }
-            Reply::Unanswered if ask == Ask::IsOver => {
+            // Somebody who does not know is not asked again.
+            Reply::Refused(_) | Reply::Unanswered if ask == Ask::IsOver => {
                 self.settled_at = None;
                 None
             }
