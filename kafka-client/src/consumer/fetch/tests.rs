@@ -486,6 +486,24 @@ fn a_follower_is_read_until_it_fails_or_its_time_is_over() {
 }
 
 #[test]
+fn out_of_range_at_a_follower_resets_nothing_until_the_leader_says_so_too() {
+    let now = Instant::now();
+    let mut fetcher = fetcher_at(config(), &[0], 7);
+    let asked = plan(&mut fetcher, 1, now);
+    let sent = PartitionAnswer { preferred_replica: Some(2), ..answer(0, Bytes::new()) };
+    fetcher.answered(&asked, 0, vec![sent], now);
+    let asked = plan(&mut fetcher, 2, now);
+    fetcher.answered(&asked, 0, vec![refusal(0, ErrorCode::OffsetOutOfRange)], now);
+    assert!(fetcher.take_resets(now).is_empty(), "a follower may lag behind");
+    assert!(fetcher.next().is_none(), "nothing to tell the reader");
+    assert_eq!(fetcher.position(&tp(0)).unwrap().offset, 7);
+    let asked = plan(&mut fetcher, 1, now);
+    assert_eq!(asked.parts[0].offset, 7);
+    fetcher.answered(&asked, 0, vec![refusal(0, ErrorCode::OffsetOutOfRange)], now);
+    assert_eq!(fetcher.take_resets(now)[0].reset, OffsetReset::Earliest);
+}
+
+#[test]
 fn the_lag_ends_where_the_reader_may_read() {
     let now = Instant::now();
     for (isolation, lag) in [(IsolationLevel::ReadUncommitted, 98), (IsolationLevel::ReadCommitted, 88)] {
