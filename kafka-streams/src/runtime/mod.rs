@@ -172,7 +172,7 @@ impl KafkaStreams {
             .auto_offset_reset(OffsetReset::Earliest)
             .assignor(RangeAssignor)
             .enable_auto_commit(false)
-            .rebalance_listener(Listener { commands: commands.clone() })
+            .rebalance_listener(Listener { commands: commands.downgrade() })
             .build()
             .map_err(|error| cluster("making a consumer", &error))?;
         self.status.set(State::Rebalancing);

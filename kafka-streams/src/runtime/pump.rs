@@ -18,7 +18,9 @@ const READ_RETRY: Duration = Duration::from_millis(100);
 
 /// Puts rebalances into the worker's queue and waits until it is done with them.
 pub(super) struct Listener {
-    pub(super) commands: mpsc::Sender<Command>,
+    /// The worker itself has the consumer that has this: only the pump keeps the queue open, so that the worker ends with
+    /// the runtime.
+    pub(super) commands: mpsc::WeakSender<Command>,
 }
 
 impl Listener {
@@ -29,7 +31,9 @@ impl Listener {
     ) -> ListenerFuture<'a> {
         Box::pin(async move {
             let (done, wait) = oneshot::channel();
-            if self.commands.send(command(rebalance.partitions().to_vec(), done)).await.is_ok() {
+            let Some(commands) = self.commands.upgrade() else { return };
+            if commands.send(command(rebalance.partitions().to_vec(), done)).await.is_ok() {
+                drop(commands);
                 // The worker may end first, with an error that it reports itself.
                 let _ = wait.await;
             }
