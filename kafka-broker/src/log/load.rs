@@ -118,8 +118,8 @@ impl PartitionLog {
             epochs.assign(batch.leader_epoch(), batch.base_offset());
         })?;
         segment.aborted = aborted;
-        // What it says may have been cut; a closed segment's is written again.
-        self.storage.remove(&segment::file_name(&self.folder, segment.base_offset, segment::TXN_INDEX))?;
+        // What they say may have been cut, and is written again when the segment is closed.
+        segment.remove_indexes(&*self.storage, &self.folder)?;
         if cut > 0 {
             tracing::warn!(log = self.folder, offset = next_offset, bytes = cut, "cut a torn tail");
         }

@@ -150,6 +150,29 @@ fn a_truncation_in_memory_reads_one_segment_too_and_keeps_producers() {
     assert_eq!(read_from(&log, 0, 1000), numbered(0, 30));
 }
 
+#[test]
+fn an_index_from_before_a_truncation_is_not_believed_after_a_crash() {
+    let disk = MemoryDisk::default();
+    let write = |log: &mut PartitionLog, values: std::ops::Range<i64>| {
+        for i in values {
+            log.append(batch(&[&format!("v{i}")]), client()).unwrap();
+        }
+    };
+    let mut log = restarted(&disk, &small());
+    write(&mut log, 0..7);
+    drop(log);
+    // Recovery writes the closed segment's index; then the segment is written anew, with batches of other sizes.
+    let mut log = restarted(&disk, &small());
+    log.truncate_to(0).unwrap();
+    write(&mut log, 8..12);
+    log.flush().unwrap();
+    write_recovery_point(&disk, &mut log).unwrap();
+    write(&mut log, 12..13);
+    drop(log);
+    let log = restarted(&disk, &small());
+    assert_eq!(read_from(&log, 0, 1000), (0..5).map(|i| (i, format!("v{}", i + 8))).collect::<Vec<_>>());
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Append(u8),

@@ -396,10 +396,16 @@ impl Segment {
     }
 
     pub(super) fn remove(&self, storage: &dyn Storage, folder: &str) -> io::Result<()> {
-        for suffix in ["log", "index", "timeindex", TXN_INDEX, "snapshot"] {
+        for suffix in ["log", "snapshot"] {
             storage.remove(&file_name(folder, self.base_offset, suffix))?;
         }
-        Ok(())
+        self.remove_indexes(storage, folder)
+    }
+
+    pub(super) fn remove_indexes(&self, storage: &dyn Storage, folder: &str) -> io::Result<()> {
+        ["index", "timeindex", TXN_INDEX]
+            .iter()
+            .try_for_each(|suffix| storage.remove(&file_name(folder, self.base_offset, suffix)))
     }
 }
 
