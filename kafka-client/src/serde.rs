@@ -79,6 +79,12 @@ pub trait Serde<T>: Send + Sync + 'static {
     /// When the bytes are no `T`.
     fn deserialize(&self, cx: SerdeContext<'_>, bytes: Option<&Bytes>) -> Result<T, SerdeError>;
 
+    /// The part of a key's bytes that chooses its partition, where that is not all of them: a windowed key lies where its
+    /// key alone would.
+    fn partition_bytes<'a>(&self, _encoded: &'a [u8]) -> Option<&'a [u8]> {
+        None
+    }
+
     /// Whether this value is Kafka's null: such keys are not grouped and such values not aggregated.
     fn is_null(&self, _value: &T) -> bool {
         false
@@ -203,6 +209,10 @@ impl<T: 'static> Serde<Option<T>> for Nullable<T> {
 
     fn is_null(&self, value: &Option<T>) -> bool {
         value.is_none()
+    }
+
+    fn partition_bytes<'a>(&self, encoded: &'a [u8]) -> Option<&'a [u8]> {
+        self.0.partition_bytes(encoded)
     }
 }
 

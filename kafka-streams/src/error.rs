@@ -91,12 +91,10 @@ pub enum StreamsError {
         source: SerdeError,
     },
     /// A state store failed.
-    #[error("task {task}, node {node}: store {store} failed")]
+    #[error("task {task}: store {store} failed: {source}")]
     Store {
         /// The task.
         task: TaskId,
-        /// The node that used it.
-        node: Arc<str>,
         /// The store's name.
         store: Arc<str>,
         /// Why.

@@ -1,9 +1,9 @@
 use std::sync::Arc;
 
 use super::stream::RepartitionNames;
-use super::{Grouped, KStream, KTable, Store};
-use crate::processor::{Aggregate, Node, Outlets, TaskBuilder, Update};
-use crate::topology::{StoreSpec, naming};
+use super::{Grouped, KStream, KTable, Store, store_getter};
+use crate::processor::{Aggregate, Forwarding, Outlets, TaskBuilder, Update};
+use crate::topology::{StoreKind, naming};
 
 /// A stream whose records belong to their keys' groups.
 #[must_use = "a grouped stream does nothing until it is aggregated"]
@@ -73,26 +73,25 @@ impl<K: Send + 'static, V: Send + 'static> KGroupedStream<K, V> {
         } else {
             stream
         };
-        let kept = StoreSpec { name: store_name.clone(), logged: store.logged };
-        let node = stream.graph.lock().add_stateful(name, kept, stream.node);
+        let store = store.named(store_name);
+        let node = stream.graph.lock().add_table(name, store.spec(StoreKind::KeyValue), stream.node);
         let outlets = Outlets::new();
-        let children = Arc::clone(&outlets);
+        let (children, kept) = (Arc::clone(&outlets), store.clone());
         let (update, value) = (Arc::new(update), grouped.value);
         let factory = move |tasks: &mut TaskBuilder<'_>| {
-            let rows = tasks.store(&store_name, store.logged, &store.key, &store.value)?;
-            let (name, out) = (tasks.name(node), children.build(tasks)?);
-            let node: Box<dyn Node<K, V>> = Box::new(Aggregate {
-                name,
-                store: rows,
+            let info = tasks.table(node);
+            let spec = info.store.unwrap_or_default();
+            let aggregate = Aggregate {
+                store: tasks.key_value(&spec, &kept.key, &kept.value)?,
                 value: Arc::clone(&value),
                 update: Arc::clone(&update),
-                cached: store.cached,
-                out,
-            });
-            Ok(node)
+                forwarding: Forwarding { cached: kept.cached, send_old: info.send_old },
+                out: children.build(tasks)?,
+            };
+            Ok(tasks.called_if(kept.cached, aggregate))
         };
         stream.outlets.attach(node, Arc::new(factory));
-        KTable::new(&stream.graph, node, outlets)
+        KTable::new(&stream.graph, node, outlets, store_getter(node, store))
     }
 }
 

@@ -19,10 +19,14 @@ pub use split::SplitStream;
 pub use stream::KStream;
 pub use table::KTable;
 
-use crate::error::InvalidTopology;
-use crate::processor::{Node, Out, Outlets, Source, SourceFactory, TableSource, TaskBuilder};
+use crate::error::{InvalidTopology, StreamsError};
+use crate::processor::{
+    Change, Forwarding, Node, Out, Outlets, Source, SourceFactory, StoreGetter, TableOut, TableSource,
+    TaskBuilder,
+};
 use crate::serde::{Nullable, SharedSerde};
-use crate::topology::{Graph, NodeId, NodeKind, StoreSpec, TopicRef, Topology, naming};
+use crate::topology::{Graph, NodeId, NodeKind, StoreKind, TableInfo, TopicRef, Topology, naming};
+pub(crate) use table::GetterFactory;
 
 pub(crate) type SharedGraph = Arc<Mutex<Graph>>;
 
@@ -93,20 +97,24 @@ impl StreamsBuilder {
         let source_name =
             graph.name_or(consumed.name.as_ref().map(|name| format!("{name}-source")), naming::SOURCE);
         let name = graph.name_or(consumed.name, naming::TABLE_SOURCE);
-        let stores = store.iter().map(|_| store_name.clone()).collect();
-        if let Some(store) = &store {
-            graph.stores.push(StoreSpec { name: store_name.clone(), logged: store.logged });
-        }
         let source_node = graph.add_source(source_name, consumed.topics, None);
-        let node = graph.add_node(name, NodeKind::Processor { stores }, vec![source_node]);
+        let node = graph.add_node(name, NodeKind::Processor { stores: Vec::new() }, vec![source_node]);
         let rows = Outlets::<K, Option<V>>::new();
-        let nullable: SharedSerde<Option<V>> = Arc::new(Nullable(consumed.value));
+        let nullable: SharedSerde<Option<V>> = Arc::new(Nullable(Arc::clone(&consumed.value)));
         graph
             .add_source_factory(source_node, source(source_node, Arc::clone(&consumed.key), nullable, &rows));
+        // A table that nobody looks into has no store, until a join or a grouping needs its rows.
+        let is_kept = store.is_some();
+        let store = store.unwrap_or_else(|| Store::with(consumed.key, consumed.value)).named(store_name);
+        let info = TableInfo { lazy_store: Some(store.spec(StoreKind::KeyValue)), ..TableInfo::default() };
+        graph.tables.insert(node, info);
+        if is_kept {
+            graph.keep_rows(node);
+        }
         drop(graph);
         let outlets = Outlets::new();
-        attach_table(node, consumed.key, store.map(|store| (store_name, store)), &rows, &outlets);
-        KTable::new(&self.graph, node, outlets)
+        attach_table(node, store.clone(), &rows, &outlets);
+        KTable::new(&self.graph, node, outlets, store_getter(node, store))
     }
 
     /// Checks the topology and finishes it.
@@ -161,25 +169,50 @@ pub(crate) fn source<K: Send + 'static, V: Send + 'static>(
     })
 }
 
+/// Puts a table that takes rows as they come behind a node.
 pub(crate) fn attach_table<K: Send + 'static, V: Clone + Send + 'static>(
-    node: usize,
-    key: SharedSerde<K>,
-    store: Option<(String, Store<K, V>)>,
+    node: NodeId,
+    store: Store<K, V>,
     from: &Outlets<K, Option<V>>,
-    to: &Arc<Outlets<K, crate::processor::Change<V>>>,
+    to: &Arc<Outlets<K, Change<V>>>,
 ) {
     let to = Arc::clone(to);
-    let factory = move |tasks: &mut crate::processor::TaskBuilder<'_>| {
-        let store = match &store {
-            Some((name, store)) => Some(tasks.store(name, store.logged, &store.key, &store.value)?),
-            None => None,
-        };
-        let (name, out) = (tasks.name(node), to.build(tasks)?);
-        let node: Box<dyn crate::processor::Node<K, Option<V>>> =
-            Box::new(TableSource { name, key: Arc::clone(&key), store, out });
-        Ok(node)
+    let factory = move |tasks: &mut TaskBuilder<'_>| {
+        let out = table_out(tasks, node, &store, true, &to)?;
+        let source = TableSource { key: Arc::clone(&store.key), out };
+        Ok(tasks.called_if(store.cached, source))
     };
     from.attach(node, Arc::new(factory));
+}
+
+/// Where the changes of table `node` go, as the topology has it.
+pub(crate) fn table_out<K: Send + 'static, V: Clone + Send + 'static>(
+    tasks: &mut TaskBuilder<'_>,
+    node: NodeId,
+    store: &Store<K, V>,
+    old_from_store: bool,
+    to: &Outlets<K, Change<V>>,
+) -> Result<TableOut<K, V>, StreamsError> {
+    let info = tasks.table(node);
+    let token = match &info.store {
+        Some(spec) => Some(tasks.key_value(spec, &store.key, &store.value)?),
+        None => None,
+    };
+    let forwarding = Forwarding { cached: store.cached && token.is_some(), send_old: info.send_old };
+    Ok(TableOut { store: token, old_from_store, forwarding, out: to.build(tasks)? })
+}
+
+/// Reads the rows of table `node` from its store.
+pub(crate) fn store_getter<K: Send + 'static, V: Clone + Send + 'static>(
+    node: NodeId,
+    store: Store<K, V>,
+) -> GetterFactory<K, V> {
+    Arc::new(move |tasks| {
+        let Some(spec) = tasks.table(node).store else {
+            return Err(StreamsError::TypeMismatch { name: tasks.name(node) });
+        };
+        Ok(Box::new(StoreGetter(tasks.key_value(&spec, &store.key, &store.value)?)))
+    })
 }
 
 pub(crate) fn external(topic: &str) -> TopicRef {

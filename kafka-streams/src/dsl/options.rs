@@ -1,8 +1,10 @@
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::external;
 use crate::serde::{HasSerde, SharedSerde};
-use crate::topology::TopicRef;
+use crate::state::ChangelogRecords;
+use crate::topology::{StoreKind, StoreSpec, TopicRef};
 
 /// What a source reads. A topic's name, or several, become one by `into()`.
 pub struct Consumed<K, V> {
@@ -155,19 +157,38 @@ named_serdes!(
 );
 
 /// A key-value state store: what it is called and how it behaves.
-#[derive(Clone)]
 pub struct Store<K, V> {
     pub(crate) name: Option<String>,
     pub(crate) key: SharedSerde<K>,
     pub(crate) value: SharedSerde<V>,
     pub(crate) logged: bool,
+    pub(crate) records: ChangelogRecords,
     pub(crate) cached: bool,
+    pub(crate) retention: Option<Duration>,
+}
+
+impl<K, V> Clone for Store<K, V> {
+    fn clone(&self) -> Self {
+        Self { name: self.name.clone(), key: Arc::clone(&self.key), value: Arc::clone(&self.value), ..*self }
+    }
 }
 
 impl<K, V> Store<K, V> {
     /// A store with serdes of one's own and a generated name.
     pub fn with(key: SharedSerde<K>, value: SharedSerde<V>) -> Self {
-        Self { name: None, key, value, logged: true, cached: false }
+        let (logged, records, cached) = (true, ChangelogRecords::EachCommit, false);
+        Self { name: None, key, value, logged, records, cached, retention: None }
+    }
+
+    /// What the topology knows of it.
+    pub(crate) fn spec(&self, kind: StoreKind) -> StoreSpec {
+        StoreSpec {
+            name: self.name.clone().unwrap_or_default(),
+            kind,
+            logged: self.logged,
+            records: self.records,
+            changelog: None,
+        }
     }
 
     /// Names it: its changelog is `applicationId-name-changelog`.
@@ -179,6 +200,19 @@ impl<K, V> Store<K, V> {
     /// Forwards a row's latest state once for each commit instead of every update, as Java's record cache.
     pub fn cached(mut self) -> Self {
         self.cached = true;
+        self
+    }
+
+    /// When the changelog gets a record. Default: [`ChangelogRecords::EachCommit`].
+    pub fn changelog_records(mut self, records: ChangelogRecords) -> Self {
+        self.records = records;
+        self
+    }
+
+    /// How long a window or session is kept, at least its size and grace, which is the default too
+    /// (`Materialized.withRetention`). Stores without windows ignore it.
+    pub fn retention(mut self, retention: Duration) -> Self {
+        self.retention = Some(retention);
         self
     }
 
@@ -197,6 +231,6 @@ impl<K: HasSerde, V: HasSerde> Store<K, V> {
 
     /// A key-value store with a generated name, which changes when the topology does.
     pub fn auto() -> Self {
-        Self::with(Arc::clone(&K::serde()), V::serde())
+        Self::with(K::serde(), V::serde())
     }
 }

@@ -1,18 +1,16 @@
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
 use super::{
     Grouped, KGroupedStream, KTable, Produced, Repartitioned, SharedGraph, SplitStream, Store,
-    attach_stateless, attach_table, source,
+    attach_stateless, attach_table, source, store_getter,
 };
 use crate::error::{StreamsError, TopologyError};
 use crate::processor::{
     Filter, FlatMap, FlatMapValues, ForEach, Forward, Map, MapValues, Node, Out, Outlets, Peek, SelectKey,
-    Shared, Sink, TaskBuilder,
+    Sink, TaskBuilder,
 };
 use crate::serde::SharedSerde;
-use crate::topology::{NodeId, NodeKind, RepartitionSpec, StoreSpec, TopicRef, naming};
+use crate::topology::{NodeId, NodeKind, RepartitionSpec, StoreKind, TopicRef, naming};
 
 /// A stream of records. See [the module](crate::dsl) for why methods consume it.
 #[must_use = "a stream does nothing until it is written, grouped or looked at"]
@@ -170,10 +168,7 @@ impl<K: Send + 'static, V: Send + 'static> KStream<K, V> {
         for parent in [&self.outlets, &other.outlets] {
             let children = Arc::clone(&outlets);
             let factory = move |tasks: &mut TaskBuilder<'_>| {
-                let shared = tasks
-                    .shared_node(node, |tasks| Ok(Arc::new(Mutex::new(Forward(children.build(tasks)?)))))?;
-                let node: Box<dyn Node<K, V>> = Box::new(Shared(shared));
-                Ok(node)
+                tasks.relay(node, |tasks| Ok(Forward(children.build(tasks)?)))
             };
             parent.attach(node, Arc::new(factory));
         }
@@ -262,8 +257,10 @@ impl<K: Send + 'static, V: Clone + Send + 'static> KStream<K, V> {
         } else {
             self
         };
-        let kept = StoreSpec { name: store_name.clone(), logged: store.logged };
-        let node = stream.graph.lock().add_stateful(name, kept, stream.node);
+        let store = store.named(store_name);
+        let mut graph = stream.graph.lock();
+        let node = graph.add_table(name, store.spec(StoreKind::KeyValue), stream.node);
+        drop(graph);
         let outlets = Outlets::new();
         let rows = Outlets::<K, Option<V>>::new();
         let children = Arc::clone(&rows);
@@ -274,8 +271,8 @@ impl<K: Send + 'static, V: Clone + Send + 'static> KStream<K, V> {
             Ok(node)
         };
         stream.outlets.attach(node, Arc::new(factory));
-        attach_table(node, Arc::clone(&store.key), Some((store_name, store)), &rows, &outlets);
-        KTable::new(&stream.graph, node, outlets)
+        attach_table(node, store.clone(), &rows, &outlets);
+        KTable::new(&stream.graph, node, outlets, store_getter(node, store))
     }
 }
 

@@ -1,22 +1,37 @@
+use std::marker::PhantomData;
 use std::sync::Arc;
 
-use super::{KStream, SharedGraph, attach_stateless};
-use crate::processor::{Change, Node, Out, Outlets, TableFilter, TableMapValues, ToStream};
-use crate::topology::{NodeId, naming};
+use super::{KStream, SharedGraph, Store, attach_stateless, store_getter, table_out};
+use crate::error::StreamsError;
+use crate::processor::{
+    Change, DerivedGetter, Forwarding, Getter, Node, Outlets, TableFilter, TableMapValues, TableOut,
+    TaskBuilder, ToStream,
+};
+use crate::topology::{NodeId, NodeKind, StoreKind, TableInfo, naming};
+
+/// Makes the reader of a table's rows in a task.
+pub(crate) type GetterFactory<K, V> =
+    Arc<dyn Fn(&mut TaskBuilder<'_>) -> Result<Getter<K, V>, StreamsError> + Send + Sync>;
 
 /// A table: rows by key, and the stream of their changes.
 #[must_use = "a table nobody reads does nothing unless it has a store"]
 pub struct KTable<K, V> {
-    graph: SharedGraph,
-    node: NodeId,
-    outlets: Arc<Outlets<K, Change<V>>>,
+    pub(crate) graph: SharedGraph,
+    pub(crate) node: NodeId,
+    pub(crate) outlets: Arc<Outlets<K, Change<V>>>,
+    pub(crate) getter: GetterFactory<K, V>,
 }
 
 /// A second use of the table.
 impl<K: Clone, V: Clone> Clone for KTable<K, V> {
     fn clone(&self) -> Self {
         self.outlets.allow_fan_out(|record| record.clone());
-        Self { graph: Arc::clone(&self.graph), node: self.node, outlets: Arc::clone(&self.outlets) }
+        Self {
+            graph: Arc::clone(&self.graph),
+            node: self.node,
+            outlets: Arc::clone(&self.outlets),
+            getter: Arc::clone(&self.getter),
+        }
     }
 }
 
@@ -27,17 +42,13 @@ impl<K, V> std::fmt::Debug for KTable<K, V> {
 }
 
 impl<K: Send + 'static, V: Send + 'static> KTable<K, V> {
-    pub(crate) fn new(graph: &SharedGraph, node: NodeId, outlets: Arc<Outlets<K, Change<V>>>) -> Self {
-        Self { graph: Arc::clone(graph), node, outlets }
-    }
-
-    fn then<V2: Send + 'static, N: Node<K, Change<V>> + 'static>(
-        self,
-        prefix: &str,
-        make: impl Fn(Out<K, V2>) -> N + Send + Sync + 'static,
-    ) -> (SharedGraph, NodeId, Arc<Outlets<K, V2>>) {
-        let (node, outlets) = attach_stateless(&self.graph, self.node, &self.outlets, prefix, make);
-        (self.graph, node, outlets)
+    pub(crate) fn new(
+        graph: &SharedGraph,
+        node: NodeId,
+        outlets: Arc<Outlets<K, Change<V>>>,
+        getter: GetterFactory<K, V>,
+    ) -> Self {
+        Self { graph: Arc::clone(graph), node, outlets, getter }
     }
 
     /// Names the last operator.
@@ -46,37 +57,153 @@ impl<K: Send + 'static, V: Send + 'static> KTable<K, V> {
         self
     }
 
+    /// The changes as a stream; `None` where a row was deleted.
+    pub fn to_stream(self) -> KStream<K, Option<V>> {
+        let (node, outlets) =
+            attach_stateless(&self.graph, self.node, &self.outlets, naming::TABLE_TO_STREAM, ToStream);
+        KStream::new(&self.graph, node, outlets, false)
+    }
+
+    /// The changes as a stream with another key for each row. Grouping after it repartitions.
+    pub fn to_stream_with_key<K2: Send + 'static>(
+        self,
+        select: impl Fn(&K, &Option<V>) -> K2 + Send + Sync + 'static,
+    ) -> KStream<K2, Option<V>> {
+        self.to_stream().select_key(select)
+    }
+}
+
+/// Where a derived table's changes go when it has no store.
+fn unkept<K: Send + 'static, V: Send + 'static>(
+    tasks: &mut TaskBuilder<'_>,
+    node: NodeId,
+    to: &Outlets<K, Change<V>>,
+) -> Result<TableOut<K, V>, StreamsError> {
+    let forwarding = Forwarding { cached: false, send_old: tasks.table(node).send_old };
+    Ok(TableOut { store: None, old_from_store: false, forwarding, out: to.build(tasks)? })
+}
+
+impl<K: Send + 'static, V: Clone + Send + 'static> KTable<K, V> {
+    /// Adds a table that derives its rows from this one's. A number is burnt for the name of a store that there could be.
+    fn derive<V2: Clone + Send + 'static, N: Node<K, Change<V>> + crate::processor::Called>(
+        self,
+        prefix: &str,
+        store: Option<Store<K, V2>>,
+        old_from_store: bool,
+        derive: impl Fn(&K, V) -> Option<V2> + Clone + Send + Sync + 'static,
+        make: impl Fn(TableOut<K, V2>) -> N + Send + Sync + 'static,
+    ) -> KTable<K, V2> {
+        let mut graph = self.graph.lock();
+        let store = store.map(|store| match &store.name {
+            Some(_) => store,
+            None => {
+                let name = graph.generate_name(&format!("{prefix}{}", naming::STATE_STORE));
+                store.named(name)
+            }
+        });
+        let name = graph.generate_name(prefix);
+        let node = match &store {
+            Some(store) => graph.add_table(name, store.spec(StoreKind::KeyValue), self.node),
+            None => graph.add_node(name, NodeKind::Processor { stores: Vec::new() }, vec![self.node]),
+        };
+        graph.tables.entry(node).or_insert_with(TableInfo::default).parents = vec![self.node];
+        drop(graph);
+        let outlets = Outlets::new();
+        let (children, kept) = (Arc::clone(&outlets), store.clone());
+        let factory = move |tasks: &mut TaskBuilder<'_>| {
+            let out = match &kept {
+                Some(store) => table_out(tasks, node, store, old_from_store, &children)?,
+                None => unkept(tasks, node, &children)?,
+            };
+            Ok(tasks.called_if(kept.as_ref().is_some_and(|store| store.cached), make(out)))
+        };
+        self.outlets.attach(node, Arc::new(factory));
+        let parent = self.getter;
+        let getter: GetterFactory<K, V2> = match store {
+            Some(store) => store_getter(node, store),
+            None => Arc::new(move |tasks: &mut TaskBuilder<'_>| {
+                let getter: Getter<K, V2> =
+                    Box::new(DerivedGetter { parent: parent(tasks)?, derive: derive.clone() });
+                Ok(getter)
+            }),
+        };
+        KTable::new(&self.graph, node, outlets, getter)
+    }
+
     /// The rows for which `keep` is true; others are deleted downstream.
     pub fn filter(self, keep: impl Fn(&K, &V) -> bool + Send + Sync + 'static) -> Self {
-        self.filtered(keep, true)
+        self.filtered(keep, true, None)
+    }
+
+    /// As [`KTable::filter`], the rows kept in a store of their own.
+    pub fn filter_in(
+        self,
+        keep: impl Fn(&K, &V) -> bool + Send + Sync + 'static,
+        store: Store<K, V>,
+    ) -> Self {
+        self.filtered(keep, true, Some(store))
     }
 
     /// The rows for which `drop` is false; others are deleted downstream.
     pub fn filter_not(self, drop: impl Fn(&K, &V) -> bool + Send + Sync + 'static) -> Self {
-        self.filtered(drop, false)
+        self.filtered(drop, false, None)
     }
 
-    fn filtered(self, keep: impl Fn(&K, &V) -> bool + Send + Sync + 'static, when: bool) -> Self {
+    /// As [`KTable::filter_not`], the rows kept in a store of their own.
+    pub fn filter_not_in(
+        self,
+        drop: impl Fn(&K, &V) -> bool + Send + Sync + 'static,
+        store: Store<K, V>,
+    ) -> Self {
+        self.filtered(drop, false, Some(store))
+    }
+
+    fn filtered(
+        self,
+        keep: impl Fn(&K, &V) -> bool + Send + Sync + 'static,
+        when: bool,
+        store: Option<Store<K, V>>,
+    ) -> Self {
         let keep = Arc::new(keep);
-        let (graph, node, outlets) =
-            self.then(naming::TABLE_FILTER, move |out| TableFilter { keep: Arc::clone(&keep), when, out });
-        Self { graph, node, outlets }
+        let test = Arc::clone(&keep);
+        let derive = move |key: &K, row: V| (test(key, &row) == when).then_some(row);
+        // The filter itself asks the store what the row was.
+        self.derive(naming::TABLE_FILTER, store, false, derive, move |out| TableFilter {
+            keep: Arc::clone(&keep),
+            when,
+            out,
+        })
     }
 
     /// Turns each row into another one; keys stay, deletions stay deletions.
-    pub fn map_values<V2: Send + 'static>(
+    pub fn map_values<V2: Clone + Send + 'static>(
         self,
         map: impl Fn(&K, V) -> V2 + Send + Sync + 'static,
     ) -> KTable<K, V2> {
-        let map = Arc::new(map);
-        let (graph, node, outlets) =
-            self.then(naming::TABLE_MAP_VALUES, move |out| TableMapValues { map: Arc::clone(&map), out });
-        KTable { graph, node, outlets }
+        self.mapped(map, None)
     }
 
-    /// The changes as a stream; `None` where a row was deleted.
-    pub fn to_stream(self) -> KStream<K, Option<V>> {
-        let (graph, node, outlets) = self.then(naming::TABLE_TO_STREAM, ToStream);
-        KStream::new(&graph, node, outlets, false)
+    /// As [`KTable::map_values`], the rows kept in a store of their own.
+    pub fn map_values_in<V2: Clone + Send + 'static>(
+        self,
+        map: impl Fn(&K, V) -> V2 + Send + Sync + 'static,
+        store: Store<K, V2>,
+    ) -> KTable<K, V2> {
+        self.mapped(map, Some(store))
+    }
+
+    fn mapped<V2: Clone + Send + 'static>(
+        self,
+        map: impl Fn(&K, V) -> V2 + Send + Sync + 'static,
+        store: Option<Store<K, V2>>,
+    ) -> KTable<K, V2> {
+        let map = Arc::new(map);
+        let each = Arc::clone(&map);
+        let derive = move |key: &K, row: V| Some(each(key, row));
+        self.derive(naming::TABLE_MAP_VALUES, store, true, derive, move |out| TableMapValues {
+            map: Arc::clone(&map),
+            out,
+            values: PhantomData,
+        })
     }
 }

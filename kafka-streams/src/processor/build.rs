@@ -6,11 +6,14 @@ use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
-use super::{CloneRecord, Node, NodeName, Out, SourceNode};
-use crate::error::StreamsError;
+use super::{Called, CloneRecord, Node, NodeName, NodeToken, Nodes, Out, Relay, SourceNode};
+use crate::error::{StreamsError, TaskId};
 use crate::serde::SharedSerde;
-use crate::state::{KeyValueStore, MemoryStore, SharedStore, TaskStore, TypedStore};
-use crate::topology::{NodeId, TopicRef, TopologyInner, changelog_topic};
+use crate::state::{
+    ChangelogRecords, KvStore, RowsConfig, SessionStore, StorePlace, StoreToken, Stores, TaskStore,
+    WindowStore, WindowStoreConfig,
+};
+use crate::topology::{NodeId, StoreKind, StoreSpec, TableInfo, TopicRef, TopologyInner, changelog_topic};
 
 pub(crate) type NodeFactory<K, V> =
     Arc<dyn Fn(&mut TaskBuilder<'_>) -> Result<Box<dyn Node<K, V>>, StreamsError> + Send + Sync>;
@@ -58,23 +61,35 @@ impl<K, V> Outlets<K, V> {
     }
 }
 
+/// How tasks are put together, beside the topology.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct TaskSettings {
+    pub(crate) application_id: String,
+    /// For all stores, whatever each one asks for.
+    pub(crate) changelog_records: Option<ChangelogRecords>,
+    /// How long closed windows may wait until they are looked for (wall clock).
+    pub(crate) emit_interval_ms: i64,
+}
+
 /// Puts one task together.
 pub(crate) struct TaskBuilder<'a> {
     pub(crate) topology: &'a TopologyInner,
-    pub(crate) application_id: &'a str,
+    pub(crate) settings: &'a TaskSettings,
+    id: TaskId,
     shared: BTreeMap<NodeId, Box<dyn Any>>,
-    pub(crate) handles: BTreeMap<Arc<str>, Box<dyn Any + Send>>,
-    pub(crate) stores: Vec<Box<dyn TaskStore>>,
+    pub(crate) stores: Stores,
+    pub(crate) nodes: Nodes,
 }
 
 impl<'a> TaskBuilder<'a> {
-    pub(crate) fn new(topology: &'a TopologyInner, application_id: &'a str) -> Self {
+    pub(crate) fn new(topology: &'a TopologyInner, settings: &'a TaskSettings, id: TaskId) -> Self {
         Self {
             topology,
-            application_id,
+            settings,
+            id,
             shared: BTreeMap::new(),
-            handles: BTreeMap::new(),
-            stores: Vec::new(),
+            stores: Stores::default(),
+            nodes: Nodes::default(),
         }
     }
 
@@ -92,48 +107,125 @@ impl<'a> TaskBuilder<'a> {
     }
 
     pub(crate) fn topic(&self, topic: &TopicRef) -> Arc<str> {
-        topic.resolve(self.application_id)
+        topic.resolve(&self.settings.application_id)
     }
 
-    /// The node that several parents share, built by whichever comes first.
-    pub(crate) fn shared_node<T: Clone + 'static>(
+    /// What the topology says of a table.
+    pub(crate) fn table(&self, node: NodeId) -> TableInfo {
+        self.topology.graph.tables.get(&node).cloned().unwrap_or_default()
+    }
+
+    /// One of several ways to a node, which whichever parent comes first builds.
+    pub(crate) fn relay<K, V, N: Node<K, V> + Called>(
         &mut self,
         node: NodeId,
-        build: impl FnOnce(&mut Self) -> Result<T, StreamsError>,
-    ) -> Result<T, StreamsError> {
+        build: impl FnOnce(&mut Self) -> Result<N, StreamsError>,
+    ) -> Result<Box<dyn Node<K, V>>, StreamsError> {
+        let token = self.token(node, build)?;
+        Ok(Box::new(Relay(token)))
+    }
+
+    /// The token of a node, built if it is not yet there.
+    pub(crate) fn token<N: Called>(
+        &mut self,
+        node: NodeId,
+        build: impl FnOnce(&mut Self) -> Result<N, StreamsError>,
+    ) -> Result<NodeToken<N>, StreamsError> {
         if let Some(known) = self.shared.get(&node) {
-            return known
-                .downcast_ref::<T>()
-                .cloned()
-                .ok_or_else(|| StreamsError::TypeMismatch { name: self.name(node) });
+            let known = known.downcast_ref::<NodeToken<N>>();
+            return known.copied().ok_or_else(|| StreamsError::TypeMismatch { name: self.name(node) });
         }
         let built = build(self)?;
-        self.shared.insert(node, Box::new(built.clone()));
-        Ok(built)
+        let token = self.nodes.add(built);
+        self.shared.insert(node, Box::new(token));
+        Ok(token)
+    }
+
+    /// A node that commits call if it holds something back until then.
+    pub(crate) fn called_if<K, V, N: Node<K, V> + Called>(
+        &mut self,
+        called: bool,
+        node: N,
+    ) -> Box<dyn Node<K, V>> {
+        match called {
+            true => Box::new(Relay(self.nodes.add(node))),
+            false => Box::new(node),
+        }
     }
 
     /// The store of this name, opened by whichever node comes first.
-    pub(crate) fn store<K: Send + 'static, V: Clone + Send + 'static>(
+    fn store<S: TaskStore>(
         &mut self,
-        name: &str,
-        logged: bool,
+        spec: &StoreSpec,
+        open: impl FnOnce(StorePlace, Option<Arc<str>>) -> S,
+    ) -> Result<StoreToken<S>, StreamsError> {
+        if let Some(known) = self.stores.find(&spec.name) {
+            return known;
+        }
+        let changelog = spec.logged.then(|| match &spec.changelog {
+            Some(topic) => self.topic(topic),
+            None => changelog_topic(&self.settings.application_id, &spec.name),
+        });
+        let place = StorePlace { task: self.id, name: Arc::from(spec.name.as_str()) };
+        Ok(self.stores.add(open(place, changelog)))
+    }
+
+    pub(crate) fn key_value<K: Send + 'static, V: Clone + Send + 'static>(
+        &mut self,
+        spec: &StoreSpec,
         key: &SharedSerde<K>,
         value: &SharedSerde<V>,
-    ) -> Result<SharedStore<K, V>, StreamsError> {
-        if let Some(known) = self.handles.get(name) {
-            return known
-                .downcast_ref::<SharedStore<K, V>>()
-                .cloned()
-                .ok_or_else(|| StreamsError::TypeMismatch { name: Arc::from(name) });
+    ) -> Result<StoreToken<KvStore<K, V>>, StreamsError> {
+        let records = self.rows_template(spec, value);
+        self.store(spec, |place, changelog| {
+            KvStore::new(RowsConfig { place, changelog, ..records }, Arc::clone(key))
+        })
+    }
+
+    pub(crate) fn window<K: Send + 'static, V: Clone + Send + 'static>(
+        &mut self,
+        spec: &StoreSpec,
+        key: &SharedSerde<K>,
+        value: &SharedSerde<V>,
+    ) -> Result<StoreToken<WindowStore<K, V>>, StreamsError> {
+        let records = self.rows_template(spec, value);
+        let config = match spec.kind {
+            StoreKind::Window { retention_ms, retain_duplicates, .. } => {
+                WindowStoreConfig { retention_ms, retain_duplicates }
+            }
+            _ => WindowStoreConfig { retention_ms: i64::MAX, retain_duplicates: false },
+        };
+        self.store(spec, |place, changelog| {
+            WindowStore::new(RowsConfig { place, changelog, ..records }, Arc::clone(key), &config)
+        })
+    }
+
+    pub(crate) fn session<K: Send + 'static, V: Clone + Send + 'static>(
+        &mut self,
+        spec: &StoreSpec,
+        key: &SharedSerde<K>,
+        value: &SharedSerde<V>,
+    ) -> Result<StoreToken<SessionStore<K, V>>, StreamsError> {
+        let records = self.rows_template(spec, value);
+        let retention = match spec.kind {
+            StoreKind::Session { retention_ms } => retention_ms,
+            _ => i64::MAX,
+        };
+        self.store(spec, |place, changelog| {
+            SessionStore::new(RowsConfig { place, changelog, ..records }, Arc::clone(key), retention)
+        })
+    }
+
+    /// A configuration that still lacks its place.
+    fn rows_template<V>(&self, spec: &StoreSpec, value: &SharedSerde<V>) -> RowsConfig<V> {
+        RowsConfig {
+            place: StorePlace { task: self.id, name: Arc::from("") },
+            changelog: None,
+            records: self.settings.changelog_records.unwrap_or(spec.records),
+            value: Arc::clone(value),
+            ordered: false,
+            prefix: 0,
+            base: None,
         }
-        let base: Box<dyn KeyValueStore> = Box::new(MemoryStore::default());
-        let changelog = changelog_topic(self.application_id, name);
-        let name: Arc<str> = Arc::from(name);
-        let store =
-            TypedStore::new(Arc::clone(&name), changelog, logged, Arc::clone(key), Arc::clone(value), base);
-        let store: SharedStore<K, V> = Arc::new(Mutex::new(store));
-        self.handles.insert(name, Box::new(Arc::clone(&store)));
-        self.stores.push(Box::new(Arc::clone(&store)));
-        Ok(store)
     }
 }

@@ -3,9 +3,10 @@ use std::sync::Arc;
 use kafka_client::TopicPartition;
 use kafka_client::wire::record_batch::Headers;
 
+use super::Nodes;
 use crate::error::{Part, RecordPosition, StreamsError, TaskId};
 use crate::serde::SerdeError;
-use crate::state::StoreError;
+use crate::state::Stores;
 
 /// A record on its way to the cluster, borrowed from its sender's buffers.
 #[derive(Debug, Clone, Copy)]
@@ -14,6 +15,8 @@ pub(crate) struct Outgoing<'a> {
     /// `None`: by murmur2 of the key, as Java's default partitioner.
     pub(crate) partition: Option<i32>,
     pub(crate) key: Option<&'a [u8]>,
+    /// The part of the key that chooses the partition: without its window.
+    pub(crate) partition_by: Option<&'a [u8]>,
     pub(crate) value: Option<&'a [u8]>,
     pub(crate) timestamp: i64,
     pub(crate) headers: &'a Headers,
@@ -22,13 +25,25 @@ pub(crate) struct Outgoing<'a> {
 /// Takes what tasks send: the producer at run time, a list in tests.
 pub(crate) trait RecordCollector {
     fn send(&mut self, record: Outgoing<'_>) -> Result<(), String>;
+
+    /// How many partitions a topic has.
+    fn partitions(&mut self, topic: &Arc<str>) -> Result<i32, String>;
 }
 
 /// What a node sees of its task while a record is processed.
 pub(crate) struct Context<'a> {
     pub(crate) task: TaskId,
     pub(crate) topic: Arc<str>,
+    /// -1 outside of records.
     pub(crate) offset: i64,
+    /// The largest timestamp of the task's records so far, -1 before the first.
+    pub(crate) stream_time: i64,
+    /// Milliseconds since 1970, as of this turn.
+    pub(crate) wall_time: i64,
+    /// Records that an operator left out: too late, or without a key.
+    pub(crate) dropped: u64,
+    pub(crate) stores: &'a mut Stores,
+    pub(crate) nodes: &'a mut Nodes,
     pub(crate) collector: &'a mut dyn RecordCollector,
 }
 
@@ -61,21 +76,6 @@ impl Context<'_> {
             topic: Arc::clone(topic),
             position: self.position(),
             part,
-            source,
-        })
-    }
-
-    #[cold]
-    pub(crate) fn store_failed(
-        &self,
-        node: &Arc<str>,
-        store: &Arc<str>,
-        source: StoreError,
-    ) -> Box<StreamsError> {
-        Box::new(StreamsError::Store {
-            task: self.task,
-            node: Arc::clone(node),
-            store: Arc::clone(store),
             source,
         })
     }

@@ -1,29 +1,34 @@
 //! Operators as typed nodes that push records into each other.
 //!
 //! A task builds a sub-topology once, as concrete nodes that own what lies behind them. Between two nodes a
-//! record moves by one virtual call with its own types: nothing is boxed, cloned or serialized.
+//! record moves by one virtual call with its own types: nothing is boxed, cloned, locked or serialized. What more
+//! than one node reaches (a store, a node with several parents, a node that a commit or a clock calls) lies in the
+//! task, in [`Stores`] and [`Nodes`], and is reached by a typed token.
 
 mod aggregate;
 mod build;
 mod context;
+mod nodes;
 mod sink;
 mod source;
 mod split;
 mod stateless;
 mod table;
 
-use std::sync::Arc;
-
-pub(crate) use aggregate::{Aggregate, Update};
-pub(crate) use build::{Outlets, SourceFactory, TaskBuilder};
+pub(crate) use aggregate::{Aggregate, Forwarding, TableAggregate, Update};
+pub(crate) use build::{Outlets, SourceFactory, TaskBuilder, TaskSettings};
 pub(crate) use context::{Context, Outgoing, RecordCollector};
+pub(crate) use nodes::{Called, NodeToken, Nodes, Relay};
 pub(crate) use sink::Sink;
 pub(crate) use source::{RawRecord, Source, SourceNode};
 pub(crate) use split::{Arm, Predicate, Split};
 pub(crate) use stateless::{
-    Filter, FlatMap, FlatMapValues, ForEach, Forward, Map, MapValues, Peek, SelectKey, Shared,
+    Filter, FlatMap, FlatMapValues, ForEach, Forward, Map, MapValues, Peek, SelectKey,
 };
-pub(crate) use table::{TableFilter, TableMapValues, TableSource, ToStream};
+pub(crate) use table::{
+    DerivedGetter, Getter, StoreGetter, TableFilter, TableMapValues, TableOut, TableSource, ToStream,
+    ValueGetter,
+};
 
 use kafka_client::wire::record_batch::Headers;
 
@@ -42,6 +47,13 @@ pub struct Record<K, V> {
     pub headers: Headers,
 }
 
+impl<K, V> Record<K, V> {
+    /// The same record with another value.
+    pub fn with_value<V2>(self, value: V2) -> Record<K, V2> {
+        Record { key: self.key, value, timestamp: self.timestamp, headers: self.headers }
+    }
+}
+
 /// An update of a table's row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change<V> {
@@ -57,9 +69,6 @@ pub(crate) type NodeResult = Result<(), Box<StreamsError>>;
 pub(crate) trait Node<K, V>: Send {
     /// Takes one record and pushes results on, to the end of the chain, before it returns.
     fn process(&mut self, record: Record<K, V>, cx: &mut Context<'_>) -> NodeResult;
-
-    /// Pushes on what is held back until a commit. Parents come first; shared nodes are called by each parent.
-    fn flush(&mut self, cx: &mut Context<'_>) -> NodeResult;
 }
 
 /// Where a node's results go.
@@ -87,15 +96,7 @@ impl<K, V> Out<K, V> {
             }
         }
     }
-
-    pub(crate) fn flush(&mut self, cx: &mut Context<'_>) -> NodeResult {
-        match self {
-            Out::None => Ok(()),
-            Out::One(node) => node.flush(cx),
-            Out::Many(nodes, _) => nodes.iter_mut().try_for_each(|node| node.flush(cx)),
-        }
-    }
 }
 
 /// A node's name, for errors.
-pub(crate) type NodeName = Arc<str>;
+pub(crate) type NodeName = std::sync::Arc<str>;

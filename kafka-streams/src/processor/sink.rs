@@ -34,14 +34,11 @@ impl<K: Send + 'static, V: Send + 'static> Node<K, V> for Sink<K, V> {
         cx.send(Outgoing {
             topic: &self.topic,
             partition: None,
+            partition_by: self.key.partition_bytes(&self.key_bytes),
             key: (key == Encoded::Bytes).then_some(self.key_bytes.as_slice()),
             value: (value == Encoded::Bytes).then_some(self.value_bytes.as_slice()),
             timestamp: record.timestamp,
             headers: &record.headers,
         })
-    }
-
-    fn flush(&mut self, _: &mut Context<'_>) -> NodeResult {
-        Ok(())
     }
 }

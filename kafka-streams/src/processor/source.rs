@@ -21,8 +21,6 @@ pub(crate) struct RawRecord {
 pub(crate) trait SourceNode: Send {
     /// An error that is [`StreamsError::Deserialize`] came before anything was done with the record.
     fn process(&mut self, raw: &RawRecord, cx: &mut Context<'_>) -> NodeResult;
-
-    fn flush(&mut self, cx: &mut Context<'_>) -> NodeResult;
 }
 
 pub(crate) struct Source<K, V> {
@@ -53,9 +51,5 @@ impl<K: Send + 'static, V: Send + 'static> SourceNode for Source<K, V> {
             .map_err(|source| failed(Part::Value, source))?;
         let record = Record { key, value, timestamp: raw.timestamp, headers: raw.headers.clone() };
         self.out.forward(record, cx)
-    }
-
-    fn flush(&mut self, cx: &mut Context<'_>) -> NodeResult {
-        self.out.flush(cx)
     }
 }

@@ -22,9 +22,4 @@ impl<K: Send, V: Send> Node<K, V> for Split<K, V> {
         let arm = self.arms.iter_mut().find(|arm| (arm.takes)(&record.key, &record.value));
         arm.map_or(&mut self.default, |arm| &mut arm.out).forward(record, cx)
     }
-
-    fn flush(&mut self, cx: &mut Context<'_>) -> NodeResult {
-        self.arms.iter_mut().try_for_each(|arm| arm.out.flush(cx))?;
-        self.default.flush(cx)
-    }
 }

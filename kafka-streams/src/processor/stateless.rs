@@ -1,8 +1,6 @@
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
-use super::{Context, Node, NodeResult, Out, Record};
+use super::{Called, Context, Node, NodeResult, Out, Record};
 
 pub(crate) struct Filter<K, V, F> {
     pub(crate) keep: Arc<F>,
@@ -18,10 +16,6 @@ impl<K: Send, V: Send, F: Fn(&K, &V) -> bool + Send + Sync> Node<K, V> for Filte
         } else {
             Ok(())
         }
-    }
-
-    fn flush(&mut self, cx: &mut Context<'_>) -> NodeResult {
-        self.out.flush(cx)
     }
 }
 
@@ -39,10 +33,6 @@ where
     fn process(&mut self, record: Record<K, V>, cx: &mut Context<'_>) -> NodeResult {
         let (key, value) = (self.map)(record.key, record.value);
         self.out.forward(Record { key, value, timestamp: record.timestamp, headers: record.headers }, cx)
-    }
-
-    fn flush(&mut self, cx: &mut Context<'_>) -> NodeResult {
-        self.out.flush(cx)
     }
 }
 
@@ -62,10 +52,6 @@ where
         let record = Record { key: record.key, value, timestamp: record.timestamp, headers: record.headers };
         self.out.forward(record, cx)
     }
-
-    fn flush(&mut self, cx: &mut Context<'_>) -> NodeResult {
-        self.out.flush(cx)
-    }
 }
 
 pub(crate) struct SelectKey<K2, V, F> {
@@ -84,10 +70,6 @@ where
         let record =
             Record { key, value: record.value, timestamp: record.timestamp, headers: record.headers };
         self.out.forward(record, cx)
-    }
-
-    fn flush(&mut self, cx: &mut Context<'_>) -> NodeResult {
-        self.out.flush(cx)
     }
 }
 
@@ -109,10 +91,6 @@ where
             self.out.forward(Record { key, value, timestamp: record.timestamp, headers }, cx)?;
         }
         Ok(())
-    }
-
-    fn flush(&mut self, cx: &mut Context<'_>) -> NodeResult {
-        self.out.flush(cx)
     }
 }
 
@@ -139,10 +117,6 @@ where
         }
         self.out.forward(Record { key, value, timestamp, headers }, cx)
     }
-
-    fn flush(&mut self, cx: &mut Context<'_>) -> NodeResult {
-        self.out.flush(cx)
-    }
 }
 
 pub(crate) struct Peek<K, V, F> {
@@ -155,10 +129,6 @@ impl<K: Send, V: Send, F: Fn(&K, &V) + Send + Sync> Node<K, V> for Peek<K, V, F>
         (self.look)(&record.key, &record.value);
         self.out.forward(record, cx)
     }
-
-    fn flush(&mut self, cx: &mut Context<'_>) -> NodeResult {
-        self.out.flush(cx)
-    }
 }
 
 pub(crate) struct ForEach<F>(pub(crate) Arc<F>);
@@ -168,34 +138,15 @@ impl<K: Send, V: Send, F: Fn(K, V) + Send + Sync> Node<K, V> for ForEach<F> {
         (self.0)(record.key, record.value);
         Ok(())
     }
-
-    fn flush(&mut self, _: &mut Context<'_>) -> NodeResult {
-        Ok(())
-    }
 }
 
-/// The place where merged streams meet.
+/// The place where merged streams meet: it has several parents.
 pub(crate) struct Forward<K, V>(pub(crate) Out<K, V>);
 
 impl<K: Send, V: Send> Node<K, V> for Forward<K, V> {
     fn process(&mut self, record: Record<K, V>, cx: &mut Context<'_>) -> NodeResult {
         self.0.forward(record, cx)
     }
-
-    fn flush(&mut self, cx: &mut Context<'_>) -> NodeResult {
-        self.0.flush(cx)
-    }
 }
 
-/// A node with several parents. A task runs on one thread at a time, so the lock is never waited for.
-pub(crate) struct Shared<K, V>(pub(crate) Arc<Mutex<Forward<K, V>>>);
-
-impl<K: Send, V: Send> Node<K, V> for Shared<K, V> {
-    fn process(&mut self, record: Record<K, V>, cx: &mut Context<'_>) -> NodeResult {
-        self.0.lock().process(record, cx)
-    }
-
-    fn flush(&mut self, cx: &mut Context<'_>) -> NodeResult {
-        self.0.lock().flush(cx)
-    }
-}
+impl<K: Send + 'static, V: Send + 'static> Called for Forward<K, V> {}

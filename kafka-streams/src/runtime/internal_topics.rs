@@ -10,7 +10,7 @@ use kafka_client::{Client, Target, TopicPartition};
 
 use crate::config::StreamsConfig;
 use crate::error::{StreamsError, TaskId};
-use crate::topology::{TopicRef, Topology, changelog_topic};
+use crate::topology::{StoreKind, TopicRef, Topology, changelog_topic};
 
 /// How often the cluster is asked whether new topics have leaders, and how long between.
 const LEADER_CHECKS: usize = 100;
@@ -20,7 +20,24 @@ const CREATE_TIMEOUT_MS: i32 = 30_000;
 /// Repartition topics lose records by DeleteRecords, never by time; small segments make that prompt.
 const REPARTITION_CONFIG: &[(&str, &str)] =
     &[("cleanup.policy", "delete"), ("retention.ms", "-1"), ("segment.bytes", "52428800")];
-const CHANGELOG_CONFIG: &[(&str, &str)] = &[("cleanup.policy", "compact")];
+/// Clocks differ: changelogs of windows keep records longer than stores do
+/// (`windowstore.changelog.additional.retention.ms`, 1 day).
+const ADDITIONAL_RETENTION_MS: i64 = 24 * 60 * 60 * 1000;
+
+/// As Java configures changelogs (`InternalTopicConfig`): windows expire, and the rows of joins have no latest one.
+fn changelog_config(kind: StoreKind) -> Vec<(&'static str, String)> {
+    let expiring = |policy: &str, retention: i64| {
+        let retention = retention.saturating_add(ADDITIONAL_RETENTION_MS);
+        vec![("cleanup.policy", policy.to_owned()), ("retention.ms", retention.to_string())]
+    };
+    match kind {
+        StoreKind::KeyValue => vec![("cleanup.policy", "compact".to_owned())],
+        StoreKind::Window { retention_ms, retain_duplicates: true } => expiring("delete", retention_ms),
+        StoreKind::Window { retention_ms, .. } | StoreKind::Session { retention_ms } => {
+            expiring("compact,delete", retention_ms)
+        }
+    }
+}
 
 /// Which topics the topology has on the cluster, and whose they are.
 pub(super) struct Layout {
@@ -32,7 +49,7 @@ pub(super) struct Layout {
 struct InternalTopic {
     name: Arc<str>,
     partitions: i32,
-    configs: &'static [(&'static str, &'static str)],
+    configs: Vec<(&'static str, String)>,
 }
 
 impl Layout {
@@ -114,16 +131,20 @@ fn internal_topics(
     let repartitions = inner.graph.repartitions.iter().map(|spec| {
         let topic = TopicRef::Internal(Arc::clone(&spec.name));
         let partitions = counts.get(&topic).copied().unwrap_or(1);
-        InternalTopic { name: topic.resolve(application_id), partitions, configs: REPARTITION_CONFIG }
+        let configs = REPARTITION_CONFIG.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
+        InternalTopic { name: topic.resolve(application_id), partitions, configs }
     });
-    let logged = |name: &str| inner.graph.stores.iter().any(|store| store.name == name && store.logged);
+    let logged = |name: &String| {
+        let mut stores = inner.graph.stores.iter();
+        stores.find(|store| store.name == **name && store.logged && store.changelog.is_none())
+    };
     let changelogs = inner.subtopologies.iter().flat_map(|sub| {
         let partitions =
             sub.source_topics.iter().filter_map(|topic| counts.get(topic)).max().copied().unwrap_or(1);
-        sub.stores.iter().filter(|store| logged(store)).map(move |store| InternalTopic {
-            name: changelog_topic(application_id, store),
+        sub.stores.iter().filter_map(logged).map(move |store| InternalTopic {
+            name: changelog_topic(application_id, &store.name),
             partitions,
-            configs: CHANGELOG_CONFIG,
+            configs: changelog_config(store.kind),
         })
     });
     repartitions.chain(changelogs).collect()

@@ -12,7 +12,6 @@ mod restore;
 pub(crate) mod task;
 mod worker;
 
-use std::any::Any;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -26,7 +25,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::config::StreamsConfig;
 use crate::error::{StreamsError, TaskId};
-use crate::state::{ReadOnlyKeyValueStore, SharedStore};
+use crate::state::ReadOnlyKeyValueStore;
 use crate::topology::Topology;
 use internal_topics::Layout;
 use pump::{Listener, Pump};
@@ -80,13 +79,14 @@ impl fmt::Display for State {
     }
 }
 
-type StoreHandles = BTreeMap<(Arc<str>, TaskId), Box<dyn Any + Send>>;
+type Tasks = BTreeMap<TaskId, Arc<Mutex<task::Task>>>;
 
 /// What the handle, the pump and the worker share.
 struct Status {
     state: watch::Sender<State>,
     error: Mutex<Option<StreamsError>>,
-    stores: Mutex<StoreHandles>,
+    /// What runs here now, for those who look into the stores.
+    tasks: Mutex<Tasks>,
 }
 
 impl Status {
@@ -135,7 +135,7 @@ impl KafkaStreams {
         let status = Status {
             state: watch::Sender::new(State::Created),
             error: Mutex::new(None),
-            stores: Mutex::new(BTreeMap::new()),
+            tasks: Mutex::new(BTreeMap::new()),
         };
         Self { topology, config, status: Arc::new(status), closing: watch::Sender::new(false) }
     }
@@ -221,16 +221,12 @@ impl KafkaStreams {
 
     /// Views of a store, one for each of its tasks that runs here now. Empty when there is none of this name and
     /// these types.
-    pub fn stores<K: Send + 'static, V: Send + 'static>(
+    pub fn stores<K: Send + 'static, V: Clone + Send + 'static>(
         &self,
         name: &str,
     ) -> Vec<ReadOnlyKeyValueStore<K, V>> {
-        let stores = self.status.stores.lock();
-        let named = stores.iter().filter(|((store, _), _)| **store == *name);
-        named
-            .filter_map(|(_, handle)| handle.downcast_ref::<SharedStore<K, V>>())
-            .map(|store| ReadOnlyKeyValueStore(Arc::clone(store)))
-            .collect()
+        let tasks = self.status.tasks.lock().clone();
+        tasks.values().filter_map(|task| ReadOnlyKeyValueStore::find(task, name)).collect()
     }
 
     /// Waits until it stopped: `Ok` after a close, the error otherwise.

@@ -79,7 +79,7 @@ impl Pump {
         };
         // From here on the listener finds nobody and lets rebalances pass.
         drop(self.commands);
-        self.status.stores.lock().clear();
+        self.status.tasks.lock().clear();
         if let Err(error) = self.consumer.close().await {
             tracing::warn!(%error, "leaving the group");
         }

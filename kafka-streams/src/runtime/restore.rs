@@ -7,19 +7,21 @@ use super::blocking::Runtime;
 use super::task::Task;
 use crate::error::StreamsError;
 use crate::processor::RawRecord;
-use crate::state::TaskStore;
 
 fn failed(operation: &str, error: &dyn std::fmt::Display) -> Box<StreamsError> {
     Box::new(StreamsError::Cluster { operation: operation.to_owned(), reason: error.to_string() })
 }
 
 /// Fills the stores of new tasks from their changelogs, to the end as it is now.
-pub(super) fn restore(runtime: &Runtime, client: &Client, tasks: &[Task]) -> Result<(), Box<StreamsError>> {
-    let mut stores = BTreeMap::<TopicPartition, (&Task, &dyn TaskStore)>::new();
-    for task in tasks {
-        for store in task.stores() {
-            let Some(changelog) = store.changelog() else { continue };
-            stores.insert(TopicPartition::new(changelog, task.id.partition), (task, &**store));
+pub(super) fn restore(
+    runtime: &Runtime,
+    client: &Client,
+    tasks: &mut [Task],
+) -> Result<(), Box<StreamsError>> {
+    let mut stores = BTreeMap::<TopicPartition, (usize, Option<i64>)>::new();
+    for (index, task) in tasks.iter().enumerate() {
+        for (changelog, from) in task.changelogs() {
+            stores.insert(TopicPartition::new(changelog, task.id.partition), (index, from));
         }
     }
     if stores.is_empty() {
@@ -39,7 +41,7 @@ pub(super) fn restore(runtime: &Runtime, client: &Client, tasks: &[Task]) -> Res
     let mut missing = BTreeMap::new();
     for (partition, end) in ends {
         let begin = begins.get(&partition).copied().unwrap_or(0);
-        let start = stores.get(&partition).and_then(|(_, store)| store.committed_offset()).unwrap_or(begin);
+        let start = stores.get(&partition).and_then(|(_, from)| *from).unwrap_or(begin);
         if start < end {
             consumer.seek(&partition, start).map_err(|error| failed("restoring", &error))?;
             missing.insert(partition, end);
@@ -51,7 +53,9 @@ pub(super) fn restore(runtime: &Runtime, client: &Client, tasks: &[Task]) -> Res
         let Some(batch) = batch.map_err(|error| failed("restoring", &error))? else { break };
         let partition = batch.topic_partition().clone();
         let next_offset = batch.next_offset();
-        let Some((task, store)) = stores.get(&partition) else { continue };
+        let Some(task) = stores.get(&partition).and_then(|(index, _)| tasks.get_mut(*index)) else {
+            continue;
+        };
         let mut records = Vec::with_capacity(batch.record_count_bound());
         for record in batch {
             let record = record.map_err(|error| failed("restoring", &error))?;
@@ -63,9 +67,7 @@ pub(super) fn restore(runtime: &Runtime, client: &Client, tasks: &[Task]) -> Res
                 headers: record.headers,
             });
         }
-        store.restore(&mut records.into_iter()).map_err(|source| {
-            Box::new(StreamsError::Store { task: task.id, node: store.name(), store: store.name(), source })
-        })?;
+        task.restore(&partition.topic, &records)?;
         if missing.get(&partition).is_some_and(|end| next_offset >= *end) {
             missing.remove(&partition);
         }

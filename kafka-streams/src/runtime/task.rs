@@ -7,8 +7,8 @@ use kafka_client::TopicPartition;
 
 use crate::config::DeserializationHandler;
 use crate::error::{StreamsError, TaskId};
-use crate::processor::{Context, RawRecord, RecordCollector, SourceNode, TaskBuilder};
-use crate::state::{ChangelogError, TaskStore};
+use crate::processor::{Context, Nodes, RawRecord, RecordCollector, SourceNode, TaskBuilder, TaskSettings};
+use crate::state::Stores;
 use crate::topology::{NodeKind, TopologyInner};
 
 /// Fetched records of one partition, decoded as they are taken.
@@ -50,25 +50,27 @@ impl Input {
     }
 }
 
-/// A sub-topology at work on one partition: its nodes, its stores and its input. No IO: records come by
-/// [`Task::add`] and leave by a collector.
+/// A sub-topology at work on one partition: its nodes, its stores and its input. No IO and no clock: records come by
+/// [`Task::add`], the time with each call, and results leave by a collector.
 pub(crate) struct Task {
     pub(crate) id: TaskId,
     inputs: Vec<Input>,
     sources: Vec<Box<dyn SourceNode>>,
-    stores: Vec<Box<dyn TaskStore>>,
-    handles: BTreeMap<Arc<str>, Box<dyn Any + Send>>,
+    stores: Stores,
+    nodes: Nodes,
     handler: DeserializationHandler,
+    stream_time: i64,
+    dropped: u64,
 }
 
 impl Task {
     pub(crate) fn new(
         topology: &TopologyInner,
-        application_id: &str,
+        settings: &TaskSettings,
         id: TaskId,
         handler: DeserializationHandler,
     ) -> Result<Self, StreamsError> {
-        let mut builder = TaskBuilder::new(topology, application_id);
+        let mut builder = TaskBuilder::new(topology, settings, id);
         let mut sources = Vec::new();
         let mut inputs = Vec::<Input>::new();
         let nodes = topology.subtopologies.get(id.subtopology).map(|sub| &sub.nodes);
@@ -80,7 +82,7 @@ impl Task {
             sources.extend(built);
             for topic in topics {
                 inputs.push(Input {
-                    topic: topic.resolve(application_id),
+                    topic: topic.resolve(&settings.application_id),
                     sources: (first..sources.len()).collect(),
                     head: None,
                     batches: VecDeque::new(),
@@ -89,21 +91,21 @@ impl Task {
                 });
             }
         }
-        let (stores, handles) = (builder.stores, builder.handles);
-        Ok(Self { id, inputs, sources, stores, handles, handler })
+        let (stores, nodes) = (builder.stores, builder.nodes);
+        Ok(Self { id, inputs, sources, stores, nodes, handler, stream_time: -1, dropped: 0 })
     }
 
-    pub(crate) fn stores(&self) -> &[Box<dyn TaskStore>] {
+    pub(crate) fn stores(&self) -> &Stores {
         &self.stores
     }
 
-    pub(crate) fn handle(&self, store: &str) -> Option<&(dyn Any + Send)> {
-        self.handles.get(store).map(|handle| &**handle)
+    pub(crate) fn stores_mut(&mut self) -> &mut Stores {
+        &mut self.stores
     }
 
-    /// The stores by name, for readers outside the task's thread.
-    pub(crate) fn take_handles(&mut self) -> BTreeMap<Arc<str>, Box<dyn Any + Send>> {
-        std::mem::take(&mut self.handles)
+    /// Records that operators left out so far: too late, or without a key.
+    pub(crate) fn dropped(&self) -> u64 {
+        self.dropped
     }
 
     pub(crate) fn add(&mut self, topic: &str, batch: RawBatch) {
@@ -112,26 +114,125 @@ impl Task {
         }
     }
 
+    /// Calls `work` with what nodes see of the task. After a panic the task is not used again, so nobody sees what the
+    /// panic left half done.
+    fn with_context<T>(
+        &mut self,
+        wall_time: i64,
+        collector: &mut dyn RecordCollector,
+        work: impl FnOnce(&mut Work<'_>, &mut Context<'_>) -> Result<T, Box<StreamsError>>,
+    ) -> Result<T, Box<StreamsError>> {
+        let Self { id, inputs, sources, stores, nodes, handler, .. } = self;
+        let mut cx = Context {
+            task: *id,
+            topic: Arc::from(""),
+            offset: -1,
+            stream_time: self.stream_time,
+            wall_time,
+            dropped: 0,
+            stores,
+            nodes,
+            collector,
+        };
+        let mut parts = Work { inputs, sources, handler: *handler };
+        let result = match catch_unwind(AssertUnwindSafe(|| work(&mut parts, &mut cx))) {
+            Ok(result) => result,
+            Err(panic) => Err(panicked(&cx, &*panic)),
+        };
+        let (stream_time, dropped) = (cx.stream_time, cx.dropped);
+        self.stream_time = stream_time;
+        self.dropped += dropped;
+        result
+    }
+
     /// Processes up to `limit` records, the one with the smallest timestamp first. Returns how many.
     pub(crate) fn process(
         &mut self,
         limit: usize,
+        wall_time: i64,
         collector: &mut dyn RecordCollector,
     ) -> Result<usize, Box<StreamsError>> {
-        let mut cx = Context { task: self.id, topic: Arc::from(""), offset: -1, collector };
-        // After a panic the task is not used again, so nobody sees what the panic left half done.
-        match catch_unwind(AssertUnwindSafe(|| self.run(limit, &mut cx))) {
-            Ok(result) => result,
-            Err(panic) => Err(panicked(&cx, &*panic)),
-        }
+        self.with_context(wall_time, collector, |work, cx| work.process(limit, cx))
     }
 
-    fn run(&mut self, limit: usize, cx: &mut Context<'_>) -> Result<usize, Box<StreamsError>> {
+    /// First half of a commit: everything held back goes to the collector, and changelog records for what changed.
+    /// Returns the offsets to commit once all that is acknowledged.
+    pub(crate) fn prepare_commit(
+        &mut self,
+        wall_time: i64,
+        collector: &mut dyn RecordCollector,
+    ) -> Result<Vec<(TopicPartition, i64)>, Box<StreamsError>> {
+        self.with_context(wall_time, collector, |_, cx| {
+            // Children were built before their parents, and what parents push on may be held back by children.
+            for index in (0..cx.nodes.len()).rev() {
+                let Some(mut node) = cx.nodes.take(index) else { continue };
+                let flushed = node.flush(cx);
+                cx.nodes.put_back(index, node);
+                flushed?;
+            }
+            let partition = cx.task.partition;
+            cx.stores.iter_mut().try_for_each(|store| store.write_changelog(partition, cx.collector))
+        })?;
+        for input in &mut self.inputs {
+            input.advance().map_err(|reason| corrupt(self.id, &input.topic, reason))?;
+        }
+        let offsets = self.inputs.iter().filter(|input| input.uncommitted).filter_map(|input| {
+            Some((TopicPartition::new(Arc::clone(&input.topic), self.id.partition), input.position?))
+        });
+        Ok(offsets.collect())
+    }
+
+    /// Second half: the offsets are committed, so the stores may keep what changed.
+    pub(crate) fn finish_commit(&mut self) -> Result<(), Box<StreamsError>> {
+        let task = self.id;
+        for store in self.stores.iter_mut() {
+            store.commit(None).map_err(|source| {
+                Box::new(StreamsError::Store { task, store: Arc::clone(store.name()), source })
+            })?;
+        }
+        self.inputs.iter_mut().for_each(|input| input.uncommitted = false);
+        Ok(())
+    }
+
+    /// Applies records of a changelog to the stores that are restored from it.
+    pub(crate) fn restore(
+        &mut self,
+        changelog: &str,
+        records: &[RawRecord],
+    ) -> Result<(), Box<StreamsError>> {
+        let task = self.id;
+        for store in self.stores.iter_mut().filter(|store| store.changelog().as_deref() == Some(changelog)) {
+            store.restore(&mut records.iter().cloned()).map_err(|source| {
+                Box::new(StreamsError::Store { task, store: Arc::clone(store.name()), source })
+            })?;
+        }
+        Ok(())
+    }
+
+    /// The changelogs to restore from, and from which offset on; `None` is the beginning.
+    pub(crate) fn changelogs(&self) -> BTreeMap<Arc<str>, Option<i64>> {
+        self.stores.iter().filter_map(|store| Some((store.changelog()?, store.committed_offset()))).collect()
+    }
+
+    pub(crate) fn dirty_rows(&self) -> usize {
+        self.stores.iter().map(|store| store.dirty_rows()).sum()
+    }
+}
+
+/// The parts of a task that nodes do not see.
+struct Work<'a> {
+    inputs: &'a mut Vec<Input>,
+    sources: &'a mut Vec<Box<dyn SourceNode>>,
+    handler: DeserializationHandler,
+}
+
+impl Work<'_> {
+    fn process(&mut self, limit: usize, cx: &mut Context<'_>) -> Result<usize, Box<StreamsError>> {
         let mut done = 0;
         while done < limit {
             let mut chosen: Option<(i64, usize)> = None;
             for (index, input) in self.inputs.iter_mut().enumerate() {
-                let available = input.advance().map_err(|reason| corrupt(self.id, &input.topic, reason))?;
+                let available = input.advance().map_err(|reason| corrupt(cx.task, &input.topic, reason))?;
                 let Some(head) = input.head.as_ref().filter(|_| available) else { continue };
                 if chosen.is_none_or(|(least, _)| head.timestamp < least) {
                     chosen = Some((head.timestamp, index));
@@ -144,6 +245,7 @@ impl Task {
                 cx.topic = Arc::clone(&input.topic);
             }
             cx.offset = record.offset;
+            cx.stream_time = cx.stream_time.max(record.timestamp);
             for source in &input.sources {
                 let Some(source) = self.sources.get_mut(*source) else { continue };
                 if let Err(error) = source.process(&record, cx) {
@@ -155,56 +257,6 @@ impl Task {
             done += 1;
         }
         Ok(done)
-    }
-
-    /// First half of a commit: everything held back goes to the collector, and a changelog record for each changed
-    /// row. Returns the offsets to commit once all that is acknowledged.
-    pub(crate) fn prepare_commit(
-        &mut self,
-        collector: &mut dyn RecordCollector,
-    ) -> Result<Vec<(TopicPartition, i64)>, Box<StreamsError>> {
-        let mut cx = Context { task: self.id, topic: Arc::from(""), offset: -1, collector };
-        let flushed = catch_unwind(AssertUnwindSafe(|| {
-            self.sources.iter_mut().try_for_each(|source| source.flush(&mut cx))
-        }));
-        match flushed {
-            Ok(result) => result?,
-            Err(panic) => return Err(panicked(&cx, &*panic)),
-        }
-        for store in &self.stores {
-            store.write_changelog(self.id.partition, cx.collector).map_err(|error| {
-                Box::new(match error {
-                    ChangelogError::Store(source) => self.store_failed(&**store, source),
-                    ChangelogError::Send(reason) => {
-                        StreamsError::Send { task: self.id, topic: store.name(), reason }
-                    }
-                })
-            })?;
-        }
-        for input in &mut self.inputs {
-            input.advance().map_err(|reason| corrupt(self.id, &input.topic, reason))?;
-        }
-        let offsets = self.inputs.iter().filter(|input| input.uncommitted).filter_map(|input| {
-            Some((TopicPartition::new(Arc::clone(&input.topic), self.id.partition), input.position?))
-        });
-        Ok(offsets.collect())
-    }
-
-    /// Second half: the offsets are committed, so the stores may keep what changed.
-    pub(crate) fn finish_commit(&mut self) -> Result<(), Box<StreamsError>> {
-        for store in &self.stores {
-            store.commit(None).map_err(|source| Box::new(self.store_failed(&**store, source)))?;
-        }
-        self.inputs.iter_mut().for_each(|input| input.uncommitted = false);
-        Ok(())
-    }
-
-    pub(crate) fn dirty_rows(&self) -> usize {
-        self.stores.iter().map(|store| store.dirty_rows()).sum()
-    }
-
-    fn store_failed(&self, store: &dyn TaskStore, source: crate::state::StoreError) -> StreamsError {
-        StreamsError::Store { task: self.id, node: store.name(), store: store.name(), source }
     }
 }
 

@@ -1,11 +1,13 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use futures::FutureExt;
 use kafka_client::consumer::{Consumer, OffsetAndMetadata, PartitionRecords};
 use kafka_client::producer::{Delivery, Producer, Record, TopicHandle, TrySendError};
+use kafka_client::wire::murmur2::partition_for_key;
 use kafka_client::{Client, TopicPartition};
+use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
 use super::blocking::Runtime;
@@ -14,11 +16,13 @@ use super::task::{RawBatch, Task};
 use super::{QUEUED_BATCHES, State, Status, restore};
 use crate::config::StreamsConfig;
 use crate::error::{StreamsError, TaskId};
-use crate::processor::{Outgoing, RawRecord, RecordCollector};
+use crate::processor::{Outgoing, RawRecord, RecordCollector, TaskSettings};
 use crate::topology::Topology;
 
 /// Records that a task processes before others get their turn.
-const RECORDS_PER_TURN: usize = 10_000;
+const RECORDS_PER_TURN: usize = 1_000;
+/// How long closed windows may wait until they are looked for (`__emit.interval.ms.kstreams.windowed.aggregation__`).
+const EMIT_INTERVAL_MS: i64 = 1_000;
 /// Sent records between two looks at what became of the oldest ones.
 const DELIVERIES_PER_LOOK: usize = 1024;
 
@@ -43,7 +47,9 @@ pub(super) struct Worker {
     status: Arc<Status>,
     runtime: Runtime,
     owned: BTreeSet<TopicPartition>,
-    tasks: BTreeMap<TaskId, Task>,
+    settings: TaskSettings,
+    /// Shared with those who look into the stores; held for a turn at a time.
+    tasks: BTreeMap<TaskId, Arc<Mutex<Task>>>,
     /// The offset after the last batch that a partition's task got: what comes again is left out.
     fetched: BTreeMap<TopicPartition, i64>,
     commit_at: Instant,
@@ -62,9 +68,15 @@ impl Worker {
         status: Arc<Status>,
     ) -> Self {
         let runtime = Runtime::current();
+        let application_id = config.application_id.clone();
         Self {
+            settings: TaskSettings {
+                application_id,
+                changelog_records: None,
+                emit_interval_ms: EMIT_INTERVAL_MS,
+            },
             commit_at: Instant::now() + config.commit_interval,
-            collector: ProducerCollector::new(producer, runtime.clone()),
+            collector: ProducerCollector::new(client.clone(), producer, runtime.clone()),
             topology,
             config,
             layout,
@@ -147,7 +159,7 @@ impl Worker {
 
     fn add(&mut self, batch: PartitionRecords) {
         let partition = batch.topic_partition().clone();
-        let Some(task) = self.layout.task_of(&partition).and_then(|id| self.tasks.get_mut(&id)) else {
+        let Some(task) = self.layout.task_of(&partition).and_then(|id| self.tasks.get(&id)) else {
             return;
         };
         // A batch that was on its way during a rebalance is fetched again after it.
@@ -164,7 +176,7 @@ impl Worker {
             })),
             Err(error) => Some(Err(error.to_string())),
         });
-        task.add(&partition.topic, RawBatch { records: Box::new(records), next_offset });
+        task.lock().add(&partition.topic, RawBatch { records: Box::new(records), next_offset });
     }
 
     fn assign(&mut self, partitions: Vec<TopicPartition>) -> Result<(), Failure> {
@@ -177,19 +189,13 @@ impl Worker {
                 continue;
             }
             let inner = &self.topology.inner;
-            new.push(
-                Task::new(inner, &self.config.application_id, id, self.config.deserialization)
-                    .map_err(Box::new)?,
-            );
+            new.push(Task::new(inner, &self.settings, id, self.config.deserialization).map_err(Box::new)?);
         }
-        restore::restore(&self.runtime, &self.client, &new)?;
-        let mut stores = self.status.stores.lock();
-        for mut task in new {
-            for (name, handle) in task.take_handles() {
-                stores.insert((name, task.id), handle);
-            }
-            self.tasks.insert(task.id, task);
+        restore::restore(&self.runtime, &self.client, &mut new)?;
+        for task in new {
+            self.tasks.insert(task.id, Arc::new(Mutex::new(task)));
         }
+        self.status.tasks.lock().clone_from(&self.tasks);
         Ok(())
     }
 
@@ -200,14 +206,15 @@ impl Worker {
         }
         let kept: BTreeSet<TaskId> = self.owned.iter().filter_map(|at| self.layout.task_of(at)).collect();
         self.tasks.retain(|id, _| kept.contains(id));
-        self.status.stores.lock().retain(|(_, id), _| kept.contains(id));
+        self.status.tasks.lock().clone_from(&self.tasks);
         self.collector.topics.clear();
     }
 
     fn process_turn(&mut self) -> Result<usize, Failure> {
         let mut processed = 0;
-        for task in self.tasks.values_mut() {
-            processed += task.process(RECORDS_PER_TURN, &mut self.collector)?;
+        let now = wall_time();
+        for task in self.tasks.values() {
+            processed += task.lock().process(RECORDS_PER_TURN, now, &mut self.collector)?;
         }
         Ok(processed)
     }
@@ -218,7 +225,7 @@ impl Worker {
     }
 
     fn dirty_rows(&self) -> usize {
-        self.tasks.values().map(Task::dirty_rows).sum()
+        self.tasks.values().map(|task| task.lock().dirty_rows()).sum()
     }
 
     /// At least once: results and changelogs are acknowledged before offsets are committed, and only then do the
@@ -226,8 +233,9 @@ impl Worker {
     fn commit(&mut self) -> Result<(), Failure> {
         self.commit_at = Instant::now() + self.config.commit_interval;
         let mut offsets = Vec::new();
-        for task in self.tasks.values_mut() {
-            offsets.extend(task.prepare_commit(&mut self.collector)?);
+        let now = wall_time();
+        for task in self.tasks.values() {
+            offsets.extend(task.lock().prepare_commit(now, &mut self.collector)?);
         }
         self.collector.flush()?;
         if !offsets.is_empty() {
@@ -247,12 +255,19 @@ impl Worker {
                 return Ok(());
             }
         }
-        self.tasks.values_mut().try_for_each(Task::finish_commit)
+        self.tasks.values().try_for_each(|task| task.lock().finish_commit())
     }
+}
+
+/// Milliseconds since 1970.
+fn wall_time() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// Sends results with the producer, and remembers what was not acknowledged yet.
 struct ProducerCollector {
+    client: Client,
     producer: Producer,
     runtime: Runtime,
     /// By the address of the name: each sink has its own, and there are few.
@@ -261,8 +276,8 @@ struct ProducerCollector {
 }
 
 impl ProducerCollector {
-    fn new(producer: Producer, runtime: Runtime) -> Self {
-        Self { producer, runtime, topics: Vec::new(), deliveries: VecDeque::new() }
+    fn new(client: Client, producer: Producer, runtime: Runtime) -> Self {
+        Self { client, producer, runtime, topics: Vec::new(), deliveries: VecDeque::new() }
     }
 
     /// Waits until everything that was sent is acknowledged.
@@ -304,6 +319,10 @@ impl RecordCollector for ProducerCollector {
                 self.topics.len() - 1
             }
         };
+        let partition = match (outgoing.partition, outgoing.partition_by) {
+            (None, Some(bytes)) => Some(partition_for_key(bytes, self.partitions(outgoing.topic)?)),
+            (partition, _) => partition,
+        };
         let Some((_, topic)) = self.topics.get(at) else { return Ok(()) };
         let mut record = Record::to(topic).timestamp(outgoing.timestamp);
         if let Some(key) = outgoing.key {
@@ -312,7 +331,7 @@ impl RecordCollector for ProducerCollector {
         if let Some(value) = outgoing.value {
             record = record.value(value);
         }
-        if let Some(partition) = outgoing.partition {
+        if let Some(partition) = partition {
             record = record.partition(partition);
         }
         for header in outgoing.headers.to_vec() {
@@ -332,5 +351,20 @@ impl RecordCollector for ProducerCollector {
         };
         self.deliveries.push_back(delivery);
         Ok(())
+    }
+
+    fn partitions(&mut self, topic: &Arc<str>) -> Result<i32, String> {
+        let known = self.client.cluster().partition_count(topic);
+        let count = match known {
+            Some(count) => Some(count),
+            None => {
+                let (client, topics) = (self.client.clone(), [Arc::clone(topic)]);
+                let cluster = self.runtime.run(async move { client.refresh_topics(&topics).await });
+                let cluster = cluster.map_err(|gone| gone.to_string())?.map_err(|error| error.to_string())?;
+                cluster.partition_count(topic)
+            }
+        };
+        let count = count.and_then(|count| i32::try_from(count).ok()).filter(|count| *count > 0);
+        count.ok_or_else(|| "the topic does not exist".to_owned())
     }
 }

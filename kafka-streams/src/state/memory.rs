@@ -1,32 +1,41 @@
+//! The simplest base there is, as a model for tests of what lies above.
+
 use std::collections::BTreeMap;
-use std::ops::Bound;
+use std::ops::{Bound, ControlFlow};
 
 use bytes::Bytes;
 
-use super::{Entry, KeyValueStore, StoreError, WriteBatch};
+use super::{EntryVisitor, KeyValueStore, StoreError, WriteBatch};
 
-/// State in memory, restored from its changelog after each start.
 #[derive(Debug, Default)]
-pub struct MemoryStore {
+pub(crate) struct MemoryBase {
     entries: BTreeMap<Bytes, Bytes>,
     changelog_offset: Option<i64>,
 }
 
-impl KeyValueStore for MemoryStore {
+impl KeyValueStore for MemoryBase {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
         Ok(self.entries.get(key).cloned())
     }
 
-    fn range(&self, from: Option<&[u8]>, to: Option<&[u8]>) -> Result<Vec<Entry>, StoreError> {
-        if let (Some(from), Some(to)) = (from, to)
-            && from >= to
-        {
-            return Ok(Vec::new());
+    fn scan(
+        &self,
+        from: &[u8],
+        to: Option<&[u8]>,
+        reverse: bool,
+        visit: EntryVisitor<'_>,
+    ) -> Result<(), StoreError> {
+        if to.is_some_and(|to| to <= from) {
+            return Ok(());
         }
-        let from = from.map_or(Bound::Unbounded, Bound::Included);
         let to = to.map_or(Bound::Unbounded, Bound::Excluded);
-        let entries = self.entries.range::<[u8], _>((from, to));
-        Ok(entries.map(|(key, value)| (key.clone(), value.clone())).collect())
+        let mut range = self.entries.range::<[u8], _>((Bound::Included(from), to));
+        while let Some((key, value)) = if reverse { range.next_back() } else { range.next() } {
+            if visit(key, value) == ControlFlow::Break(()) {
+                break;
+            }
+        }
+        Ok(())
     }
 
     fn write(&mut self, batch: WriteBatch) -> Result<(), StoreError> {
@@ -37,6 +46,11 @@ impl KeyValueStore for MemoryStore {
             };
         }
         self.changelog_offset = batch.changelog_offset.or(self.changelog_offset);
+        Ok(())
+    }
+
+    fn delete_range(&mut self, from: &[u8], to: &[u8]) -> Result<(), StoreError> {
+        self.entries.retain(|key, _| key.as_ref() < from || key.as_ref() >= to);
         Ok(())
     }
 

@@ -1,15 +1,28 @@
-//! State: byte stores behind a trait, and typed stores with the writes that are not committed yet.
+//! State: typed rows with the writes that are not committed yet, and the stores of bytes that may lie below them.
 
+mod key_value;
+#[cfg(test)]
 mod memory;
-mod typed;
+mod rows;
+#[cfg(test)]
+mod rows_tests;
+mod session;
+mod stores;
+mod view;
+mod window;
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-pub use memory::MemoryStore;
-pub use typed::ReadOnlyKeyValueStore;
-pub(crate) use typed::{ChangelogError, SharedStore, TaskStore, TypedStore};
+pub(crate) use key_value::KvStore;
+pub use rows::ChangelogRecords;
+pub(crate) use rows::{HeldRow, Rows, RowsConfig};
+pub(crate) use session::SessionStore;
+pub(crate) use stores::{StorePlace, StoreToken, Stores, TaskStore};
+pub use view::ReadOnlyKeyValueStore;
+pub(crate) use window::{WindowStore, WindowStoreConfig};
 
 use crate::serde::SerdeError;
 
@@ -21,9 +34,9 @@ pub enum StoreError {
     #[error("cannot convert an entry: {0}")]
     Serde(#[from] SerdeError),
     /// The store holds an entry that no version of this library writes.
-    #[error("an entry of {size} bytes has no timestamp")]
+    #[error("an entry of {size} bytes is too short")]
     Malformed {
-        /// The value's size.
+        /// The entry's size.
         size: usize,
     },
     /// The storage below failed.
@@ -31,17 +44,17 @@ pub enum StoreError {
     Storage(Arc<dyn std::error::Error + Send + Sync>),
 }
 
-/// One entry of a store.
-pub type Entry = (Bytes, Bytes);
-
 /// Changes that become visible together: `None` deletes.
 #[derive(Debug, Default)]
 pub struct WriteBatch {
-    /// Keys, at most once each, and their new values.
+    /// Keys and their new values; of several for one key the last counts.
     pub entries: Vec<(Bytes, Option<Bytes>)>,
     /// How far the changelog holds these changes: its next offset, kept with the data. `None` leaves it as it is.
     pub changelog_offset: Option<i64>,
 }
+
+/// Sees entries one by one; `Break` ends the scan.
+pub type EntryVisitor<'v> = &'v mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>;
 
 /// An ordered map of bytes that keeps what is committed.
 ///
@@ -54,17 +67,30 @@ pub trait KeyValueStore: Send {
     /// When the storage fails.
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError>;
 
-    /// The entries from `from` (included) to `to` (excluded), in the order of the keys' bytes; `None` is no bound.
+    /// Shows the entries from `from` (included) to `to` (excluded; `None` is the end), in the order of the keys' bytes,
+    /// or against it.
     ///
     /// # Errors
     /// When the storage fails.
-    fn range(&self, from: Option<&[u8]>, to: Option<&[u8]>) -> Result<Vec<Entry>, StoreError>;
+    fn scan(
+        &self,
+        from: &[u8],
+        to: Option<&[u8]>,
+        reverse: bool,
+        visit: EntryVisitor<'_>,
+    ) -> Result<(), StoreError>;
 
     /// Applies a batch, all or nothing.
     ///
     /// # Errors
     /// When the storage fails; nothing was applied then.
     fn write(&mut self, batch: WriteBatch) -> Result<(), StoreError>;
+
+    /// Forgets the entries from `from` (included) to `to` (excluded).
+    ///
+    /// # Errors
+    /// When the storage fails.
+    fn delete_range(&mut self, from: &[u8], to: &[u8]) -> Result<(), StoreError>;
 
     /// The changelog's next offset as last written; `None` for a store that begins empty.
     fn committed_offset(&self) -> Option<i64>;

@@ -5,13 +5,14 @@ use bytes::Bytes;
 use kafka_client::TopicPartition;
 use kafka_client::wire::murmur2::partition_for_key;
 use kafka_client::wire::record_batch::Headers;
+use parking_lot::Mutex;
 
 use crate::config::DeserializationHandler;
 use crate::error::{StreamsError, TaskId};
-use crate::processor::{Outgoing, RawRecord, RecordCollector};
+use crate::processor::{Outgoing, RawRecord, RecordCollector, TaskSettings};
 use crate::runtime::task::{RawBatch, Task};
 use crate::serde::{HasSerde, SerdeContext, SerdeError, to_bytes};
-use crate::state::{ReadOnlyKeyValueStore, SharedStore};
+use crate::state::{ChangelogRecords, ReadOnlyKeyValueStore};
 use crate::topology::Topology;
 
 /// Why a step of a test failed.
@@ -59,7 +60,7 @@ struct Logs {
 
 impl Logs {
     fn append(&mut self, record: Outgoing<'_>) {
-        let partition = record.partition.unwrap_or_else(|| match record.key {
+        let partition = record.partition.unwrap_or_else(|| match record.partition_by.or(record.key) {
             Some(key) => partition_for_key(key, self.partitions),
             None => 0,
         });
@@ -85,6 +86,10 @@ impl RecordCollector for Logs {
         self.append(record);
         Ok(())
     }
+
+    fn partitions(&mut self, _: &Arc<str>) -> Result<i32, String> {
+        Ok(self.partitions)
+    }
 }
 
 /// Runs a topology in a test: `pipe` records in, read what comes out.
@@ -93,9 +98,11 @@ impl RecordCollector for Logs {
 /// repartition topics too, can be read with [`TestDriver::output`] by its name on the cluster.
 pub struct TestDriver {
     topology: Topology,
-    application_id: String,
+    settings: TaskSettings,
     handler: DeserializationHandler,
-    tasks: Vec<Task>,
+    tasks: Vec<Arc<Mutex<Task>>>,
+    /// Milliseconds since 1970.
+    wall_time: i64,
     logs: Logs,
     fetched: BTreeMap<(usize, Arc<str>, i32), i64>,
     committed: BTreeMap<TopicPartition, i64>,
@@ -105,7 +112,9 @@ pub struct TestDriver {
 
 impl std::fmt::Debug for TestDriver {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("TestDriver").field("application_id", &self.application_id).finish_non_exhaustive()
+        f.debug_struct("TestDriver")
+            .field("application_id", &self.settings.application_id)
+            .finish_non_exhaustive()
     }
 }
 
@@ -129,9 +138,10 @@ impl TestDriver {
     ) -> Result<Self, DriverError> {
         let mut driver = Self {
             topology: topology.clone(),
-            application_id: application_id.to_owned(),
+            settings: TaskSettings { application_id: application_id.to_owned(), ..TaskSettings::default() },
             handler: DeserializationHandler::Fail,
             tasks: Vec::new(),
+            wall_time: 0,
             logs: Logs { partitions: partitions.max(1), logs: BTreeMap::new() },
             fetched: BTreeMap::new(),
             committed: BTreeMap::new(),
@@ -158,31 +168,47 @@ impl TestDriver {
         Ok(self)
     }
 
+    /// When the changelogs of all stores get records, whatever each store asks for.
+    ///
+    /// # Errors
+    /// As [`TestDriver::new`].
+    pub fn changelog_records(mut self, records: ChangelogRecords) -> Result<Self, DriverError> {
+        self.settings.changelog_records = Some(records);
+        self.start()?;
+        Ok(self)
+    }
+
     fn start(&mut self) -> Result<(), DriverError> {
         self.tasks.clear();
         self.fetched.clear();
         for subtopology in 0..self.topology.inner.subtopologies.len() {
             for partition in 0..self.logs.partitions {
                 let id = TaskId { subtopology, partition };
-                let task = Task::new(&self.topology.inner, &self.application_id, id, self.handler)
-                    .map_err(Box::new)?;
-                for store in task.stores() {
-                    let Some(changelog) = store.changelog() else { continue };
-                    let records =
-                        self.logs.from(&changelog, partition, store.committed_offset().unwrap_or(0));
-                    store.restore(&mut records.iter().cloned()).map_err(|source| {
-                        Box::new(StreamsError::Store {
-                            task: id,
-                            node: store.name(),
-                            store: store.name(),
-                            source,
-                        })
-                    })?;
+                let mut task =
+                    Task::new(&self.topology.inner, &self.settings, id, self.handler).map_err(Box::new)?;
+                for (changelog, from) in task.changelogs() {
+                    task.restore(&changelog, self.logs.from(&changelog, partition, from.unwrap_or(0)))?;
                 }
-                self.tasks.push(task);
+                self.tasks.push(Arc::new(Mutex::new(task)));
             }
         }
         Ok(())
+    }
+
+    /// Records that operators left out so far, because they were too late or had no key
+    /// (Java's metric `dropped-records-total`).
+    pub fn dropped_records(&self) -> u64 {
+        self.tasks.iter().map(|task| task.lock().dropped()).sum()
+    }
+
+    /// Lets the wall clock go on by so many milliseconds. It begins at 0 and never moves by itself.
+    ///
+    /// # Errors
+    /// When what waited for the time fails.
+    pub fn advance_wall_time(&mut self, milliseconds: i64) -> Result<(), DriverError> {
+        self.wall_time = self.wall_time.saturating_add(milliseconds);
+        self.process()?;
+        if self.commit_each_record { self.commit() } else { Ok(()) }
     }
 
     /// Feeds a topic.
@@ -199,13 +225,12 @@ impl TestDriver {
     ///
     /// # Errors
     /// [`DriverError::NoStore`].
-    pub fn stores<K: Send + 'static, V: Send + 'static>(
+    pub fn stores<K: Send + 'static, V: Clone + Send + 'static>(
         &self,
         name: &str,
     ) -> Result<Vec<ReadOnlyKeyValueStore<K, V>>, DriverError> {
-        let handles =
-            self.tasks.iter().filter_map(|task| task.handle(name)?.downcast_ref::<SharedStore<K, V>>());
-        let views: Vec<_> = handles.map(|store| ReadOnlyKeyValueStore(Arc::clone(store))).collect();
+        let views: Vec<_> =
+            self.tasks.iter().filter_map(|task| ReadOnlyKeyValueStore::find(task, name)).collect();
         if views.is_empty() { Err(DriverError::NoStore { name: name.to_owned() }) } else { Ok(views) }
     }
 
@@ -213,7 +238,7 @@ impl TestDriver {
     ///
     /// # Errors
     /// [`DriverError::NoStore`].
-    pub fn store<K: Send + 'static, V: Send + 'static>(
+    pub fn store<K: Send + 'static, V: Clone + Send + 'static>(
         &self,
         name: &str,
     ) -> Result<ReadOnlyKeyValueStore<K, V>, DriverError> {
@@ -228,8 +253,9 @@ impl TestDriver {
     pub fn commit(&mut self) -> Result<(), DriverError> {
         // Results of a commit can lead to input of other tasks, which may hold something back in turn.
         loop {
-            for task in &mut self.tasks {
-                let offsets = task.prepare_commit(&mut self.logs)?;
+            for task in &self.tasks {
+                let mut task = task.lock();
+                let offsets = task.prepare_commit(self.wall_time, &mut self.logs)?;
                 self.committed.extend(offsets);
                 task.finish_commit()?;
             }
@@ -255,10 +281,11 @@ impl TestDriver {
         let mut total = 0;
         loop {
             let mut processed = 0;
-            for task in &mut self.tasks {
+            for task in &self.tasks {
+                let mut task = task.lock();
                 let Some(sub) = self.topology.inner.subtopologies.get(task.id.subtopology) else { continue };
                 for topic in &sub.source_topics {
-                    let topic = topic.resolve(&self.application_id);
+                    let topic = topic.resolve(&self.settings.application_id);
                     let partition = task.id.partition;
                     let at = TopicPartition::new(Arc::clone(&topic), partition);
                     let start = self.committed.get(&at).copied().unwrap_or(0);
@@ -274,7 +301,7 @@ impl TestDriver {
                     let records = Box::new(records.into_iter().map(Ok));
                     task.add(&topic, RawBatch { records, next_offset: *position });
                 }
-                processed += task.process(usize::MAX, &mut self.logs)?;
+                processed += task.process(usize::MAX, self.wall_time, &mut self.logs)?;
             }
             if processed == 0 {
                 return Ok(total);
@@ -303,6 +330,7 @@ impl<K: HasSerde, V: HasSerde> TestInput<'_, K, V> {
         self.driver.logs.append(Outgoing {
             topic: &self.topic,
             partition: None,
+            partition_by: None,
             key: key.as_deref(),
             value: value.as_deref(),
             timestamp,

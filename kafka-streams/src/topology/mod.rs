@@ -13,6 +13,7 @@ pub(crate) use subtopology::SubTopology;
 
 use crate::error::{InvalidTopology, TopologyError};
 use crate::processor::SourceFactory;
+use crate::state::ChangelogRecords;
 
 /// A node's place in [`Graph::nodes`].
 pub(crate) type NodeId = usize;
@@ -61,10 +62,41 @@ pub(crate) struct GraphNode {
     pub(crate) parents: Vec<NodeId>,
 }
 
-#[derive(Debug, Clone)]
+/// What a store holds, as far as topics and time matter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum StoreKind {
+    #[default]
+    KeyValue,
+    Window {
+        retention_ms: i64,
+        retain_duplicates: bool,
+    },
+    Session {
+        retention_ms: i64,
+    },
+}
+
+#[derive(Debug, Clone, Default)]
 pub(crate) struct StoreSpec {
     pub(crate) name: String,
+    pub(crate) kind: StoreKind,
     pub(crate) logged: bool,
+    pub(crate) records: ChangelogRecords,
+    /// A topic that has the store's content already, instead of a changelog.
+    pub(crate) changelog: Option<TopicRef>,
+}
+
+/// What is known of a table beside its types.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct TableInfo {
+    /// The store that has its rows.
+    pub(crate) store: Option<StoreSpec>,
+    /// A store that it gets as soon as somebody needs its rows.
+    pub(crate) lazy_store: Option<StoreSpec>,
+    /// Tables whose rows it derives its own from while it has no store.
+    pub(crate) parents: Vec<NodeId>,
+    /// Each change says what the row was.
+    pub(crate) send_old: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -80,6 +112,7 @@ pub(crate) struct Graph {
     pub(crate) nodes: Vec<GraphNode>,
     pub(crate) stores: Vec<StoreSpec>,
     pub(crate) repartitions: Vec<RepartitionSpec>,
+    pub(crate) tables: BTreeMap<NodeId, TableInfo>,
     pub(crate) problems: Vec<TopologyError>,
     next_index: u32,
 }
@@ -103,11 +136,50 @@ impl Graph {
         self.nodes.len() - 1
     }
 
-    /// Adds a processor and the store that it keeps.
-    pub(crate) fn add_stateful(&mut self, name: String, store: StoreSpec, parent: NodeId) -> NodeId {
+    /// Adds a table and the store that it keeps its rows in.
+    pub(crate) fn add_table(&mut self, name: String, store: StoreSpec, parent: NodeId) -> NodeId {
         let stores = vec![store.name.clone()];
-        self.stores.push(store);
-        self.add_node(name, NodeKind::Processor { stores }, vec![parent])
+        let node = self.add_node(name, NodeKind::Processor { stores }, vec![parent]);
+        self.stores.push(store.clone());
+        self.tables.insert(node, TableInfo { store: Some(store), ..TableInfo::default() });
+        node
+    }
+
+    /// A table's rows are going to be looked up: some table upstream must keep them. Returns the stores that do.
+    pub(crate) fn keep_rows(&mut self, table: NodeId) -> Vec<String> {
+        self.materialize(table);
+        let Some(info) = self.tables.get(&table) else { return Vec::new() };
+        if let Some(store) = &info.store {
+            return vec![store.name.clone()];
+        }
+        let parents = info.parents.clone();
+        let mut stores: Vec<String> = parents.into_iter().flat_map(|parent| self.keep_rows(parent)).collect();
+        stores.sort();
+        stores.dedup();
+        stores
+    }
+
+    fn materialize(&mut self, table: NodeId) {
+        let Some(info) = self.tables.get_mut(&table) else { return };
+        if let Some(store) = info.lazy_store.take() {
+            info.store = Some(store.clone());
+            if let Some(GraphNode { kind: NodeKind::Processor { stores }, .. }) = self.nodes.get_mut(table) {
+                stores.push(store.name.clone());
+            }
+            self.stores.push(store);
+        }
+    }
+
+    /// Somebody needs to know what a table's rows were (`KTableImpl.enableSendingOldValues`).
+    pub(crate) fn send_old(&mut self, table: NodeId) {
+        self.materialize(table);
+        let Some(info) = self.tables.get_mut(&table) else { return };
+        if std::mem::replace(&mut info.send_old, true) || info.store.is_some() {
+            return;
+        }
+        for parent in info.parents.clone() {
+            self.send_old(parent);
+        }
     }
 
     /// Adds a source, or joins the one that reads the same topics already.

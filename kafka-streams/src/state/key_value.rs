@@ -1,0 +1,133 @@
+//! One row for each key.
+
+use bytes::Bytes;
+use kafka_client::wire::record_batch::Headers;
+
+use super::stores::RowStore;
+use super::{HeldRow, Rows, RowsConfig};
+use crate::error::StreamsError;
+use crate::serde::{Encoded, SerdeContext, SharedSerde};
+
+type Failure = Box<StreamsError>;
+
+/// Rows with the timestamp of their last change, as Java's timestamped key-value stores.
+pub(crate) struct KvStore<K, V> {
+    rows: Rows<V>,
+    key: SharedSerde<K>,
+    key_bytes: Vec<u8>,
+}
+
+impl<K: 'static, V: Clone + 'static> KvStore<K, V> {
+    pub(crate) fn new(config: RowsConfig<V>, key: SharedSerde<K>) -> Self {
+        Self { rows: Rows::new(config), key, key_bytes: Vec::new() }
+    }
+
+    /// Serializes the key into `key_bytes`; `false` for null, which has no row.
+    fn encode_key(&mut self, key: &K) -> Result<bool, Failure> {
+        self.key_bytes.clear();
+        let cx = SerdeContext::key(self.rows.topic());
+        match self.key.serialize(cx, key, &mut self.key_bytes) {
+            Ok(encoded) => Ok(encoded == Encoded::Bytes),
+            Err(error) => Err(self.rows.place().failed(error)),
+        }
+    }
+
+    pub(crate) fn get(&mut self, key: &K) -> Result<Option<(&V, i64)>, Failure> {
+        if self.encode_key(key)? { self.rows.get(&self.key_bytes) } else { Ok(None) }
+    }
+
+    /// Changes a key's row; see [`Rows::update`]. Nothing happens for a null key.
+    #[inline]
+    pub(crate) fn update(
+        &mut self,
+        key: &K,
+        change: impl FnOnce(Option<(V, i64)>) -> (Option<V>, i64),
+    ) -> Result<bool, Failure> {
+        if !self.encode_key(key)? {
+            return Ok(false);
+        }
+        self.rows.update(&self.key_bytes, change)?;
+        Ok(true)
+    }
+
+    /// As [`KvStore::update`], held back until the commit.
+    pub(crate) fn update_held(
+        &mut self,
+        key: &K,
+        headers: &Headers,
+        keep_before: bool,
+        change: impl FnOnce(Option<(V, i64)>) -> (Option<V>, i64),
+    ) -> Result<bool, Failure> {
+        if !self.encode_key(key)? {
+            return Ok(false);
+        }
+        self.rows.update_held(&self.key_bytes, headers, keep_before, change)?;
+        Ok(true)
+    }
+
+    /// Sets or deletes a row without a look at what it was.
+    pub(crate) fn put(&mut self, key: &K, value: Option<V>, timestamp: i64) -> Result<(), Failure> {
+        if self.encode_key(key)? { self.rows.put(&self.key_bytes, value, timestamp) } else { Ok(()) }
+    }
+
+    /// What is held back, in the order of the last changes.
+    pub(crate) fn take_held(&mut self) -> Result<Vec<(K, HeldRow<V>)>, Failure> {
+        let held = self.rows.take_held();
+        held.into_iter().map(|row| Ok((self.decode_key(&row.key)?, row))).collect()
+    }
+
+    fn decode_key(&self, bytes: &Bytes) -> Result<K, Failure> {
+        let key = self.key.deserialize(SerdeContext::key(self.rows.topic()), Some(bytes));
+        key.map_err(|error| self.rows.place().failed(error))
+    }
+
+    /// The rows between two keys' bytes (`to` included), in their order.
+    pub(crate) fn range(
+        &mut self,
+        from: Option<&K>,
+        to: Option<&K>,
+        reverse: bool,
+    ) -> Result<Vec<(K, V, i64)>, Failure> {
+        let mut bound = |key: Option<&K>| match key {
+            Some(key) => Ok(self.encode_key(key)?.then(|| self.key_bytes.clone())),
+            None => Ok::<_, Failure>(None),
+        };
+        let (from, mut to) = (bound(from)?, bound(to)?);
+        // The smallest key beyond one that is included.
+        to.iter_mut().for_each(|to| to.push(0));
+        let mut found = Vec::new();
+        self.rows.scan(
+            from.as_deref().unwrap_or_default(),
+            to.as_deref(),
+            reverse,
+            &mut |key, value, timestamp| {
+                found.push((Bytes::copy_from_slice(key), value.clone(), timestamp));
+                std::ops::ControlFlow::Continue(())
+            },
+        )?;
+        found
+            .into_iter()
+            .map(|(key, value, timestamp)| Ok((self.decode_key(&key)?, value, timestamp)))
+            .collect()
+    }
+
+    pub(crate) fn approximate_entries(&self) -> u64 {
+        self.rows.approximate_entries()
+    }
+}
+
+impl<K: Send + 'static, V: Clone + Send + 'static> RowStore for KvStore<K, V> {
+    type Value = V;
+
+    fn rows(&self) -> &Rows<V> {
+        &self.rows
+    }
+
+    fn rows_mut(&mut self) -> &mut Rows<V> {
+        &mut self.rows
+    }
+
+    fn restored_key(&mut self, key: &[u8]) -> Option<Bytes> {
+        Some(Bytes::copy_from_slice(key))
+    }
+}

@@ -1,0 +1,289 @@
+//! One row for each key and window, or several where duplicates are kept.
+//!
+//! A row's key is its segment, then what the changelog has: the key's bytes, the window's start and a sequence number.
+//! Segments make it cheap to forget what is over; retention is Java's: a row is visible while its start is later than
+//! the store's time less the retention.
+
+use std::ops::ControlFlow;
+
+use bytes::Bytes;
+
+use super::stores::RowStore;
+use super::{Rows, RowsConfig};
+use crate::error::StreamsError;
+use crate::serde::{Encoded, SerdeContext, SharedSerde};
+
+type Failure = Box<StreamsError>;
+
+const SEGMENT_BYTES: usize = 8;
+const START_BYTES: usize = 8;
+const SEQUENCE_BYTES: usize = 4;
+/// `AbstractRocksDBSegmentedBytesStore`: no segment is shorter than this.
+const SHORTEST_SEGMENT_MS: i64 = 60_000;
+
+/// The segments of a store whose rows are kept for a time.
+#[derive(Debug)]
+pub(super) struct Segments {
+    interval: i64,
+    retention: i64,
+    /// The latest time that was put, -1 before the first.
+    pub(super) stream_time: i64,
+    /// Rows in segments before this one are gone.
+    first: i64,
+}
+
+impl Segments {
+    pub(super) fn new(retention: i64) -> Self {
+        Self { interval: (retention / 2).max(SHORTEST_SEGMENT_MS), retention, stream_time: -1, first: 0 }
+    }
+
+    pub(super) fn of(&self, time: i64) -> i64 {
+        time / self.interval
+    }
+
+    /// The earliest time that is visible.
+    pub(super) fn earliest(&self) -> i64 {
+        self.stream_time.saturating_sub(self.retention).saturating_add(1).max(0)
+    }
+
+    /// The segments in which visible rows of these times lie.
+    pub(super) fn between(&self, from: i64, to: i64) -> std::ops::RangeInclusive<i64> {
+        self.of(from.max(self.earliest()))..=self.of(to.min(self.stream_time.max(0)))
+    }
+
+    /// Time goes on. Returns the segment before which everything is over, if that moved.
+    pub(super) fn advance(&mut self, time: i64) -> Option<i64> {
+        self.stream_time = self.stream_time.max(time);
+        let first = self.of(self.earliest());
+        (first > self.first).then(|| {
+            self.first = first;
+            first
+        })
+    }
+
+    pub(super) fn is_over(&self, time: i64) -> bool {
+        time < self.earliest()
+    }
+}
+
+/// How a window store is kept, beside its rows.
+pub(crate) struct WindowStoreConfig {
+    pub(crate) retention_ms: i64,
+    /// Each put makes a row of its own (`retainDuplicates`).
+    pub(crate) retain_duplicates: bool,
+}
+
+pub(crate) struct WindowStore<K, V> {
+    rows: Rows<V>,
+    key: SharedSerde<K>,
+    segments: Segments,
+    retain_duplicates: bool,
+    sequence: u32,
+    from: Vec<u8>,
+    to: Vec<u8>,
+}
+
+impl<K: 'static, V: Clone + 'static> WindowStore<K, V> {
+    pub(crate) fn new(rows: RowsConfig<V>, key: SharedSerde<K>, config: &WindowStoreConfig) -> Self {
+        Self {
+            rows: Rows::new(RowsConfig { ordered: true, prefix: SEGMENT_BYTES, ..rows }),
+            key,
+            segments: Segments::new(config.retention_ms),
+            retain_duplicates: config.retain_duplicates,
+            sequence: 0,
+            from: Vec::new(),
+            to: Vec::new(),
+        }
+    }
+
+    /// The key's bytes with room for the segment before them; `false` for null.
+    fn encode_key(&mut self, key: &K) -> Result<bool, Failure> {
+        self.from.clear();
+        self.from.extend_from_slice(&[0; SEGMENT_BYTES]);
+        let cx = SerdeContext::key(self.rows.topic());
+        match self.key.serialize(cx, key, &mut self.from) {
+            Ok(encoded) => Ok(encoded == Encoded::Bytes),
+            Err(error) => Err(self.rows.place().failed(error)),
+        }
+    }
+
+    /// Makes `from` the whole key of a row; the key's bytes are there.
+    fn complete(&mut self, start: i64, sequence: u32) {
+        let segment = self.segments.of(start);
+        if let Some(place) = self.from.first_chunk_mut::<SEGMENT_BYTES>() {
+            *place = segment.to_be_bytes();
+        }
+        self.from.extend_from_slice(&start.to_be_bytes());
+        self.from.extend_from_slice(&sequence.to_be_bytes());
+    }
+
+    /// The store's time: of the latest row.
+    pub(crate) fn stream_time(&self) -> i64 {
+        self.segments.stream_time
+    }
+
+    fn advance(&mut self, start: i64) -> Result<(), Failure> {
+        match self.segments.advance(start) {
+            Some(first) => self.rows.expire(&[], &first.to_be_bytes()),
+            None => Ok(()),
+        }
+    }
+
+    /// Changes the row of a window; `change` gets what it is. The latest time a window has begun moves the store's time.
+    pub(crate) fn update(
+        &mut self,
+        key: &K,
+        start: i64,
+        change: impl FnOnce(Option<(V, i64)>) -> (Option<V>, i64),
+    ) -> Result<(), Failure> {
+        self.advance(start)?;
+        if self.segments.is_over(start) || !self.encode_key(key)? {
+            return Ok(());
+        }
+        self.complete(start, 0);
+        self.rows.update(&self.from, change)
+    }
+
+    /// A row of a window and its timestamp.
+    pub(crate) fn get(&mut self, key: &K, start: i64) -> Result<Option<(&V, i64)>, Failure> {
+        if self.segments.is_over(start) || !self.encode_key(key)? {
+            return Ok(None);
+        }
+        self.complete(start, 0);
+        self.rows.get(&self.from)
+    }
+
+    /// Adds or changes a row. A null where duplicates are kept changes nothing.
+    pub(crate) fn put(
+        &mut self,
+        key: &K,
+        start: i64,
+        value: Option<V>,
+        timestamp: i64,
+    ) -> Result<(), Failure> {
+        if value.is_none() && self.retain_duplicates {
+            return Ok(());
+        }
+        self.advance(start)?;
+        let sequence = match self.retain_duplicates {
+            // As Java counts: from 1, without the sign bit.
+            true => {
+                self.sequence = self.sequence.wrapping_add(1) & 0x7fff_ffff;
+                self.sequence
+            }
+            false => 0,
+        };
+        if self.segments.is_over(start) || !self.encode_key(key)? {
+            return Ok(());
+        }
+        self.complete(start, sequence);
+        self.rows.put(&self.from, value, timestamp)
+    }
+
+    /// Looks at the visible rows of a key whose windows begin between two times, both included, in the order of time,
+    /// or against it. `visit` gets each start.
+    pub(crate) fn fetch(
+        &mut self,
+        key: &K,
+        from: i64,
+        to: i64,
+        reverse: bool,
+        visit: &mut dyn FnMut(i64, &V, i64) -> ControlFlow<()>,
+    ) -> Result<(), Failure> {
+        let from = from.max(self.segments.earliest());
+        if to < from || !self.encode_key(key)? {
+            return Ok(());
+        }
+        let key_end = self.from.len();
+        let mut segments: Vec<i64> = self.segments.between(from, to).collect();
+        if reverse {
+            segments.reverse();
+        }
+        let mut stopped = false;
+        for segment in segments {
+            self.from.truncate(key_end);
+            if let Some(place) = self.from.first_chunk_mut::<SEGMENT_BYTES>() {
+                *place = segment.to_be_bytes();
+            }
+            self.to.clear();
+            self.to.extend_from_slice(&self.from);
+            self.from.extend_from_slice(&from.to_be_bytes());
+            self.to.extend_from_slice(&to.to_be_bytes());
+            self.to.extend_from_slice(&[0xff; SEQUENCE_BYTES + 1]);
+            self.rows.scan(&self.from, Some(&self.to), reverse, &mut |row, value, timestamp| {
+                // Longer keys that begin with this one lie between its rows.
+                if row.len() != key_end + START_BYTES + SEQUENCE_BYTES {
+                    return ControlFlow::Continue(());
+                }
+                let flow = visit(start_at(row, key_end), value, timestamp);
+                stopped = flow.is_break();
+                flow
+            })?;
+            if stopped {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// The visible rows of all keys whose windows begin between two times, both included.
+    pub(crate) fn fetch_all(&self, from: i64, to: i64) -> Result<Vec<(K, i64, V, i64)>, Failure> {
+        let from = from.max(self.segments.earliest());
+        if to < from {
+            return Ok(Vec::new());
+        }
+        let mut found = Vec::new();
+        let segments = self.segments.between(from, to);
+        let (first, end) = (segments.start().to_be_bytes(), segments.end().saturating_add(1).to_be_bytes());
+        self.rows.scan(&first, Some(&end), false, &mut |row, value, timestamp| {
+            let Some(key_end) = row.len().checked_sub(START_BYTES + SEQUENCE_BYTES) else {
+                return ControlFlow::Continue(());
+            };
+            let start = start_at(row, key_end);
+            if (from..=to).contains(&start) {
+                let key = row.get(SEGMENT_BYTES..key_end).unwrap_or_default();
+                found.push((Bytes::copy_from_slice(key), start, value.clone(), timestamp));
+            }
+            ControlFlow::Continue(())
+        })?;
+        let rows = found.into_iter().map(|(key, start, value, timestamp)| {
+            let key = self.key.deserialize(SerdeContext::key(self.rows.topic()), Some(&key));
+            Ok((key.map_err(|error| self.rows.place().failed(error))?, start, value, timestamp))
+        });
+        rows.collect()
+    }
+}
+
+fn start_at(row: &[u8], at: usize) -> i64 {
+    row.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |bytes| i64::from_be_bytes(*bytes))
+}
+
+impl<K: Send + 'static, V: Clone + Send + 'static> RowStore for WindowStore<K, V> {
+    type Value = V;
+
+    fn rows(&self) -> &Rows<V> {
+        &self.rows
+    }
+
+    fn rows_mut(&mut self) -> &mut Rows<V> {
+        &mut self.rows
+    }
+
+    fn restored_key(&mut self, key: &[u8]) -> Option<Bytes> {
+        let at = key.len().checked_sub(START_BYTES + SEQUENCE_BYTES)?;
+        let start = start_at(key, at);
+        if let Some(sequence) = key.last_chunk::<SEQUENCE_BYTES>() {
+            self.sequence = self.sequence.max(u32::from_be_bytes(*sequence) & 0x7fff_ffff);
+        }
+        // Rows that are over by now are forgotten with the next one that is put.
+        self.segments.stream_time = self.segments.stream_time.max(start);
+        (start >= 0 && !self.segments.is_over(start)).then(|| prefixed(self.segments.of(start), key))
+    }
+}
+
+pub(super) fn prefixed(segment: i64, key: &[u8]) -> Bytes {
+    let mut row = Vec::with_capacity(SEGMENT_BYTES + key.len());
+    row.extend_from_slice(&segment.to_be_bytes());
+    row.extend_from_slice(key);
+    row.into()
+}
