@@ -5,6 +5,7 @@ mod fuzz;
 mod generate;
 mod jars;
 mod kafka;
+mod peers;
 mod simulate;
 mod test;
 
@@ -23,6 +24,7 @@ cargo xtask kafka start [PORT]   start a real Apache Kafka on 127.0.0.1:PORT (19
 cargo xtask kafka stop [PORT]    stop it
 cargo xtask kafka run CLASS ...  run one of Kafka's tools, e.g. org.apache.kafka.tools.TopicCommand
 cargo xtask kafka jars           print the folder of Kafka's jars, for java -cp
+cargo xtask peers                build librdkafka's and franz-go's programs for the tests and bench: eval \"$(cargo xtask peers)\"
 
 Apache Kafka comes from Maven Central once, into a folder of the user's cache; KAFKA_JARS names another one.
 ";
@@ -35,6 +37,7 @@ fn main() -> ExitCode {
         ["test"] => return test::run(&root),
         ["vectors"] => kafka::write_vectors(&root),
         ["fuzz", rest @ ..] => fuzz::run(&root, rest),
+        ["peers"] => peers::run(&root),
         ["simulate", rest @ ..] => simulate::run(&root, rest),
         ["kafka", rest @ ..] => kafka::run(&root, rest),
         ["generate"] => generate::run(&root, false),

@@ -7,7 +7,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::jars::{Jars, KAFKA_VERSION};
-use crate::{generate, kafka};
+use crate::{generate, kafka, peers};
 
 /// The oldest Rust that the workspace promises to build with (`rust-version` in Cargo.toml).
 const MSRV: &str = "1.88";
@@ -15,7 +15,8 @@ const MSRV: &str = "1.88";
 const MIN_JAVA: u32 = 17;
 /// How the integration tests of foreign clients begin: what needs kcat, and what needs java and Kafka's jars.
 const KCAT_TESTS: &str = "interop::kcat";
-const JAVA_TESTS: &str = "interop::kafkas";
+const JAVA_TESTS: [&str; 4] =
+    ["interop::kafkas", "share_java::", "transactions_java::", "reassignments::kafkas"];
 /// No example may take longer; each starts a broker of its own and needs about a second.
 const EXAMPLE_TIMEOUT: Duration = Duration::from_secs(120);
 
@@ -178,18 +179,34 @@ impl Run<'_> {
         if status.success() { Ok(text) } else { Err(format!("{name}: {status}\n{text}")) }
     }
 
-    /// librdkafka and Apache Kafka's own tools: tests that are ignored where their programs are not installed.
+    /// librdkafka, franz-go and Apache Kafka's own tools: tests that are ignored where their programs are not installed.
     fn foreign_clients(&mut self) -> Result<(), String> {
         if succeeds("kcat", &["-V"]) {
             self.tests(&["--workspace", "--test", "it", "--", "--ignored", KCAT_TESTS], &[])?;
         } else {
             self.note("kcat (librdkafka) was NOT tried on our broker: it is missing (apt-get install kcat)");
         }
+        for peer in peers::ALL {
+            match peer.find_or_build(self.root) {
+                Ok(program) => {
+                    let program = program.to_string_lossy().into_owned();
+                    let arguments = ["--workspace", "--test", "it", "--", "--ignored", peer.tests];
+                    self.tests(&arguments, &[(peer.variable, &program)])?;
+                }
+                Err(missing) => {
+                    self.note(&format!(
+                        "{}'s transactions were NOT tried on our broker: {missing}",
+                        peer.name
+                    ));
+                }
+            }
+        }
         match kafka_can_run() {
             Ok(()) => {
                 let jars = Jars::find_or_fetch(self.root)?;
                 let folder = jars.folder.to_string_lossy().into_owned();
-                let arguments = ["--workspace", "--test", "it", "--", "--ignored", JAVA_TESTS];
+                let mut arguments = vec!["--workspace", "--test", "it", "--", "--ignored"];
+                arguments.extend(JAVA_TESTS);
                 self.tests(&arguments, &[("KAFKA_JARS", &folder)])
             }
             Err(missing) => {
@@ -223,10 +240,19 @@ impl Run<'_> {
         if !succeeds("kcat", &["-V"]) {
             arguments.extend(["--skip", KCAT_TESTS]);
         }
-        self.tests(
-            &arguments,
-            &[("KAFKA_TEST_BROKER", "apache"), ("KAFKA_TEST_BOOTSTRAP", &bootstrap), ("KAFKA_JARS", &folder)],
-        )
+        let mut environment = vec![
+            ("KAFKA_TEST_BROKER", "apache".to_owned()),
+            ("KAFKA_TEST_BOOTSTRAP", bootstrap),
+            ("KAFKA_JARS", folder),
+        ];
+        for peer in peers::ALL {
+            match peer.find_or_build(self.root) {
+                Ok(program) => environment.push((peer.variable, program.to_string_lossy().into_owned())),
+                Err(_) => arguments.extend(["--skip", peer.tests]),
+            }
+        }
+        let environment: Vec<_> = environment.iter().map(|(name, value)| (*name, &**value)).collect();
+        self.tests(&arguments, &environment)
     }
 
     /// The unit tests left every kind of batch behind, in every codec.

@@ -29,4 +29,5 @@ mod simulation;
 mod streams;
 mod topics;
 mod transactions;
+mod transactions_foreign;
 mod transactions_java;

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use crate::interop::{kafka_tool, run};
 
 /// How often a reader of committed records sees each value.
-async fn committed(cluster: &Cluster, topic: &str) -> TestResult<BTreeMap<String, usize>> {
+pub(crate) async fn committed(cluster: &Cluster, topic: &str) -> TestResult<BTreeMap<String, usize>> {
     let client = cluster.client().await?;
     let at = TopicPartition::new(topic, 0);
     let builder = client.consumer().assign([at.clone()]).auto_offset_reset(OffsetReset::Earliest);

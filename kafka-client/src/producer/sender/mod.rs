@@ -280,7 +280,7 @@ impl Sender {
         }
     }
 
-    /// When [`poll`](Self::poll) is due if nothing happens before.
+    /// When [`poll`](Self::poll) is due after that of `now`, if nothing happens before.
     pub(super) fn next_wake(&self, now: Instant) -> Option<Instant> {
         let mut wake: Option<Instant> = None;
         let mut at = |due: Instant| wake = Some(wake.map_or(due, |wake| wake.min(due)));
@@ -289,7 +289,9 @@ impl Sender {
         {
             at(retry_at);
         }
-        if let Some(retry_at) = self.transactions.as_ref().and_then(Transactions::next_wake) {
+        if let Some(retry_at) =
+            self.transactions.as_ref().and_then(|transactions| transactions.next_wake(now))
+        {
             at(retry_at);
         }
         if let Some(stall) = self.next_stall() {

@@ -181,10 +181,9 @@ pub(super) async fn run(shared: Arc<Shared>) {
             break;
         }
         task.drop_unused();
-        task.act();
+        let now = task.act();
         task.publish();
         task.show();
-        let now = Instant::now();
         if ending && task.sender.is_idle() && task.lingering.is_empty() {
             // Nobody waits for the end of a transaction for ever; the coordinator ends it when its time is over.
             let since = *ending_since.get_or_insert(now);
@@ -262,14 +261,14 @@ impl Task {
             .retain(|&broker, connection| !connection.is_closed() || !sender.ended_unused(broker));
     }
 
-    /// Does what the sender decides until it has nothing more to say.
-    fn act(&mut self) {
+    /// Does what the sender decides until it has nothing more to say; returns the time it was asked for the last time.
+    fn act(&mut self) -> Instant {
         loop {
             let now = Instant::now();
             self.sender.poll(now, &mut self.actions);
             let told = self.tell_transactions();
             if self.actions.is_empty() && !told {
-                return;
+                return now;
             }
             for action in std::mem::take(&mut self.actions) {
                 match action {

@@ -309,7 +309,14 @@ impl Transactions {
         if self.settled_at.is_some_and(|at| at <= now) {
             self.settled_at = None;
         }
-        if self.asked.is_some() || self.retry_at.is_some_and(|at| at > now) {
+        if self.asked.is_some() {
+            return None;
+        }
+        if !self.is_sound() {
+            // Whoever waits for them would else wait for the end that only he can ask for.
+            self.refuse_offsets();
+        }
+        if self.retry_at.is_some_and(|at| at > now) {
             return None;
         }
         let ask = match self.phase {
@@ -336,9 +343,12 @@ impl Transactions {
         Some(ask)
     }
 
-    pub(in super::super) fn next_wake(&self) -> Option<Instant> {
+    /// When [`poll`](Self::poll) is due after that of `now`, if nothing happens before. What was due then and not done
+    /// waits for something else: batches on their way, an identity, the caller.
+    pub(in super::super) fn next_wake(&self, now: Instant) -> Option<Instant> {
         let settled_at = self.settled_at.filter(|_| self.wants_identity());
-        self.retry_at.filter(|_| self.asked.is_none()).into_iter().chain(settled_at).min()
+        let retry_at = self.retry_at.filter(|_| self.asked.is_none());
+        retry_at.into_iter().chain(settled_at).filter(|&at| at > now).min()
     }
 
     fn next_step(&mut self) -> Option<Ask> {

@@ -103,6 +103,42 @@ async fn since_kip_890_nothing_is_added_and_an_end_brings_the_next_identity() {
     assert_eq!(ended(&mut core).unwrap(), Outcome::Committed);
 }
 
+/// Found by the simulation: a time that had passed woke the producer's task at once, again and again, while there was
+/// nothing to do: it took a whole core until the next event.
+#[tokio::test(start_paused = true)]
+async fn what_was_due_and_has_to_wait_for_something_else_wakes_nobody() {
+    let later = |millis| Instant::now() + Duration::from_millis(millis);
+    // Begun again at once, while the producer's new identity is long in coming: nobody polls the core meanwhile.
+    let (mut core, now) = (closed(Version::V2, true), Instant::now());
+    assert!(core.poll(now, true).is_some());
+    reply(&mut core, Reply::Ended(Some(NEXT)));
+    core.begin();
+    assert_eq!(core.next_wake(now), Some(later(20)));
+    assert_eq!(core.next_wake(later(20)), None);
+
+    // Told "not yet" just before it need not ask any more, and then nothing is sent.
+    core.identified();
+    assert_eq!(core.poll(later(19), true), Some(Ask::IsOver));
+    core.replied(later(19), Reply::Refused(ErrorCode::ConcurrentTransactions), |_| SECOND);
+    assert_eq!(core.poll(later(20), true), None);
+    assert_eq!(core.next_wake(later(20)), None);
+
+    // Offsets are to be committed again after a second, and a record's failure makes that needless.
+    let mut core = open(Version::V2);
+    core.commit_offsets(job(1));
+    assert!(core.poll(now, true).is_some());
+    reply(&mut core, Reply::Refused(ErrorCode::CoordinatorLoadInProgress));
+    assert_eq!(core.next_wake(now), Some(now + SECOND));
+    core.failed(&lost());
+    assert_eq!(core.poll(now, true), None);
+    assert!(
+        matches!(told(&mut core)[..], [Told::Offsets { number: 1, result: Err(_) }]),
+        "or its caller waits"
+    );
+    assert_eq!(core.poll(now + SECOND, true), None);
+    assert_eq!(core.next_wake(now + SECOND), None);
+}
+
 #[tokio::test(start_paused = true)]
 async fn who_begins_again_at_once_asks_whether_the_transaction_before_is_over() {
     let begin_again = |after: Duration| {
@@ -118,7 +154,7 @@ async fn who_begins_again_at_once_asks_whether_the_transaction_before_is_over() 
     assert_eq!(ask, Some(Ask::IsOver));
     assert!(!core.may_send(&tp(0)), "its leader would hold it back");
     core.replied(now, Reply::Refused(ErrorCode::ConcurrentTransactions), |_| Duration::from_millis(1));
-    assert_eq!(core.next_wake(), Some(now + Duration::from_millis(1)));
+    assert_eq!(core.next_wake(now), Some(now + Duration::from_millis(1)));
     assert_eq!(core.poll(now + Duration::from_millis(2), false), Some(Ask::IsOver));
     reply(&mut core, Reply::Done);
     assert!(core.may_send(&tp(0)));
@@ -167,7 +203,7 @@ async fn what_is_not_answered_is_asked_again_after_a_while() {
         reply(&mut core, again);
         assert!(told(&mut core).is_empty(), "an outcome that nobody knows is not told");
         assert_eq!(core.poll(now, true), None);
-        assert_eq!(core.next_wake(), Some(now + SECOND));
+        assert_eq!(core.next_wake(now), Some(now + SECOND));
         assert_eq!(core.poll(now + SECOND, true), Some(Ask::End { commit: true }));
         reply(&mut core, Reply::Ended(Some(NEXT)));
         assert_eq!(ended(&mut core).unwrap(), Outcome::Committed);
