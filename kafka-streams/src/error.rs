@@ -212,6 +212,16 @@ pub enum TopologyError {
         /// The other source.
         second: String,
     },
+    /// A window's rows would be forgotten while records can still change them.
+    #[error("{node} keeps windows for {retention_ms} ms, but they can change for {needed_ms} ms")]
+    RetentionTooShort {
+        /// What keeps them.
+        node: String,
+        /// What was asked for.
+        retention_ms: i64,
+        /// Size and grace.
+        needed_ms: i64,
+    },
     /// A source without a topic.
     #[error("source {node} reads no topic")]
     NoTopic {

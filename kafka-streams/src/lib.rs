@@ -36,8 +36,11 @@ pub mod topology;
 
 pub use config::StreamsConfig;
 pub use dsl::{
-    Consumed, Grouped, KGroupedStream, KStream, KTable, Produced, SplitStream, Store, StreamsBuilder,
+    Consumed, Emit, Grouped, KGroupedStream, KStream, KTable, Produced, SessionWindowedKStream,
+    SessionWindows, SlidingWindowedKStream, SlidingWindows, SplitStream, Store, StreamsBuilder,
+    TimeWindowedKStream, TimeWindows, UnlimitedWindows, Windowed, WindowedBy, Windows,
 };
 pub use error::{InvalidTopology, Part, RecordPosition, StreamsError, TaskId, TopologyError};
 pub use runtime::{KafkaStreams, State};
+pub use state::ChangelogRecords;
 pub use topology::Topology;

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use super::stream::RepartitionNames;
 use super::{Grouped, KStream, KTable, Store, store_getter};
 use crate::processor::{Aggregate, Forwarding, Outlets, TaskBuilder, Update};
-use crate::topology::{StoreKind, naming};
+use crate::topology::{NodeId, StoreKind, naming};
 
 /// A stream whose records belong to their keys' groups.
 #[must_use = "a grouped stream does nothing until it is aggregated"]
@@ -16,7 +16,7 @@ impl<K: Send + 'static, V: Send + 'static> KGroupedStream<K, V> {
     /// How many records each key has. Null keys and values are not counted.
     pub fn count(self, store: Store<K, i64>) -> KTable<K, i64> {
         let add = |_: &K, _: V, count: Option<i64>| count.unwrap_or(0).wrapping_add(1);
-        self.aggregated(store, naming::AGGREGATE, naming::AGGREGATE, add)
+        self.aggregated(store, naming::AGGREGATE, add)
     }
 
     /// Combines each key's values two by two: the result so far and the next value.
@@ -32,7 +32,7 @@ impl<K: Send + 'static, V: Send + 'static> KGroupedStream<K, V> {
             Some(row) => combine(row, value),
             None => value,
         };
-        self.aggregated(store, naming::REDUCE, naming::REDUCE, update)
+        self.aggregated(store, naming::REDUCE, update)
     }
 
     /// Folds each key's values into an accumulator that begins as `initial()`.
@@ -47,37 +47,19 @@ impl<K: Send + 'static, V: Send + 'static> KGroupedStream<K, V> {
             add(key, value, &mut row);
             row
         };
-        self.aggregated(store, naming::AGGREGATE, naming::AGGREGATE, update)
+        self.aggregated(store, naming::AGGREGATE, update)
     }
 
     fn aggregated<A: Clone + Send + 'static, U: Update<K, V, A>>(
         self,
         store: Store<K, A>,
         prefix: &str,
-        store_prefix: &str,
         update: U,
     ) -> KTable<K, A> {
-        let Self { stream, grouped } = self;
-        let mut graph = stream.graph.lock();
-        let store_name = store
-            .name
-            .clone()
-            .unwrap_or_else(|| graph.generate_name(&format!("{store_prefix}{}", naming::STATE_STORE)));
-        let name = graph.generate_name(prefix);
-        drop(graph);
-        let stream = if stream.repartition_required {
-            let given = grouped.name.is_some() || store.name.is_some();
-            let base = grouped.name.unwrap_or_else(|| store_name.clone());
-            let names = RepartitionNames { base, given, partitions: None };
-            stream.repartition_with(names, grouped.key, Arc::clone(&grouped.value))
-        } else {
-            stream
-        };
-        let store = store.named(store_name);
-        let node = stream.graph.lock().add_table(name, store.spec(StoreKind::KeyValue), stream.node);
+        let value = Arc::clone(&self.grouped.value);
+        let Placed { stream, node, store } = self.place(store, prefix, StoreKind::KeyValue);
         let outlets = Outlets::new();
-        let (children, kept) = (Arc::clone(&outlets), store.clone());
-        let (update, value) = (Arc::new(update), grouped.value);
+        let (children, kept, update) = (Arc::clone(&outlets), store.clone(), Arc::new(update));
         let factory = move |tasks: &mut TaskBuilder<'_>| {
             let info = tasks.table(node);
             let spec = info.store.unwrap_or_default();
@@ -93,6 +75,37 @@ impl<K: Send + 'static, V: Send + 'static> KGroupedStream<K, V> {
         stream.outlets.attach(node, Arc::new(factory));
         KTable::new(&stream.graph, node, outlets, store_getter(node, store))
     }
+
+    /// Names the aggregation and its store, repartitions the stream if its key changed, and adds the node.
+    pub(crate) fn place<A>(self, store: Store<K, A>, prefix: &str, kind: StoreKind) -> Placed<K, V, A> {
+        let Self { stream, grouped } = self;
+        let mut graph = stream.graph.lock();
+        let given = store.name.is_some();
+        let store_name = store
+            .name
+            .clone()
+            .unwrap_or_else(|| graph.generate_name(&format!("{prefix}{}", naming::STATE_STORE)));
+        let name = graph.generate_name(prefix);
+        drop(graph);
+        let stream = if stream.repartition_required {
+            let given = grouped.name.is_some() || given;
+            let base = grouped.name.unwrap_or_else(|| store_name.clone());
+            let names = RepartitionNames { base, given, partitions: None };
+            stream.repartition_with(names, grouped.key, grouped.value)
+        } else {
+            stream
+        };
+        let store = store.named(store_name);
+        let node = stream.graph.lock().add_table(name, store.spec(kind), stream.node);
+        Placed { stream, node, store }
+    }
+}
+
+/// An aggregation's place in the topology.
+pub(crate) struct Placed<K, V, A> {
+    pub(crate) stream: KStream<K, V>,
+    pub(crate) node: NodeId,
+    pub(crate) store: Store<K, A>,
 }
 
 impl<K, V> std::fmt::Debug for KGroupedStream<K, V> {

@@ -8,6 +8,8 @@ mod options;
 mod split;
 mod stream;
 mod table;
+mod windowed;
+mod windows;
 
 use std::sync::Arc;
 
@@ -18,6 +20,8 @@ pub use options::{Consumed, Grouped, Produced, Repartitioned, Store};
 pub use split::SplitStream;
 pub use stream::KStream;
 pub use table::KTable;
+pub use windowed::{SessionWindowedKStream, SlidingWindowedKStream, TimeWindowedKStream, WindowedBy};
+pub use windows::{Emit, SessionWindows, SlidingWindows, TimeWindows, UnlimitedWindows, Windowed, Windows};
 
 use crate::error::{InvalidTopology, StreamsError};
 use crate::processor::{

@@ -229,6 +229,16 @@ impl<K: HasSerde, V: HasSerde> Store<K, V> {
         Self::auto().named(name)
     }
 
+    /// A store of this name for the rows of windows; the same as [`Store::kv`], to read well.
+    pub fn window(name: impl Into<String>) -> Self {
+        Self::kv(name)
+    }
+
+    /// A store of this name for the rows of sessions; the same as [`Store::kv`], to read well.
+    pub fn session(name: impl Into<String>) -> Self {
+        Self::kv(name)
+    }
+
     /// A key-value store with a generated name, which changes when the topology does.
     pub fn auto() -> Self {
         Self::with(K::serde(), V::serde())

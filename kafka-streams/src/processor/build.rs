@@ -67,8 +67,6 @@ pub(crate) struct TaskSettings {
     pub(crate) application_id: String,
     /// For all stores, whatever each one asks for.
     pub(crate) changelog_records: Option<ChangelogRecords>,
-    /// How long closed windows may wait until they are looked for (wall clock).
-    pub(crate) emit_interval_ms: i64,
 }
 
 /// Puts one task together.

@@ -9,16 +9,19 @@ mod aggregate;
 mod build;
 mod context;
 mod nodes;
+mod session_aggregate;
 mod sink;
 mod source;
 mod split;
 mod stateless;
 mod table;
+mod window_aggregate;
 
 pub(crate) use aggregate::{Aggregate, Forwarding, TableAggregate, Update};
 pub(crate) use build::{Outlets, SourceFactory, TaskBuilder, TaskSettings};
 pub(crate) use context::{Context, Outgoing, RecordCollector};
 pub(crate) use nodes::{Called, NodeToken, Nodes, Relay};
+pub(crate) use session_aggregate::{Merge, SessionAggregate, SessionGetter};
 pub(crate) use sink::Sink;
 pub(crate) use source::{RawRecord, Source, SourceNode};
 pub(crate) use split::{Arm, Predicate, Split};
@@ -28,6 +31,9 @@ pub(crate) use stateless::{
 pub(crate) use table::{
     DerivedGetter, Getter, StoreGetter, TableFilter, TableMapValues, TableOut, TableSource, ToStream,
     ValueGetter,
+};
+pub(crate) use window_aggregate::{
+    Closing, SlidingAggregate, WindowAggregate, WindowGetter, WindowUpdate, WindowedOut,
 };
 
 use kafka_client::wire::record_batch::Headers;

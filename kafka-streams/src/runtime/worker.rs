@@ -21,8 +21,6 @@ use crate::topology::Topology;
 
 /// Records that a task processes before others get their turn.
 const RECORDS_PER_TURN: usize = 1_000;
-/// How long closed windows may wait until they are looked for (`__emit.interval.ms.kstreams.windowed.aggregation__`).
-const EMIT_INTERVAL_MS: i64 = 1_000;
 /// Sent records between two looks at what became of the oldest ones.
 const DELIVERIES_PER_LOOK: usize = 1024;
 
@@ -70,11 +68,7 @@ impl Worker {
         let runtime = Runtime::current();
         let application_id = config.application_id.clone();
         Self {
-            settings: TaskSettings {
-                application_id,
-                changelog_records: None,
-                emit_interval_ms: EMIT_INTERVAL_MS,
-            },
+            settings: TaskSettings { application_id, changelog_records: None },
             commit_at: Instant::now() + config.commit_interval,
             collector: ProducerCollector::new(client.clone(), producer, runtime.clone()),
             topology,

@@ -5,10 +5,11 @@
 use std::ops::ControlFlow;
 
 use bytes::Bytes;
+use kafka_client::wire::record_batch::Headers;
 
 use super::stores::RowStore;
 use super::window::{Segments, prefixed};
-use super::{Rows, RowsConfig};
+use super::{HeldRow, Rows, RowsConfig};
 use crate::error::StreamsError;
 use crate::serde::{Encoded, SerdeContext, SharedSerde};
 
@@ -88,6 +89,52 @@ impl<K: 'static, V: Clone + 'static> SessionStore<K, V> {
         self.rows.put(&self.from, value, timestamp)
     }
 
+    /// As [`SessionStore::put`], held back until the commit.
+    #[expect(clippy::too_many_arguments, reason = "the parts of one row")]
+    pub(crate) fn put_held(
+        &mut self,
+        key: &K,
+        start: i64,
+        end: i64,
+        value: Option<V>,
+        timestamp: i64,
+        headers: &Headers,
+        keep_before: bool,
+    ) -> Result<(), Failure> {
+        if let Some(first) = self.segments.advance(end) {
+            self.rows.expire(&[], &first.to_be_bytes())?;
+        }
+        if self.segments.is_over(end) || !self.encode_key(key)? {
+            return Ok(());
+        }
+        self.complete(start, end);
+        self.rows.update_held(&self.from, headers, keep_before, |_| (value, timestamp))
+    }
+
+    /// What is held back, in the order of the last changes: key, start, end and row.
+    #[expect(clippy::type_complexity, reason = "the parts of one row")]
+    pub(crate) fn take_held(&mut self) -> Result<Vec<(K, i64, i64, HeldRow<V>)>, Failure> {
+        let held = self.rows.take_held();
+        let rows = held.into_iter().map(|row| {
+            let (start, end) = times(&row.key);
+            let key_end = row.key.len().saturating_sub(TIMES_BYTES).max(SEGMENT_BYTES);
+            let key = self.decode_key(&row.key.slice(SEGMENT_BYTES..key_end))?;
+            Ok((key, start, end, row))
+        });
+        rows.collect()
+    }
+
+    /// The bytes of a key, by which sessions of one time are ordered.
+    pub(crate) fn key_bytes(&mut self, key: &K) -> Result<Bytes, Failure> {
+        self.encode_key(key)?;
+        Ok(Bytes::copy_from_slice(self.from.get(SEGMENT_BYTES..).unwrap_or_default()))
+    }
+
+    fn decode_key(&self, key: &Bytes) -> Result<K, Failure> {
+        let key = self.key.deserialize(SerdeContext::key(self.rows.topic()), Some(key));
+        key.map_err(|error| self.rows.place().failed(error))
+    }
+
     /// The value of a session.
     pub(crate) fn get(&mut self, key: &K, start: i64, end: i64) -> Result<Option<(&V, i64)>, Failure> {
         if self.segments.is_over(end) || !self.encode_key(key)? {
@@ -146,8 +193,7 @@ impl<K: 'static, V: Clone + 'static> SessionStore<K, V> {
             ControlFlow::Continue(())
         })?;
         let rows = found.into_iter().map(|(key, start, end, value, timestamp)| {
-            let key = self.key.deserialize(SerdeContext::key(self.rows.topic()), Some(&key));
-            Ok((key.map_err(|error| self.rows.place().failed(error))?, start, end, value, timestamp))
+            Ok((self.decode_key(&key)?, start, end, value, timestamp))
         });
         rows.collect()
     }

@@ -7,9 +7,10 @@
 use std::ops::ControlFlow;
 
 use bytes::Bytes;
+use kafka_client::wire::record_batch::Headers;
 
 use super::stores::RowStore;
-use super::{Rows, RowsConfig};
+use super::{HeldRow, Rows, RowsConfig};
 use crate::error::StreamsError;
 use crate::serde::{Encoded, SerdeContext, SharedSerde};
 
@@ -144,6 +145,45 @@ impl<K: 'static, V: Clone + 'static> WindowStore<K, V> {
         self.rows.update(&self.from, change)
     }
 
+    /// As [`WindowStore::update`], held back until the commit.
+    pub(crate) fn update_held(
+        &mut self,
+        key: &K,
+        start: i64,
+        headers: &Headers,
+        keep_before: bool,
+        change: impl FnOnce(Option<(V, i64)>) -> (Option<V>, i64),
+    ) -> Result<(), Failure> {
+        self.advance(start)?;
+        if self.segments.is_over(start) || !self.encode_key(key)? {
+            return Ok(());
+        }
+        self.complete(start, 0);
+        self.rows.update_held(&self.from, headers, keep_before, change)
+    }
+
+    /// What is held back, in the order of the last changes: key, start and row.
+    pub(crate) fn take_held(&mut self) -> Result<Vec<(K, i64, HeldRow<V>)>, Failure> {
+        let held = self.rows.take_held();
+        let rows = held.into_iter().map(|row| {
+            let key_end = row.key.len().saturating_sub(START_BYTES + SEQUENCE_BYTES).max(SEGMENT_BYTES);
+            let key = row.key.slice(SEGMENT_BYTES..key_end);
+            Ok((self.decode_key(&key)?, start_at(&row.key, key_end), row))
+        });
+        rows.collect()
+    }
+
+    /// The bytes of a key, by which rows of one time are ordered.
+    pub(crate) fn key_bytes(&mut self, key: &K) -> Result<Bytes, Failure> {
+        self.encode_key(key)?;
+        Ok(Bytes::copy_from_slice(self.from.get(SEGMENT_BYTES..).unwrap_or_default()))
+    }
+
+    fn decode_key(&self, key: &Bytes) -> Result<K, Failure> {
+        let key = self.key.deserialize(SerdeContext::key(self.rows.topic()), Some(key));
+        key.map_err(|error| self.rows.place().failed(error))
+    }
+
     /// A row of a window and its timestamp.
     pub(crate) fn get(&mut self, key: &K, start: i64) -> Result<Option<(&V, i64)>, Failure> {
         if self.segments.is_over(start) || !self.encode_key(key)? {
@@ -246,10 +286,9 @@ impl<K: 'static, V: Clone + 'static> WindowStore<K, V> {
             }
             ControlFlow::Continue(())
         })?;
-        let rows = found.into_iter().map(|(key, start, value, timestamp)| {
-            let key = self.key.deserialize(SerdeContext::key(self.rows.topic()), Some(&key));
-            Ok((key.map_err(|error| self.rows.place().failed(error))?, start, value, timestamp))
-        });
+        let rows = found
+            .into_iter()
+            .map(|(key, start, value, timestamp)| Ok((self.decode_key(&key)?, start, value, timestamp)));
         rows.collect()
     }
 }

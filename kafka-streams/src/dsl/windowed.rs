@@ -1,0 +1,409 @@
+use std::collections::BTreeMap;
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use super::grouped::Placed;
+use super::windows::millis;
+use super::{Emit, KGroupedStream, KTable, SessionWindows, SlidingWindows, Store, Windowed, Windows};
+use crate::error::TopologyError;
+use crate::processor::{
+    Closing, Forwarding, Merge, Outlets, SessionAggregate, SessionGetter, SlidingAggregate, TaskBuilder,
+    WindowAggregate, WindowGetter, WindowUpdate, WindowedOut,
+};
+use crate::serde::SharedSerde;
+use crate::topology::{StoreKind, naming};
+
+/// An initial value and what a record adds to it.
+struct Fold<I, F> {
+    initial: I,
+    add: F,
+}
+
+impl<K, V, A, I, F> WindowUpdate<K, V, A> for Fold<I, F>
+where
+    I: Fn() -> Option<A> + Send + Sync + 'static,
+    F: Fn(&K, &V, Option<A>) -> A + Send + Sync + 'static,
+{
+    fn initial(&self) -> Option<A> {
+        (self.initial)()
+    }
+
+    fn update(&self, key: &K, value: &V, row: Option<A>) -> A {
+        let row = row.or_else(&self.initial);
+        (self.add)(key, value, row)
+    }
+}
+
+/// A fold whose results can be merged.
+struct MergeFold<I, F, M> {
+    fold: Fold<I, F>,
+    merge: M,
+}
+
+impl<K, V, A, I, F, M> WindowUpdate<K, V, A> for MergeFold<I, F, M>
+where
+    I: Fn() -> Option<A> + Send + Sync + 'static,
+    F: Fn(&K, &V, Option<A>) -> A + Send + Sync + 'static,
+    M: Send + Sync + 'static,
+{
+    fn initial(&self) -> Option<A> {
+        (self.fold.initial)()
+    }
+
+    fn update(&self, key: &K, value: &V, row: Option<A>) -> A {
+        (self.fold.add)(key, value, row)
+    }
+}
+
+impl<K, V, A, I, F, M> Merge<K, V, A> for MergeFold<I, F, M>
+where
+    I: Fn() -> Option<A> + Send + Sync + 'static,
+    F: Fn(&K, &V, Option<A>) -> A + Send + Sync + 'static,
+    M: Fn(&K, Option<A>, A) -> A + Send + Sync + 'static,
+{
+    fn merge(&self, key: &K, merged: Option<A>, session: A) -> A {
+        (self.merge)(key, merged, session)
+    }
+}
+
+/// Windows that a grouped stream can be cut into.
+pub trait WindowedBy<K, V> {
+    /// The stream that is cut so.
+    type Stream;
+
+    /// Cuts the stream.
+    fn cut(self, grouped: KGroupedStream<K, V>) -> Self::Stream;
+}
+
+impl<K, V, W: Windows> WindowedBy<K, V> for W {
+    type Stream = TimeWindowedKStream<K, V, W>;
+
+    fn cut(self, grouped: KGroupedStream<K, V>) -> Self::Stream {
+        TimeWindowedKStream { grouped, windows: self, emit: Emit::OnUpdate }
+    }
+}
+
+impl<K, V> WindowedBy<K, V> for SlidingWindows {
+    type Stream = SlidingWindowedKStream<K, V>;
+
+    fn cut(self, grouped: KGroupedStream<K, V>) -> Self::Stream {
+        SlidingWindowedKStream { grouped, windows: self, emit: Emit::OnUpdate }
+    }
+}
+
+impl<K, V> WindowedBy<K, V> for SessionWindows {
+    type Stream = SessionWindowedKStream<K, V>;
+
+    fn cut(self, grouped: KGroupedStream<K, V>) -> Self::Stream {
+        SessionWindowedKStream { grouped, windows: self, emit: Emit::OnUpdate }
+    }
+}
+
+impl<K, V> KGroupedStream<K, V> {
+    /// Cuts each key's records by time: [`super::TimeWindows`], [`super::UnlimitedWindows`], [`SlidingWindows`],
+    /// [`SessionWindows`], or windows of one's own.
+    pub fn windowed_by<W: WindowedBy<K, V>>(self, windows: W) -> W::Stream {
+        windows.cut(self)
+    }
+}
+
+macro_rules! windowed_stream {
+    ($(#[$doc:meta])* $type:ident $(<$w:ident>)?, $windows:ty) => {
+        $(#[$doc])*
+        #[must_use = "a windowed stream does nothing until it is aggregated"]
+        pub struct $type<K, V $(, $w)?> {
+            grouped: KGroupedStream<K, V>,
+            windows: $windows,
+            emit: Emit,
+        }
+
+        impl<K, V $(, $w)?> std::fmt::Debug for $type<K, V $(, $w)?> {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.debug_struct(stringify!($type)).field("emit", &self.emit).finish_non_exhaustive()
+            }
+        }
+
+        impl<K, V $(, $w)?> $type<K, V $(, $w)?> {
+            /// When results are forwarded (`emitStrategy`). Default: [`Emit::OnUpdate`].
+            pub fn emit(self, emit: Emit) -> Self {
+                Self { emit, ..self }
+            }
+        }
+    };
+}
+
+windowed_stream!(
+    /// A grouped stream cut into windows that follow from timestamps (`TimeWindowedKStream`).
+    TimeWindowedKStream<W>, W
+);
+windowed_stream!(
+    /// A grouped stream cut into sliding windows.
+    SlidingWindowedKStream, SlidingWindows
+);
+windowed_stream!(
+    /// A grouped stream cut into sessions (`SessionWindowedKStream`).
+    SessionWindowedKStream, SessionWindows
+);
+
+/// `count`, `reduce` and `aggregate`, which differ only in what they call.
+macro_rules! folds {
+    ($type:ident $(<$w:ident: $bound:ident>)?) => {
+        impl<K, V $(, $w: $bound)?> $type<K, V $(, $w)?>
+        where
+            K: Clone + Send + 'static,
+            V: Send + 'static,
+        {
+            /// How many records each key has in each window.
+            pub fn count(self, store: Store<K, i64>) -> KTable<Windowed<K>, i64> {
+                let add = |_: &K, _: &V, count: Option<i64>| count.unwrap_or(0).wrapping_add(1);
+                self.folded(naming::AGGREGATE, store, Fold { initial: || Some(0), add })
+            }
+
+            /// Combines the values of each key and window two by two: the result so far and the next value.
+            pub fn reduce(
+                self,
+                combine: impl Fn(V, V) -> V + Send + Sync + 'static,
+                store: Store<K, V>,
+            ) -> KTable<Windowed<K>, V>
+            where
+                V: Clone,
+            {
+                let add = move |_: &K, value: &V, row: Option<V>| match row {
+                    Some(row) => combine(row, value.clone()),
+                    None => value.clone(),
+                };
+                self.folded(naming::REDUCE, store, Fold { initial: || None, add })
+            }
+
+            /// Folds the values of each key and window into an accumulator that begins as `initial()`.
+            pub fn aggregate<A: Clone + Send + 'static>(
+                self,
+                initial: impl Fn() -> A + Send + Sync + 'static,
+                add: impl Fn(&K, &V, &mut A) + Send + Sync + 'static,
+                store: Store<K, A>,
+            ) -> KTable<Windowed<K>, A> {
+                let initial = Arc::new(initial);
+                let begin = Arc::clone(&initial);
+                let add = move |key: &K, value: &V, row: Option<A>| {
+                    let mut row = row.unwrap_or_else(&*begin);
+                    add(key, value, &mut row);
+                    row
+                };
+                self.folded(naming::AGGREGATE, store, Fold { initial: move || Some(initial()), add })
+            }
+        }
+    };
+}
+
+folds!(TimeWindowedKStream<W: Windows>);
+folds!(SlidingWindowedKStream);
+
+/// How long rows are kept: as long as they can change, and longer if asked for.
+fn retention<K, V>(
+    grouped: &KGroupedStream<K, V>,
+    asked: Option<std::time::Duration>,
+    needed: i64,
+    what: &str,
+) -> i64 {
+    let Some(asked) = asked.map(millis) else { return needed };
+    if asked < needed {
+        let problem = TopologyError::RetentionTooShort {
+            node: what.to_owned(),
+            retention_ms: asked,
+            needed_ms: needed,
+        };
+        grouped.stream.graph.lock().problems.push(problem);
+    }
+    asked.max(needed)
+}
+
+fn window_table<K, A>(
+    placed: Placed<K, impl Send + 'static, A>,
+    outlets: Arc<Outlets<Windowed<K>, crate::processor::Change<A>>>,
+) -> KTable<Windowed<K>, A>
+where
+    K: Clone + Send + 'static,
+    A: Clone + Send + 'static,
+{
+    let (node, store) = (placed.node, placed.store);
+    let getter = move |tasks: &mut TaskBuilder<'_>| {
+        let spec = tasks.table(node).store.unwrap_or_default();
+        Ok(WindowGetter::boxed(tasks.window(&spec, &store.key, &store.value)?))
+    };
+    KTable::new(&placed.stream.graph, node, outlets, Arc::new(getter))
+}
+
+fn windowed_out<K, A>(
+    tasks: &mut TaskBuilder<'_>,
+    node: usize,
+    store: &Store<K, A>,
+    emit: Emit,
+    children: &Outlets<Windowed<K>, crate::processor::Change<A>>,
+) -> Result<WindowedOut<K, A>, crate::error::StreamsError>
+where
+    K: Clone + Send + 'static,
+    A: Clone + Send + 'static,
+{
+    let info = tasks.table(node);
+    let spec = info.store.unwrap_or_default();
+    Ok(WindowedOut {
+        store: tasks.window(&spec, &store.key, &store.value)?,
+        key: Arc::clone(&store.key),
+        forwarding: Forwarding { cached: store.cached, send_old: info.send_old },
+        emit,
+        observed: -1,
+        closing: Closing::default(),
+        out: children.build(tasks)?,
+    })
+}
+
+impl<K: Clone + Send + 'static, V: Send + 'static, W: Windows> TimeWindowedKStream<K, V, W> {
+    fn folded<A: Clone + Send + 'static, U: WindowUpdate<K, V, A>>(
+        self,
+        prefix: &str,
+        store: Store<K, A>,
+        update: U,
+    ) -> KTable<Windowed<K>, A> {
+        let Self { grouped, windows, emit } = self;
+        let needed = windows.size_ms().saturating_add(windows.grace_ms());
+        let retention_ms = retention(&grouped, store.retention, needed, "a windowed aggregate");
+        let placed =
+            grouped.place(store, prefix, StoreKind::Window { retention_ms, retain_duplicates: false });
+        let outlets = Outlets::new();
+        let (children, kept, node) = (Arc::clone(&outlets), placed.store.clone(), placed.node);
+        let (windows, update) = (Arc::new(windows), Arc::new(update));
+        let factory = move |tasks: &mut TaskBuilder<'_>| {
+            let out = windowed_out(tasks, node, &kept, emit, &children)?;
+            let (windows, update) = (Arc::clone(&windows), Arc::clone(&update));
+            let aggregate =
+                WindowAggregate { windows, update, out, matched: Vec::new(), values: PhantomData };
+            Ok(tasks.called_if(kept.cached, aggregate))
+        };
+        placed.stream.outlets.attach(node, Arc::new(factory));
+        window_table(placed, outlets)
+    }
+}
+
+impl<K: Clone + Send + 'static, V: Send + 'static> SlidingWindowedKStream<K, V> {
+    fn folded<A: Clone + Send + 'static, U: WindowUpdate<K, V, A>>(
+        self,
+        prefix: &str,
+        store: Store<K, A>,
+        update: U,
+    ) -> KTable<Windowed<K>, A> {
+        let Self { grouped, windows, emit } = self;
+        let needed = windows.difference.saturating_mul(2).saturating_add(windows.grace);
+        let retention_ms = retention(&grouped, store.retention, needed, "an aggregate of sliding windows");
+        let value: SharedSerde<V> = Arc::clone(&grouped.grouped.value);
+        let placed =
+            grouped.place(store, prefix, StoreKind::Window { retention_ms, retain_duplicates: false });
+        let outlets = Outlets::new();
+        let (children, kept, node) = (Arc::clone(&outlets), placed.store.clone(), placed.node);
+        let update = Arc::new(update);
+        let factory = move |tasks: &mut TaskBuilder<'_>| {
+            let out = windowed_out(tasks, node, &kept, emit, &children)?;
+            let (value, update) = (Arc::clone(&value), Arc::clone(&update));
+            Ok(tasks.called_if(kept.cached, SlidingAggregate { windows, value, update, out }))
+        };
+        placed.stream.outlets.attach(node, Arc::new(factory));
+        window_table(placed, outlets)
+    }
+}
+
+impl<K: Clone + Send + 'static, V: Send + 'static> SessionWindowedKStream<K, V> {
+    /// How many records each session has.
+    pub fn count(self, store: Store<K, i64>) -> KTable<Windowed<K>, i64> {
+        let add = |_: &K, _: &V, count: Option<i64>| count.unwrap_or(0).wrapping_add(1);
+        let merge = |_: &K, merged: Option<i64>, session: i64| merged.unwrap_or(0).wrapping_add(session);
+        self.folded(naming::AGGREGATE, store, MergeFold { fold: Fold { initial: || Some(0), add }, merge })
+    }
+
+    /// Combines the values of each session two by two, and sessions that become one: the earlier and the later.
+    pub fn reduce(
+        self,
+        combine: impl Fn(V, V) -> V + Send + Sync + 'static,
+        store: Store<K, V>,
+    ) -> KTable<Windowed<K>, V>
+    where
+        V: Clone,
+    {
+        let combine = Arc::new(combine);
+        let both = Arc::clone(&combine);
+        let add = move |_: &K, value: &V, row: Option<V>| match row {
+            Some(row) => combine(row, value.clone()),
+            None => value.clone(),
+        };
+        let merge = move |_: &K, merged: Option<V>, session: V| match merged {
+            Some(merged) => both(merged, session),
+            None => session,
+        };
+        self.folded(naming::REDUCE, store, MergeFold { fold: Fold { initial: || None, add }, merge })
+    }
+
+    /// Folds the values of each session into an accumulator that begins as `initial()`; `merge` adds a later session's to
+    /// an earlier one's when a record joins them.
+    pub fn aggregate<A: Clone + Send + 'static>(
+        self,
+        initial: impl Fn() -> A + Send + Sync + 'static,
+        add: impl Fn(&K, &V, &mut A) + Send + Sync + 'static,
+        merge: impl Fn(&K, &mut A, A) + Send + Sync + 'static,
+        store: Store<K, A>,
+    ) -> KTable<Windowed<K>, A> {
+        let initial = Arc::new(initial);
+        let (begin, empty) = (Arc::clone(&initial), Arc::clone(&initial));
+        let add = move |key: &K, value: &V, row: Option<A>| {
+            let mut row = row.unwrap_or_else(&*begin);
+            add(key, value, &mut row);
+            row
+        };
+        let merge = move |key: &K, merged: Option<A>, session: A| {
+            let mut merged = merged.unwrap_or_else(&*empty);
+            merge(key, &mut merged, session);
+            merged
+        };
+        let fold = Fold { initial: move || Some(initial()), add };
+        self.folded(naming::AGGREGATE, store, MergeFold { fold, merge })
+    }
+
+    fn folded<A: Clone + Send + 'static, U: Merge<K, V, A>>(
+        self,
+        prefix: &str,
+        store: Store<K, A>,
+        update: U,
+    ) -> KTable<Windowed<K>, A> {
+        let Self { grouped, windows, emit } = self;
+        let needed = windows.gap.saturating_add(windows.grace);
+        let retention_ms = retention(&grouped, store.retention, needed, "an aggregate of sessions");
+        let placed = grouped.place(store, prefix, StoreKind::Session { retention_ms });
+        let outlets = Outlets::new();
+        let (children, kept, node) = (Arc::clone(&outlets), placed.store.clone(), placed.node);
+        let update = Arc::new(update);
+        let factory = move |tasks: &mut TaskBuilder<'_>| {
+            let info = tasks.table(node);
+            let spec = info.store.unwrap_or_default();
+            let aggregate = SessionAggregate {
+                store: tasks.session(&spec, &kept.key, &kept.value)?,
+                key: Arc::clone(&kept.key),
+                windows,
+                update: Arc::clone(&update),
+                forwarding: Forwarding { cached: kept.cached, send_old: info.send_old },
+                emit,
+                observed: -1,
+                open: BTreeMap::new(),
+                knows_restored: false,
+                out: children.build(tasks)?,
+                values: PhantomData,
+            };
+            Ok(tasks.called_if(kept.cached, aggregate))
+        };
+        placed.stream.outlets.attach(node, Arc::new(factory));
+        let store = placed.store;
+        let getter = move |tasks: &mut TaskBuilder<'_>| {
+            let spec = tasks.table(node).store.unwrap_or_default();
+            let getter: crate::processor::Getter<Windowed<K>, A> =
+                Box::new(SessionGetter(tasks.session(&spec, &store.key, &store.value)?));
+            Ok(getter)
+        };
+        KTable::new(&placed.stream.graph, node, outlets, Arc::new(getter))
+    }
+}
