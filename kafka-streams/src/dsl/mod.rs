@@ -4,10 +4,13 @@
 //! and the only place where records are cloned.
 
 mod grouped;
+mod join;
+mod joined;
 mod options;
 mod split;
 mod stream;
 mod table;
+mod table_group;
 mod windowed;
 mod windows;
 
@@ -16,10 +19,14 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 pub use grouped::KGroupedStream;
+pub use join::TableJoined;
+pub use joined::{JoinWindows, Joined, StreamJoined};
 pub use options::{Consumed, Grouped, Produced, Repartitioned, Store};
 pub use split::SplitStream;
 pub use stream::KStream;
+pub(crate) use stream::attach_sink;
 pub use table::KTable;
+pub use table_group::KGroupedTable;
 pub use windowed::{SessionWindowedKStream, SlidingWindowedKStream, TimeWindowedKStream, WindowedBy};
 pub use windows::{Emit, SessionWindows, SlidingWindows, TimeWindows, UnlimitedWindows, Windowed, Windows};
 

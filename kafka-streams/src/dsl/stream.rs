@@ -182,7 +182,7 @@ impl<K: Send + 'static, V: Send + 'static> KStream<K, V> {
         let name = graph.name_or(produced.name, naming::SINK);
         let node = graph.add_node(name, NodeKind::Sink { topic: produced.topic.clone() }, vec![self.node]);
         drop(graph);
-        attach_sink(&self.outlets, node, produced.topic, produced.key, produced.value, false);
+        attach_sink(&self.outlets, node, produced.topic, produced.key, produced.value, None);
     }
 
     /// Groups by the key as it is. Repartitions only if the key changed since the records were read.
@@ -234,7 +234,7 @@ impl<K: Send + 'static, V: Send + 'static> KStream<K, V> {
         let outlets = Outlets::new();
         graph.add_source_factory(node, source(node, Arc::clone(&key), Arc::clone(&value), &outlets));
         drop(graph);
-        attach_sink(&self.outlets, sink, topic, key, value, true);
+        attach_sink(&self.outlets, sink, topic, key, value, Some(node));
         KStream::new(&self.graph, node, outlets, false)
     }
 }
@@ -276,15 +276,17 @@ impl<K: Send + 'static, V: Clone + Send + 'static> KStream<K, V> {
     }
 }
 
-fn attach_sink<K: Send + 'static, V: Send + 'static>(
+pub(crate) fn attach_sink<K: Send + 'static, V: Send + 'static>(
     outlets: &Outlets<K, V>,
     node: NodeId,
     topic: TopicRef,
     key: SharedSerde<K>,
     value: SharedSerde<V>,
-    drop_null_keys: bool,
+    repartition: Option<NodeId>,
 ) {
     let factory = move |tasks: &mut TaskBuilder<'_>| -> Result<Box<dyn Node<K, V>>, StreamsError> {
+        // Before a repartition topic: a record without a key belongs to no group, but a left join may take it.
+        let drop_null_keys = repartition.is_some_and(|source| !tasks.topology.graph.takes_null_keys(source));
         Ok(Box::new(Sink {
             name: tasks.name(node),
             topic: tasks.topic(&topic),

@@ -10,8 +10,8 @@ use super::{Called, CloneRecord, Node, NodeName, NodeToken, Nodes, Out, Relay, S
 use crate::error::{StreamsError, TaskId};
 use crate::serde::SharedSerde;
 use crate::state::{
-    ChangelogRecords, KvStore, RowsConfig, SessionStore, StorePlace, StoreToken, Stores, TaskStore,
-    WindowStore, WindowStoreConfig,
+    ChangelogRecords, Either, KvStore, OuterJoinStore, RowsConfig, SessionStore, StorePlace, StoreToken,
+    Stores, TaskStore, WindowStore, WindowStoreConfig,
 };
 use crate::topology::{NodeId, StoreKind, StoreSpec, TableInfo, TopicRef, TopologyInner, changelog_topic};
 
@@ -211,6 +211,23 @@ impl<'a> TaskBuilder<'a> {
         };
         self.store(spec, |place, changelog| {
             SessionStore::new(RowsConfig { place, changelog, ..records }, Arc::clone(key), retention)
+        })
+    }
+
+    pub(crate) fn outer_join<K, L, R>(
+        &mut self,
+        spec: &StoreSpec,
+        key: &SharedSerde<K>,
+        values: &SharedSerde<Vec<Either<L, R>>>,
+    ) -> Result<StoreToken<OuterJoinStore<K, L, R>>, StreamsError>
+    where
+        K: Send + 'static,
+        L: Clone + Send + 'static,
+        R: Clone + Send + 'static,
+    {
+        let records = self.rows_template(spec, values);
+        self.store(spec, |place, changelog| {
+            OuterJoinStore::new(RowsConfig { place, changelog, ..records }, Arc::clone(key))
         })
     }
 

@@ -14,7 +14,9 @@ mod sink;
 mod source;
 mod split;
 mod stateless;
+mod stream_join;
 mod table;
+mod table_join;
 mod window_aggregate;
 
 pub(crate) use aggregate::{Aggregate, Forwarding, TableAggregate, Update};
@@ -28,9 +30,13 @@ pub(crate) use split::{Arm, Predicate, Split};
 pub(crate) use stateless::{
     Filter, FlatMap, FlatMapValues, ForEach, Forward, Map, MapValues, Peek, SelectKey,
 };
+pub(crate) use stream_join::{FromLeft, FromRight, JoinBoth, JoinFrom, StreamJoinSide, Unmatched, Waiting};
 pub(crate) use table::{
     DerivedGetter, Getter, StoreGetter, TableFilter, TableMapValues, TableOut, TableSource, ToStream,
     ValueGetter,
+};
+pub(crate) use table_join::{
+    JoinGetter, StreamTableJoin, TableGroup, TableJoinKind, TableJoinSide, TableMerge,
 };
 pub(crate) use window_aggregate::{
     Closing, SlidingAggregate, WindowAggregate, WindowGetter, WindowUpdate, WindowedOut,

@@ -3,6 +3,7 @@
 mod key_value;
 #[cfg(test)]
 mod memory;
+mod outer_join;
 mod rows;
 #[cfg(test)]
 mod rows_tests;
@@ -17,6 +18,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 pub(crate) use key_value::KvStore;
+pub(crate) use outer_join::{Either, OuterJoinStore, Side, either_list};
 pub use rows::ChangelogRecords;
 pub(crate) use rows::{HeldRow, Rows, RowsConfig};
 pub(crate) use session::SessionStore;

@@ -95,6 +95,8 @@ pub(crate) struct TableInfo {
     pub(crate) lazy_store: Option<StoreSpec>,
     /// Tables whose rows it derives its own from while it has no store.
     pub(crate) parents: Vec<NodeId>,
+    /// What its rows were follows from what its parents' were, even when it has a store.
+    pub(crate) old_from_parents: bool,
     /// Each change says what the row was.
     pub(crate) send_old: bool,
 }
@@ -113,6 +115,8 @@ pub(crate) struct Graph {
     pub(crate) stores: Vec<StoreSpec>,
     pub(crate) repartitions: Vec<RepartitionSpec>,
     pub(crate) tables: BTreeMap<NodeId, TableInfo>,
+    /// Left and outer joins, which take records without a key (KIP-962).
+    pub(crate) relaxed_null_keys: BTreeSet<NodeId>,
     pub(crate) problems: Vec<TopologyError>,
     next_index: u32,
 }
@@ -174,7 +178,7 @@ impl Graph {
     pub(crate) fn send_old(&mut self, table: NodeId) {
         self.materialize(table);
         let Some(info) = self.tables.get_mut(&table) else { return };
-        if std::mem::replace(&mut info.send_old, true) || info.store.is_some() {
+        if std::mem::replace(&mut info.send_old, true) || (info.store.is_some() && !info.old_from_parents) {
             return;
         }
         for parent in info.parents.clone() {
@@ -221,6 +225,32 @@ impl Graph {
         if let Some(node) = self.nodes.get_mut(node) {
             node.name = name;
         }
+    }
+
+    /// Whether a record without a key is still of use behind a node: some join downstream takes it.
+    pub(crate) fn takes_null_keys(&self, node: NodeId) -> bool {
+        let mut seen = BTreeSet::new();
+        let mut ahead = vec![node];
+        while let Some(node) = ahead.pop() {
+            if self.relaxed_null_keys.contains(&node) {
+                return true;
+            }
+            if !seen.insert(node) {
+                continue;
+            }
+            let internal = match self.nodes.get(node).map(|node| &node.kind) {
+                Some(NodeKind::Sink { topic: TopicRef::Internal(topic) }) => Some(topic),
+                _ => None,
+            };
+            let follows = |next: &GraphNode| match (&next.kind, internal) {
+                (NodeKind::Source { topics, .. }, Some(topic)) => {
+                    topics.contains(&TopicRef::Internal(Arc::clone(topic)))
+                }
+                _ => next.parents.contains(&node),
+            };
+            ahead.extend(self.nodes.iter().enumerate().filter(|(_, next)| follows(next)).map(|(id, _)| id));
+        }
+        false
     }
 
     fn problems(&self) -> Vec<TopologyError> {

@@ -21,8 +21,28 @@ pub(crate) const TABLE_SOURCE: &str = "KTABLE-SOURCE-";
 pub(crate) const TABLE_FILTER: &str = "KTABLE-FILTER-";
 pub(crate) const TABLE_MAP_VALUES: &str = "KTABLE-MAPVALUES-";
 pub(crate) const TABLE_TO_STREAM: &str = "KTABLE-TOSTREAM-";
+pub(crate) const WINDOWED: &str = "KSTREAM-WINDOWED-";
+pub(crate) const JOIN: &str = "KSTREAM-JOIN-";
+pub(crate) const LEFT_JOIN: &str = "KSTREAM-LEFTJOIN-";
+pub(crate) const JOIN_THIS: &str = "KSTREAM-JOINTHIS-";
+pub(crate) const JOIN_OTHER: &str = "KSTREAM-JOINOTHER-";
+pub(crate) const OUTER_THIS: &str = "KSTREAM-OUTERTHIS-";
+pub(crate) const OUTER_OTHER: &str = "KSTREAM-OUTEROTHER-";
+pub(crate) const OUTER_SHARED: &str = "KSTREAM-OUTERSHARED-";
+pub(crate) const TABLE_SELECT: &str = "KTABLE-SELECT-";
+pub(crate) const TABLE_AGGREGATE: &str = "KTABLE-AGGREGATE-";
+pub(crate) const TABLE_REDUCE: &str = "KTABLE-REDUCE-";
+pub(crate) const TABLE_MERGE: &str = "KTABLE-MERGE-";
+pub(crate) const TABLE_JOIN_THIS: &str = "KTABLE-JOINTHIS-";
+pub(crate) const TABLE_JOIN_OTHER: &str = "KTABLE-JOINOTHER-";
 pub(crate) const STATE_STORE: &str = "STATE-STORE-";
 pub(crate) const REPARTITION_SUFFIX: &str = "-repartition";
+
+/// Whether this is a stream's name that the DSL made up: a prefix and ten digits.
+pub(crate) fn is_generated(name: &str) -> bool {
+    let Some((prefix, number)) = name.rsplit_once('-') else { return false };
+    prefix.starts_with("KSTREAM") && number.len() == 10 && number.bytes().all(|byte| byte.is_ascii_digit())
+}
 
 /// Whether Kafka would take this as (part of) a topic's name.
 pub(crate) fn is_valid(name: &str) -> bool {
