@@ -2,8 +2,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a test says what it expects")]
 
+use std::time::Duration;
+
 use kafka_streams::dsl::Repartitioned;
-use kafka_streams::{Consumed, Grouped, Produced, Store, StreamsBuilder};
+use kafka_streams::{
+    Consumed, Grouped, JoinWindows, Joined, Produced, SessionWindows, SlidingWindows, Store, StreamJoined,
+    StreamsBuilder, TableJoined, TimeWindows, Windowed,
+};
 
 fn check(name: &str, build: impl Fn(&StreamsBuilder)) {
     let builder = StreamsBuilder::new();
@@ -162,5 +167,148 @@ fn repartitions_read_as_in_java() {
     check("repartition_named", |b| {
         let stream = text(b, "in").select_key(|_, v| v.clone()).repartition("by-value");
         stream.group_by_key(Grouped::auto()).count(Store::auto()).to_stream().to("out");
+    });
+}
+
+const TEN: Duration = Duration::from_millis(10);
+
+fn windowed() -> kafka_streams::serde::SharedSerde<Windowed<String>> {
+    Windowed::time_serde(<String as kafka_streams::serde::HasSerde>::serde(), TEN)
+}
+
+fn to_out<V: kafka_streams::serde::HasSerde + Send>(table: kafka_streams::KTable<Windowed<String>, V>) {
+    let value = Option::<V>::serde();
+    table.to_stream().to(Produced::with("out", windowed(), value));
+}
+
+use kafka_streams::serde::HasSerde;
+
+#[test]
+fn windows_read_as_in_java() {
+    check("tumbling", |b| {
+        to_out(
+            text(b, "in")
+                .group_by_key(Grouped::auto())
+                .windowed_by(TimeWindows::tumbling(TEN))
+                .count(Store::auto()),
+        );
+    });
+    check("hopping_named", |b| {
+        let windows = TimeWindows::hopping(TEN, TEN / 2).grace(TEN);
+        text(b, "in")
+            .group_by("by-value", |_, v| v.clone())
+            .windowed_by(windows)
+            .reduce(|_, r| r, Store::window("latest"))
+            .to_stream_with_key(|w, _| w.key.clone())
+            .to("out");
+    });
+    check("sliding", |b| {
+        let sliding = text(b, "in").group_by_key(Grouped::auto()).windowed_by(SlidingWindows::of(TEN));
+        to_out(sliding.aggregate(String::new, |_, _, _| {}, Store::auto()));
+    });
+    check("session", |b| {
+        let sessions = text(b, "in")
+            .map(|k, v| (k, v))
+            .group_by_key(Grouped::auto())
+            .windowed_by(SessionWindows::gap(TEN));
+        to_out(sessions.reduce(|_, r| r, Store::auto()));
+    });
+}
+
+#[test]
+fn grouped_and_kept_tables_read_as_in_java() {
+    let pair = |k: &String, v: String| (k.clone(), v);
+    check("table_count", |b| {
+        b.table::<String, String>("users")
+            .group_by(Grouped::auto(), pair)
+            .count(Store::auto())
+            .to_stream()
+            .to("out");
+    });
+    check("table_reduce", |b| {
+        let kept = b.table::<String, String>("users").filter(|_, _| true);
+        kept.group_by("groups", pair).reduce(|_, r| r, |l, _| l, Store::auto()).to_stream().to("out");
+    });
+    check("table_aggregate", |b| {
+        let users = b.table_in::<String, String>("users", Store::kv("users-store")).map_values(|_, v| v);
+        users
+            .group_by(Grouped::auto(), pair)
+            .aggregate(String::new, |_, _, _| {}, |_, _, _| {}, Store::kv("totals"))
+            .to_stream()
+            .to("out");
+    });
+}
+
+#[test]
+fn joins_of_streams_read_as_in_java() {
+    let within = JoinWindows::within(TEN);
+    let both = || StreamJoined::<String, String, String>::auto().named("pair").stores_named("kept");
+    check("stream_join", |b| {
+        text(b, "left").join(text(b, "right"), |_, l, _| l.clone(), within, StreamJoined::auto()).to("out");
+    });
+    check("stream_left_join", |b| {
+        let left = text(b, "left").map(|k, v| (k, v));
+        left.left_join(text(b, "right"), |_, l, _| l.clone(), within, StreamJoined::auto()).to("out");
+    });
+    check("stream_outer_join", |b| {
+        let left = text(b, "left");
+        let right = text(b, "right").select_key(|_, v| v.clone());
+        left.outer_join(right, |_, l, _| l.cloned(), within, StreamJoined::auto()).to("out");
+    });
+    check("stream_join_named", |b| {
+        let left = text(b, "left").map(|k, v| (k, v));
+        left.join(text(b, "right"), |_, l, _| l.clone(), within, both()).to("out");
+    });
+    check("stream_outer_join_named", |b| {
+        text(b, "left").outer_join(text(b, "right"), |_, l, _| l.cloned(), within, both()).to("out");
+    });
+    check("stream_left_join_named", |b| {
+        text(b, "left").left_join(text(b, "right"), |_, l, _| l.clone(), within, both()).to("out");
+    });
+    check("self_join", |b| {
+        let stream = text(b, "in");
+        stream.clone().join(stream, |_, l, _| l.clone(), within, StreamJoined::auto()).to("out");
+    });
+}
+
+#[test]
+fn joins_with_tables_read_as_in_java() {
+    check("stream_table_join", |b| {
+        let table = b.table::<String, String>("table");
+        text(b, "in").join_table(&table, |_, v, _| v, Joined::auto()).to("out");
+    });
+    check("stream_table_left_join", |b| {
+        let table = b.table::<String, String>("table").filter(|_, _| true);
+        text(b, "in").map(|k, v| (k, v)).left_join_table(&table, |_, v, _| v, "enrich").to("out");
+    });
+    check("stream_table_join_counts", |b| {
+        let counts = text(b, "clicks").group_by_key(Grouped::auto()).count(Store::auto());
+        text(b, "in").select_key(|_, v| v.clone()).join_table(&counts, |_, v, _| v, Joined::auto()).to("out");
+    });
+    let table = |b: &StreamsBuilder, topic: &str| b.table::<String, String>(topic);
+    check("table_join", |b| {
+        table(b, "left")
+            .join(table(b, "right"), |_, l, _| l.clone(), TableJoined::auto())
+            .to_stream()
+            .to("out");
+    });
+    check("table_left_join", |b| {
+        let left = table(b, "left").map_values(|_, v| v);
+        left.left_join(table(b, "right"), |_, l, _| l.clone(), "both").to_stream().to("out");
+    });
+    check("table_outer_join", |b| {
+        let left = table(b, "left");
+        let right = b.table_in::<String, String>("right", Store::kv("rights"));
+        let both = left.outer_join(right, |_, l, _| l.cloned().unwrap_or_default(), Store::kv("both"));
+        both.to_stream().to("out");
+    });
+    check("table_join_chain", |b| {
+        let first = table(b, "a").join(table(b, "b"), |_, l, _| l.clone(), TableJoined::auto());
+        let second = first.left_join(table(b, "c"), |_, l, _| l.clone(), Store::auto());
+        second
+            .group_by(Grouped::auto(), |k: &String, v| (k.clone(), v))
+            .count(Store::auto())
+            .to_stream()
+            .to("out");
     });
 }

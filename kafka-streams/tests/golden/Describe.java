@@ -1,6 +1,7 @@
 // Prints what Apache Kafka Streams 4.3 says of each topology in `tests/describe.rs`; run with an output folder:
 //   java -cp "KAFKA_LIBS/*" Describe.java .
 import java.nio.file.*;
+import java.time.Duration;
 import java.util.*;
 import java.util.function.Consumer;
 import org.apache.kafka.common.serialization.*;
@@ -103,5 +104,60 @@ public class Describe {
         topology("repartition", b -> b.<String, String>stream("in").repartition().to("out"));
         topology("repartition_named", b -> b.<String, String>stream("in").selectKey((k, v) -> v)
             .repartition(Repartitioned.as("by-value")).groupByKey().count().toStream().to("out"));
+        Duration ten = Duration.ofMillis(10);
+        topology("tumbling", b -> b.<String, String>stream("in").groupByKey().windowedBy(TimeWindows.ofSizeWithNoGrace(ten))
+            .count().toStream().to("out"));
+        topology("hopping_named", b -> b.<String, String>stream("in").groupBy((k, v) -> v, Grouped.as("by-value"))
+            .windowedBy(TimeWindows.ofSizeAndGrace(ten, ten).advanceBy(Duration.ofMillis(5)))
+            .reduce((l, r) -> r, Materialized.as("latest")).toStream((w, v) -> w.key()).to("out"));
+        topology("sliding", b -> b.<String, String>stream("in").groupByKey().windowedBy(SlidingWindows.ofTimeDifferenceWithNoGrace(ten))
+            .aggregate(() -> "", (k, v, a) -> a).toStream().to("out"));
+        topology("session", b -> b.<String, String>stream("in").map(KeyValue::pair).groupByKey()
+            .windowedBy(SessionWindows.ofInactivityGapWithNoGrace(ten)).reduce((l, r) -> r).toStream().to("out"));
+        topology("table_count", b -> b.<String, String>table("users").groupBy(KeyValue::pair).count().toStream().to("out"));
+        topology("table_reduce", b -> b.<String, String>table("users").filter((k, v) -> true)
+            .groupBy(KeyValue::pair, Grouped.as("groups")).reduce((l, r) -> r, (l, r) -> l).toStream().to("out"));
+        topology("table_aggregate", b -> b.<String, String>table("users", store("users-store")).mapValues(v -> v)
+            .groupBy(KeyValue::pair).aggregate(() -> "", (k, v, a) -> a, (k, v, a) -> a, store("totals")).toStream().to("out"));
+        topology("table_filter_materialized", b -> b.<String, String>table("users").filter((k, v) -> true, store("kept"))
+            .mapValues(v -> v, Materialized.with(Serdes.String(), Serdes.String())).toStream().to("out"));
+        JoinWindows within = JoinWindows.ofTimeDifferenceWithNoGrace(ten);
+        topology("stream_join", b -> b.<String, String>stream("left").join(b.<String, String>stream("right"), (l, r) -> l, within).to("out"));
+        topology("stream_left_join", b -> b.<String, String>stream("left").map(KeyValue::pair)
+            .leftJoin(b.<String, String>stream("right"), (l, r) -> l, within).to("out"));
+        topology("stream_outer_join", b -> b.<String, String>stream("left")
+            .outerJoin(b.<String, String>stream("right").selectKey((k, v) -> v), (l, r) -> l, within).to("out"));
+        topology("stream_join_named", b -> b.<String, String>stream("left").map(KeyValue::pair)
+            .join(b.<String, String>stream("right"), (l, r) -> l, within, StreamJoined.<String, String, String>as("kept").withName("pair")).to("out"));
+        topology("stream_outer_join_named", b -> b.<String, String>stream("left")
+            .outerJoin(b.<String, String>stream("right"), (l, r) -> l, within, StreamJoined.<String, String, String>as("kept").withName("pair")).to("out"));
+        topology("stream_left_join_named", b -> b.<String, String>stream("left")
+            .leftJoin(b.<String, String>stream("right"), (l, r) -> l, within, StreamJoined.<String, String, String>as("kept").withName("pair")).to("out"));
+        topology("self_join", b -> {
+            KStream<String, String> in = b.stream("in");
+            in.join(in, (l, r) -> l, within).to("out");
+        });
+        topology("stream_table_join", b -> {
+            KTable<String, String> table = b.table("table");
+            b.<String, String>stream("in").join(table, (v, row) -> v).to("out");
+        });
+        topology("stream_table_left_join", b -> {
+            KTable<String, String> table = b.<String, String>table("table").filter((k, v) -> true);
+            b.<String, String>stream("in").map(KeyValue::pair).leftJoin(table, (v, row) -> v, Joined.as("enrich")).to("out");
+        });
+        topology("stream_table_join_counts", b -> {
+            KTable<String, Long> counts = b.<String, String>stream("clicks").groupByKey().count();
+            b.<String, String>stream("in").selectKey((k, v) -> v).join(counts, (v, row) -> v).to("out");
+        });
+        topology("table_join", b -> b.<String, String>table("left").join(b.<String, String>table("right"), (l, r) -> l).toStream().to("out"));
+        topology("table_left_join", b -> b.<String, String>table("left").mapValues(v -> v)
+            .leftJoin(b.<String, String>table("right"), (l, r) -> l, Named.as("both")).toStream().to("out"));
+        topology("table_outer_join", b -> b.<String, String>table("left")
+            .outerJoin(b.<String, String>table("right", store("rights")), (l, r) -> l, store("both")).toStream().to("out"));
+        topology("table_join_chain", b -> {
+            KTable<String, String> first = b.<String, String>table("a").join(b.<String, String>table("b"), (l, r) -> l);
+            KTable<String, String> second = first.leftJoin(b.<String, String>table("c"), (l, r) -> l, Materialized.with(Serdes.String(), Serdes.String()));
+            second.groupBy(KeyValue::pair).count().toStream().to("out");
+        });
     }
 }
