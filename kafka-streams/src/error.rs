@@ -120,6 +120,18 @@ pub enum StreamsError {
         /// What the producer said.
         reason: String,
     },
+    /// A suppression that is to shut down when its buffer is full has come to that.
+    #[error("task {task}, node {node}: the buffer is full: {records} records, {bytes} bytes")]
+    BufferFull {
+        /// The task.
+        task: TaskId,
+        /// The suppression.
+        node: Arc<str>,
+        /// Rows that are held back.
+        records: u64,
+        /// Their size.
+        bytes: u64,
+    },
     /// Fetched bytes could not be parsed.
     #[error("task {task}: corrupt records in {partition}: {reason}")]
     Corrupt {
@@ -221,6 +233,26 @@ pub enum TopologyError {
         retention_ms: i64,
         /// Size and grace.
         needed_ms: i64,
+    },
+    /// Final results that would not be final: a buffer lets windows go early when it is full.
+    #[error(
+        "{node} waits for windows to close, so its buffer must be unbounded or shut down when it is full"
+    )]
+    EarlyResults {
+        /// The suppression.
+        node: String,
+    },
+    /// Nothing upstream makes windows that could close.
+    #[error("{node} waits for windows to close, but no windowed aggregation leads to it")]
+    NoWindows {
+        /// The suppression.
+        node: String,
+    },
+    /// The table's own serdes are not known there.
+    #[error("{node} needs serdes for what it keeps: the table's are not known after map_values or a join")]
+    SerdesUnknown {
+        /// The node.
+        node: String,
     },
     /// A source without a topic.
     #[error("source {node} reads no topic")]

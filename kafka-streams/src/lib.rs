@@ -36,10 +36,10 @@ pub mod topology;
 
 pub use config::StreamsConfig;
 pub use dsl::{
-    Consumed, Emit, Grouped, JoinWindows, Joined, KGroupedStream, KGroupedTable, KStream, KTable, Produced,
-    SessionWindowedKStream, SessionWindows, SlidingWindowedKStream, SlidingWindows, SplitStream, Store,
-    StreamJoined, StreamsBuilder, TableJoined, TimeWindowedKStream, TimeWindows, UnlimitedWindows, Windowed,
-    WindowedBy, Windows,
+    BufferConfig, Consumed, Emit, Grouped, JoinWindows, Joined, KGroupedStream, KGroupedTable, KStream,
+    KTable, Produced, SessionWindowedKStream, SessionWindows, SlidingWindowedKStream, SlidingWindows,
+    SplitStream, Store, StreamJoined, StreamsBuilder, Suppressed, TableJoined, TimeWindowedKStream,
+    TimeWindows, UnlimitedWindows, Windowed, WindowedBy, Windows,
 };
 pub use error::{InvalidTopology, Part, RecordPosition, StreamsError, TaskId, TopologyError};
 pub use runtime::{KafkaStreams, State};

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use super::stream::RepartitionNames;
-use super::{Grouped, KStream, KTable, Store, store_getter};
+use super::{Grouped, KStream, KTable, Store};
 use crate::processor::{Aggregate, Forwarding, Outlets, TaskBuilder, Update};
 use crate::topology::{NodeId, StoreKind, naming};
 
@@ -73,7 +73,7 @@ impl<K: Send + 'static, V: Send + 'static> KGroupedStream<K, V> {
             Ok(tasks.called_if(kept.cached, aggregate))
         };
         stream.outlets.attach(node, Arc::new(factory));
-        KTable::new(&stream.graph, node, outlets, store_getter(node, store))
+        KTable::kept(&stream.graph, node, outlets, store)
     }
 
     /// Names the aggregation and its store, repartitions the stream if its key changed, and adds the node.

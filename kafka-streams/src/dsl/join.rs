@@ -1,6 +1,7 @@
 use std::sync::Arc;
 
 use super::stream::RepartitionNames;
+use super::table::Serdes;
 use super::{
     GetterFactory, JoinWindows, Joined, KStream, KTable, Store, StreamJoined, store_getter, table_out,
 };
@@ -431,7 +432,7 @@ impl<K: Send + 'static, V: Clone + Send + 'static> KTable<K, V> {
                 Ok(TableMerge(out))
             })
         });
-        let key = joined.key;
+        let key = Arc::clone(&joined.key);
         let other_kind = if kind == TableJoinKind::Left { TableJoinKind::Right } else { kind };
         attach_side(
             &self.outlets,
@@ -453,6 +454,10 @@ impl<K: Send + 'static, V: Clone + Send + 'static> KTable<K, V> {
             FromRight(Arc::clone(&joiner)),
             &merged,
         );
+        let serdes = match &store {
+            Some(store) => Serdes::from(store),
+            None => Serdes { key: Some(joined.key), value: None },
+        };
         let getter: GetterFactory<K, O> = match store {
             Some(store) => store_getter(merge, store),
             None => {
@@ -464,7 +469,7 @@ impl<K: Send + 'static, V: Clone + Send + 'static> KTable<K, V> {
                 })
             }
         };
-        KTable::new(&self.graph, merge, outlets, getter)
+        KTable::new(&self.graph, merge, outlets, getter).with_serdes(serdes)
     }
 }
 

@@ -9,6 +9,7 @@ mod joined;
 mod options;
 mod split;
 mod stream;
+mod suppress;
 mod table;
 mod table_group;
 mod windowed;
@@ -25,6 +26,7 @@ pub use options::{Consumed, Grouped, Produced, Repartitioned, Store};
 pub use split::SplitStream;
 pub use stream::KStream;
 pub(crate) use stream::attach_sink;
+pub use suppress::{BufferConfig, Suppressed};
 pub use table::KTable;
 pub use table_group::KGroupedTable;
 pub use windowed::{SessionWindowedKStream, SlidingWindowedKStream, TimeWindowedKStream, WindowedBy};
@@ -125,7 +127,7 @@ impl StreamsBuilder {
         drop(graph);
         let outlets = Outlets::new();
         attach_table(node, store.clone(), &rows, &outlets);
-        KTable::new(&self.graph, node, outlets, store_getter(node, store))
+        KTable::kept(&self.graph, node, outlets, store)
     }
 
     /// Checks the topology and finishes it.

@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use super::{
     Grouped, KGroupedStream, KTable, Produced, Repartitioned, SharedGraph, SplitStream, Store,
-    attach_stateless, attach_table, source, store_getter,
+    attach_stateless, attach_table, source,
 };
 use crate::error::{StreamsError, TopologyError};
 use crate::processor::{
@@ -272,7 +272,7 @@ impl<K: Send + 'static, V: Clone + Send + 'static> KStream<K, V> {
         };
         stream.outlets.attach(node, Arc::new(factory));
         attach_table(node, store.clone(), &rows, &outlets);
-        KTable::new(&stream.graph, node, outlets, store_getter(node, store))
+        KTable::kept(&stream.graph, node, outlets, store)
     }
 }
 

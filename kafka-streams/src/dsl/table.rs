@@ -7,6 +7,7 @@ use crate::processor::{
     Change, DerivedGetter, Forwarding, Getter, Node, Outlets, TableFilter, TableMapValues, TableOut,
     TaskBuilder, ToStream,
 };
+use crate::serde::SharedSerde;
 use crate::topology::{NodeId, NodeKind, StoreKind, TableInfo, naming};
 
 /// Makes the reader of a table's rows in a task.
@@ -20,6 +21,25 @@ pub struct KTable<K, V> {
     pub(crate) node: NodeId,
     pub(crate) outlets: Arc<Outlets<K, Change<V>>>,
     pub(crate) getter: GetterFactory<K, V>,
+    pub(crate) serdes: Serdes<K, V>,
+}
+
+/// The serdes of a table's rows, as far as they are known.
+pub(crate) struct Serdes<K, V> {
+    pub(crate) key: Option<SharedSerde<K>>,
+    pub(crate) value: Option<SharedSerde<V>>,
+}
+
+impl<K, V> Clone for Serdes<K, V> {
+    fn clone(&self) -> Self {
+        Self { key: self.key.clone(), value: self.value.clone() }
+    }
+}
+
+impl<K, V> From<&Store<K, V>> for Serdes<K, V> {
+    fn from(store: &Store<K, V>) -> Self {
+        Self { key: Some(Arc::clone(&store.key)), value: Some(Arc::clone(&store.value)) }
+    }
 }
 
 /// A second use of the table.
@@ -31,6 +51,7 @@ impl<K: Clone, V: Clone> Clone for KTable<K, V> {
             node: self.node,
             outlets: Arc::clone(&self.outlets),
             getter: Arc::clone(&self.getter),
+            serdes: self.serdes.clone(),
         }
     }
 }
@@ -48,7 +69,11 @@ impl<K: Send + 'static, V: Send + 'static> KTable<K, V> {
         outlets: Arc<Outlets<K, Change<V>>>,
         getter: GetterFactory<K, V>,
     ) -> Self {
-        Self { graph: Arc::clone(graph), node, outlets, getter }
+        Self { graph: Arc::clone(graph), node, outlets, getter, serdes: Serdes { key: None, value: None } }
+    }
+
+    pub(crate) fn with_serdes(self, serdes: impl Into<Serdes<K, V>>) -> Self {
+        Self { serdes: serdes.into(), ..self }
     }
 
     /// Names the last operator.
@@ -70,6 +95,19 @@ impl<K: Send + 'static, V: Send + 'static> KTable<K, V> {
         select: impl Fn(&K, &Option<V>) -> K2 + Send + Sync + 'static,
     ) -> KStream<K2, Option<V>> {
         self.to_stream().select_key(select)
+    }
+}
+
+impl<K: Send + 'static, V: Clone + Send + 'static> KTable<K, V> {
+    /// A table whose rows are in a store of its own, or will be as soon as somebody needs them.
+    pub(crate) fn kept(
+        graph: &SharedGraph,
+        node: NodeId,
+        outlets: Arc<Outlets<K, Change<V>>>,
+        store: Store<K, V>,
+    ) -> Self {
+        let serdes = Serdes::from(&store);
+        Self::new(graph, node, outlets, store_getter(node, store)).with_serdes(serdes)
     }
 }
 
@@ -119,6 +157,10 @@ impl<K: Send + 'static, V: Clone + Send + 'static> KTable<K, V> {
         };
         self.outlets.attach(node, Arc::new(factory));
         let parent = self.getter;
+        let serdes = match &store {
+            Some(store) => Serdes::from(store),
+            None => Serdes { key: self.serdes.key, value: None },
+        };
         let getter: GetterFactory<K, V2> = match store {
             Some(store) => store_getter(node, store),
             None => Arc::new(move |tasks: &mut TaskBuilder<'_>| {
@@ -127,7 +169,7 @@ impl<K: Send + 'static, V: Clone + Send + 'static> KTable<K, V> {
                 Ok(getter)
             }),
         };
-        KTable::new(&self.graph, node, outlets, getter)
+        KTable::new(&self.graph, node, outlets, getter).with_serdes(serdes)
     }
 
     /// The rows for which `keep` is true; others are deleted downstream.
@@ -165,14 +207,17 @@ impl<K: Send + 'static, V: Clone + Send + 'static> KTable<K, V> {
         store: Option<Store<K, V>>,
     ) -> Self {
         let keep = Arc::new(keep);
+        let value = self.serdes.value.clone();
         let test = Arc::clone(&keep);
         let derive = move |key: &K, row: V| (test(key, &row) == when).then_some(row);
         // The filter itself asks the store what the row was.
-        self.derive(naming::TABLE_FILTER, store, false, derive, move |out| TableFilter {
+        let mut filtered = self.derive(naming::TABLE_FILTER, store, false, derive, move |out| TableFilter {
             keep: Arc::clone(&keep),
             when,
             out,
-        })
+        });
+        filtered.serdes.value = filtered.serdes.value.or(value);
+        filtered
     }
 
     /// Turns each row into another one; keys stay, deletions stay deletions.

@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Grouped, KTable, Store, attach_sink, source, store_getter};
+use super::{Grouped, KTable, Store, attach_sink, source};
 use crate::processor::{Change, Forwarding, Node, Outlets, TableAggregate, TableGroup, TaskBuilder};
 use crate::serde::{Encoded, Serde, SerdeContext, SerdeError, SharedSerde};
 use crate::topology::{NodeId, NodeKind, RepartitionSpec, StoreKind, TopicRef, naming};
@@ -156,7 +156,7 @@ impl<K: Send + 'static, V: Send + 'static> KGroupedTable<K, V> {
             Ok(tasks.called_if(kept.cached, aggregate))
         };
         arrived.attach(node, Arc::new(factory));
-        KTable::new(&shared, node, outlets, store_getter(node, store))
+        KTable::kept(&shared, node, outlets, store)
     }
 }
 

@@ -1,8 +1,10 @@
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::grouped::Placed;
+use super::table::Serdes;
 use super::windows::millis;
 use super::{Emit, KGroupedStream, KTable, SessionWindows, SlidingWindows, Store, Windowed, Windows};
 use crate::error::TopologyError;
@@ -220,17 +222,25 @@ fn retention<K, V>(
 fn window_table<K, A>(
     placed: Placed<K, impl Send + 'static, A>,
     outlets: Arc<Outlets<Windowed<K>, crate::processor::Change<A>>>,
+    size_ms: i64,
+    grace_ms: i64,
 ) -> KTable<Windowed<K>, A>
 where
     K: Clone + Send + 'static,
     A: Clone + Send + 'static,
 {
     let (node, store) = (placed.node, placed.store);
+    if let Some(info) = placed.stream.graph.lock().tables.get_mut(&node) {
+        info.window_grace = Some(grace_ms);
+    }
+    let size = Duration::from_millis(u64::try_from(size_ms).unwrap_or(0));
+    let key = Windowed::time_serde(Arc::clone(&store.key), size);
+    let serdes = Serdes { key: Some(key), value: Some(Arc::clone(&store.value)) };
     let getter = move |tasks: &mut TaskBuilder<'_>| {
         let spec = tasks.table(node).store.unwrap_or_default();
         Ok(WindowGetter::boxed(tasks.window(&spec, &store.key, &store.value)?))
     };
-    KTable::new(&placed.stream.graph, node, outlets, Arc::new(getter))
+    KTable::new(&placed.stream.graph, node, outlets, Arc::new(getter)).with_serdes(serdes)
 }
 
 fn windowed_out<K, A>(
@@ -271,6 +281,7 @@ impl<K: Clone + Send + 'static, V: Send + 'static, W: Windows> TimeWindowedKStre
             grouped.place(store, prefix, StoreKind::Window { retention_ms, retain_duplicates: false });
         let outlets = Outlets::new();
         let (children, kept, node) = (Arc::clone(&outlets), placed.store.clone(), placed.node);
+        let (size_ms, grace_ms) = (windows.size_ms(), windows.grace_ms());
         let (windows, update) = (Arc::new(windows), Arc::new(update));
         let factory = move |tasks: &mut TaskBuilder<'_>| {
             let out = windowed_out(tasks, node, &kept, emit, &children)?;
@@ -280,7 +291,7 @@ impl<K: Clone + Send + 'static, V: Send + 'static, W: Windows> TimeWindowedKStre
             Ok(tasks.called_if(kept.cached, aggregate))
         };
         placed.stream.outlets.attach(node, Arc::new(factory));
-        window_table(placed, outlets)
+        window_table(placed, outlets, size_ms, grace_ms)
     }
 }
 
@@ -306,7 +317,7 @@ impl<K: Clone + Send + 'static, V: Send + 'static> SlidingWindowedKStream<K, V> 
             Ok(tasks.called_if(kept.cached, SlidingAggregate { windows, value, update, out }))
         };
         placed.stream.outlets.attach(node, Arc::new(factory));
-        window_table(placed, outlets)
+        window_table(placed, outlets, windows.difference, windows.grace)
     }
 }
 
@@ -398,12 +409,19 @@ impl<K: Clone + Send + 'static, V: Send + 'static> SessionWindowedKStream<K, V> 
         };
         placed.stream.outlets.attach(node, Arc::new(factory));
         let store = placed.store;
+        if let Some(info) = placed.stream.graph.lock().tables.get_mut(&node) {
+            info.window_grace = Some(windows.gap.saturating_add(windows.grace));
+        }
+        let serdes = Serdes {
+            key: Some(Windowed::session_serde(Arc::clone(&store.key))),
+            value: Some(Arc::clone(&store.value)),
+        };
         let getter = move |tasks: &mut TaskBuilder<'_>| {
             let spec = tasks.table(node).store.unwrap_or_default();
             let getter: crate::processor::Getter<Windowed<K>, A> =
                 Box::new(SessionGetter(tasks.session(&spec, &store.key, &store.value)?));
             Ok(getter)
         };
-        KTable::new(&placed.stream.graph, node, outlets, Arc::new(getter))
+        KTable::new(&placed.stream.graph, node, outlets, Arc::new(getter)).with_serdes(serdes)
     }
 }

@@ -11,7 +11,7 @@ use crate::error::{StreamsError, TaskId};
 use crate::serde::SharedSerde;
 use crate::state::{
     ChangelogRecords, Either, KvStore, OuterJoinStore, RowsConfig, SessionStore, StorePlace, StoreToken,
-    Stores, TaskStore, WindowStore, WindowStoreConfig,
+    Stores, SuppressBuffer, TaskStore, WindowStore, WindowStoreConfig,
 };
 use crate::topology::{NodeId, StoreKind, StoreSpec, TableInfo, TopicRef, TopologyInner, changelog_topic};
 
@@ -228,6 +228,17 @@ impl<'a> TaskBuilder<'a> {
         let records = self.rows_template(spec, values);
         self.store(spec, |place, changelog| {
             OuterJoinStore::new(RowsConfig { place, changelog, ..records }, Arc::clone(key))
+        })
+    }
+
+    pub(crate) fn suppress_buffer<K: Send + 'static, V: Send + 'static>(
+        &mut self,
+        spec: &StoreSpec,
+        key: &SharedSerde<K>,
+        value: &SharedSerde<V>,
+    ) -> Result<StoreToken<SuppressBuffer<K, V>>, StreamsError> {
+        self.store(spec, |place, changelog| {
+            SuppressBuffer::new(place, changelog, Arc::clone(key), Arc::clone(value))
         })
     }
 

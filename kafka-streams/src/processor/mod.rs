@@ -15,6 +15,7 @@ mod source;
 mod split;
 mod stateless;
 mod stream_join;
+mod suppress;
 mod table;
 mod table_join;
 mod window_aggregate;
@@ -31,6 +32,7 @@ pub(crate) use stateless::{
     Filter, FlatMap, FlatMapValues, ForEach, Forward, Map, MapValues, Peek, SelectKey,
 };
 pub(crate) use stream_join::{FromLeft, FromRight, JoinBoth, JoinFrom, StreamJoinSide, Unmatched, Waiting};
+pub(crate) use suppress::{Suppress, SuppressGetter};
 pub(crate) use table::{
     DerivedGetter, Getter, StoreGetter, TableFilter, TableMapValues, TableOut, TableSource, ToStream,
     ValueGetter,

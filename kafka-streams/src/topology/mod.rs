@@ -99,6 +99,8 @@ pub(crate) struct TableInfo {
     pub(crate) old_from_parents: bool,
     /// Each change says what the row was.
     pub(crate) send_old: bool,
+    /// How long after their ends its windows take records, if it has windows.
+    pub(crate) window_grace: Option<i64>,
 }
 
 #[derive(Debug, Clone)]
@@ -161,6 +163,14 @@ impl Graph {
         stores.sort();
         stores.dedup();
         stores
+    }
+
+    /// How long after their ends the windows of a table's keys take records; `None` if they are no windows
+    /// (`GraphGraceSearchUtil`).
+    pub(crate) fn window_grace(&self, table: NodeId) -> Option<i64> {
+        let info = self.tables.get(&table)?;
+        info.window_grace
+            .or_else(|| info.parents.iter().filter_map(|parent| self.window_grace(*parent)).max())
     }
 
     fn materialize(&mut self, table: NodeId) {

@@ -32,6 +32,7 @@ pub(crate) const OUTER_SHARED: &str = "KSTREAM-OUTERSHARED-";
 pub(crate) const TABLE_SELECT: &str = "KTABLE-SELECT-";
 pub(crate) const TABLE_AGGREGATE: &str = "KTABLE-AGGREGATE-";
 pub(crate) const TABLE_REDUCE: &str = "KTABLE-REDUCE-";
+pub(crate) const TABLE_SUPPRESS: &str = "KTABLE-SUPPRESS-";
 pub(crate) const TABLE_MERGE: &str = "KTABLE-MERGE-";
 pub(crate) const TABLE_JOIN_THIS: &str = "KTABLE-JOINTHIS-";
 pub(crate) const TABLE_JOIN_OTHER: &str = "KTABLE-JOINOTHER-";

@@ -186,15 +186,8 @@ impl BatchBuilder {
         self.buf.extend_from_slice(value);
         put_varint(&mut self.buf, headers.len() as i32);
         for header in headers {
-            self.put_header(header);
+            header.append_to(&mut self.buf);
         }
-    }
-
-    fn put_header(&mut self, header: &Header) {
-        put_varint(&mut self.buf, header.key.len() as i32);
-        self.buf.extend_from_slice(header.key.as_bytes());
-        put_varint(&mut self.buf, header.value.as_ref().map_or(-1, |value| value.len() as i32));
-        self.buf.extend_from_slice(header.value.as_deref().unwrap_or_default());
     }
 
     /// Gives the buffer back, with what the batch holds, for another one.

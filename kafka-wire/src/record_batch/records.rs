@@ -5,7 +5,7 @@ use std::ops::Range;
 use bytes::Bytes;
 
 use super::{BatchError, RecordBatch, TimestampType};
-use crate::varint::{read_varint, read_varlong};
+use crate::varint::{put_varint, read_varint, read_varlong};
 
 /// A record header: a name and an optional value.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -17,6 +17,14 @@ pub struct Header {
 }
 
 impl Header {
+    /// As it lies in a record.
+    pub(super) fn append_to(&self, out: &mut Vec<u8>) {
+        put_varint(out, self.key.len() as i32);
+        out.extend_from_slice(self.key.as_bytes());
+        put_varint(out, self.value.as_ref().map_or(-1, |value| value.len() as i32));
+        out.extend_from_slice(self.value.as_deref().unwrap_or_default());
+    }
+
     /// A header with a value.
     pub fn new(key: impl Into<String>, value: impl Into<Bytes>) -> Self {
         Self { key: kafka_protocol::protocol::StrBytes::from_string(key.into()), value: Some(value.into()) }
@@ -119,6 +127,17 @@ impl<'a> RecordView<'a> {
     /// How many headers there are.
     pub fn header_count(&self) -> usize {
         self.header_count as usize
+    }
+}
+
+impl FromIterator<Header> for Headers {
+    fn from_iter<I: IntoIterator<Item = Header>>(headers: I) -> Self {
+        let (mut bytes, mut count) = (Vec::new(), 0);
+        for header in headers {
+            header.append_to(&mut bytes);
+            count += 1;
+        }
+        Self((count > 0).then(|| Box::new(Encoded { bytes: bytes.into(), count })))
     }
 }
 
