@@ -101,7 +101,11 @@ impl<K: Clone + Send + 'static, V: Clone + Send + 'static> KStream<K, V> {
                 Some(base) => format!("{base}{suffix}-store"),
                 None => format!("{generated}-store"),
             },
-            kind: StoreKind::Window { retention_ms: windows.retention(), retain_duplicates: true },
+            kind: StoreKind::Window {
+                retention_ms: windows.retention(),
+                retain_duplicates: true,
+                scanned: true,
+            },
             logged: joined.logged,
             records: joined.records,
             changelog: None,

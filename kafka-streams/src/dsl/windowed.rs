@@ -277,8 +277,11 @@ impl<K: Clone + Send + 'static, V: Send + 'static, W: Windows> TimeWindowedKStre
         let Self { grouped, windows, emit } = self;
         let needed = windows.size_ms().saturating_add(windows.grace_ms());
         let retention_ms = retention(&grouped, store.retention, needed, "a windowed aggregate");
-        let placed =
-            grouped.place(store, prefix, StoreKind::Window { retention_ms, retain_duplicates: false });
+        let placed = grouped.place(
+            store,
+            prefix,
+            StoreKind::Window { retention_ms, retain_duplicates: false, scanned: false },
+        );
         let outlets = Outlets::new();
         let (children, kept, node) = (Arc::clone(&outlets), placed.store.clone(), placed.node);
         let (size_ms, grace_ms) = (windows.size_ms(), windows.grace_ms());
@@ -306,8 +309,11 @@ impl<K: Clone + Send + 'static, V: Send + 'static> SlidingWindowedKStream<K, V> 
         let needed = windows.difference.saturating_mul(2).saturating_add(windows.grace);
         let retention_ms = retention(&grouped, store.retention, needed, "an aggregate of sliding windows");
         let value: SharedSerde<V> = Arc::clone(&grouped.grouped.value);
-        let placed =
-            grouped.place(store, prefix, StoreKind::Window { retention_ms, retain_duplicates: false });
+        let placed = grouped.place(
+            store,
+            prefix,
+            StoreKind::Window { retention_ms, retain_duplicates: false, scanned: true },
+        );
         let outlets = Outlets::new();
         let (children, kept, node) = (Arc::clone(&outlets), placed.store.clone(), placed.node);
         let update = Arc::new(update);

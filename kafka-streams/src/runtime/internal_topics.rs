@@ -32,7 +32,7 @@ fn changelog_config(kind: StoreKind) -> Vec<(&'static str, String)> {
     };
     match kind {
         StoreKind::KeyValue => vec![("cleanup.policy", "compact".to_owned())],
-        StoreKind::Window { retention_ms, retain_duplicates: true } => expiring("delete", retention_ms),
+        StoreKind::Window { retention_ms, retain_duplicates: true, .. } => expiring("delete", retention_ms),
         StoreKind::Window { retention_ms, .. } | StoreKind::Session { retention_ms } => {
             expiring("compact,delete", retention_ms)
         }

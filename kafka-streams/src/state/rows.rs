@@ -85,6 +85,29 @@ impl Index {
         }
     }
 
+    /// Removes the keys from `from` to `to`, in no particular order.
+    fn take(&mut self, from: &[u8], to: &[u8]) -> Vec<(Bytes, u32)> {
+        match self {
+            Index::Ordered(map) => {
+                let mut taken = map.split_off(from);
+                let mut rest = taken.split_off(to);
+                map.append(&mut rest);
+                taken.into_iter().collect()
+            }
+            Index::Hashed(map) => {
+                let mut taken = Vec::new();
+                map.retain(|key, at| {
+                    let stays = key.as_ref() < from || key.as_ref() >= to;
+                    if !stays {
+                        taken.push((key.clone(), *at));
+                    }
+                    stays
+                });
+                taken
+            }
+        }
+    }
+
     /// Places in the order of the keys' bytes, from `from` (included) to `to` (excluded).
     fn range(&self, from: &[u8], to: Option<&[u8]>, reverse: bool) -> Box<dyn Iterator<Item = u32> + '_> {
         if to.is_some_and(|to| to <= from) {
@@ -397,12 +420,12 @@ impl<V: Clone + 'static> Rows<V> {
     /// Forgets rows whose time is over, from `from` to `to`, without a word to the changelog: its own retention does
     /// the same.
     pub(crate) fn expire(&mut self, from: &[u8], to: &[u8]) -> Result<(), Failure> {
-        let gone: Vec<u32> = self.index.range(from, Some(to), false).collect();
-        for at in gone {
+        for (key, at) in self.index.take(from, to) {
             let Some(row) = self.rows.get_mut(at as usize) else { continue };
             // What a commit has yet to pass on goes with a later call.
-            if !row.dirty {
-                self.index.remove(&row.key);
+            if row.dirty {
+                self.index.insert(key, at);
+            } else {
                 row.value = None;
                 self.free.push(at);
             }

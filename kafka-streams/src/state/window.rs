@@ -72,6 +72,8 @@ pub(crate) struct WindowStoreConfig {
     pub(crate) retention_ms: i64,
     /// Each put makes a row of its own (`retainDuplicates`).
     pub(crate) retain_duplicates: bool,
+    /// Stretches of time are looked at for each record; otherwise windows are known by their starts.
+    pub(crate) scanned: bool,
 }
 
 pub(crate) struct WindowStore<K, V> {
@@ -87,7 +89,7 @@ pub(crate) struct WindowStore<K, V> {
 impl<K: 'static, V: Clone + 'static> WindowStore<K, V> {
     pub(crate) fn new(rows: RowsConfig<V>, key: SharedSerde<K>, config: &WindowStoreConfig) -> Self {
         Self {
-            rows: Rows::new(RowsConfig { ordered: true, prefix: SEGMENT_BYTES, ..rows }),
+            rows: Rows::new(RowsConfig { ordered: config.scanned, prefix: SEGMENT_BYTES, ..rows }),
             key,
             segments: Segments::new(config.retention_ms),
             retain_duplicates: config.retain_duplicates,

@@ -67,9 +67,11 @@ pub(crate) struct GraphNode {
 pub(crate) enum StoreKind {
     #[default]
     KeyValue,
+    /// `scanned`: for each record the rows of a stretch of time are looked at, not those of known windows.
     Window {
         retention_ms: i64,
         retain_duplicates: bool,
+        scanned: bool,
     },
     Session {
         retention_ms: i64,
