@@ -4,7 +4,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use kafka_client::TopicPartition;
 use kafka_client::wire::murmur2::partition_for_key;
-use kafka_client::wire::record_batch::Headers;
+use kafka_client::wire::record_batch::{Header, Headers};
 use parking_lot::Mutex;
 
 use crate::config::DeserializationHandler;
@@ -49,6 +49,8 @@ pub struct TestRecord<K, V> {
     pub value: V,
     /// Milliseconds since 1970.
     pub timestamp: i64,
+    /// The headers.
+    pub headers: Headers,
 }
 
 /// The topics of a test: what a cluster would hold.
@@ -211,6 +213,13 @@ impl TestDriver {
         if self.commit_each_record { self.commit() } else { Ok(()) }
     }
 
+    /// The topics that have records, by their names on the cluster.
+    pub fn topics(&self) -> Vec<String> {
+        let mut topics: Vec<String> = self.logs.logs.keys().map(|(topic, _)| topic.to_string()).collect();
+        topics.dedup();
+        topics
+    }
+
     /// Feeds a topic.
     pub fn input<K: HasSerde, V: HasSerde>(&mut self, topic: &str) -> TestInput<'_, K, V> {
         TestInput { driver: self, topic: Arc::from(topic), types: std::marker::PhantomData }
@@ -324,6 +333,20 @@ impl<K: HasSerde, V: HasSerde> TestInput<'_, K, V> {
     /// # Errors
     /// When a node, a serde or a store fails.
     pub fn pipe(&mut self, key: K, value: V, timestamp: i64) -> Result<(), DriverError> {
+        self.pipe_with_headers(key, value, timestamp, &[])
+    }
+
+    /// As [`TestInput::pipe`], the record with headers.
+    ///
+    /// # Errors
+    /// As [`TestInput::pipe`].
+    pub fn pipe_with_headers(
+        &mut self,
+        key: K,
+        value: V,
+        timestamp: i64,
+        headers: &[Header],
+    ) -> Result<(), DriverError> {
         let serde = |source| DriverError::Serde { topic: self.topic.to_string(), source };
         let key = to_bytes(&*K::serde(), SerdeContext::key(&self.topic), &key).map_err(serde)?;
         let value = to_bytes(&*V::serde(), SerdeContext::value(&self.topic), &value).map_err(serde)?;
@@ -334,7 +357,7 @@ impl<K: HasSerde, V: HasSerde> TestInput<'_, K, V> {
             key: key.as_deref(),
             value: value.as_deref(),
             timestamp,
-            headers: &Headers::default(),
+            headers: &headers.iter().cloned().collect(),
         });
         self.driver.process()?;
         if self.driver.commit_each_record { self.driver.commit() } else { Ok(()) }
@@ -366,7 +389,8 @@ impl<K: HasSerde, V: HasSerde> TestOutput<'_, K, V> {
                 let value = values
                     .deserialize(SerdeContext::value(&self.topic), record.value.as_ref())
                     .map_err(serde)?;
-                found.push(TestRecord { partition, key, value, timestamp: record.timestamp });
+                let (timestamp, headers) = (record.timestamp, record.headers.clone());
+                found.push(TestRecord { partition, key, value, timestamp, headers });
             }
         }
         Ok(found)
