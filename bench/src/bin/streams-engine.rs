@@ -2,8 +2,10 @@
 //! Java's engine compares stands in `bench/README.md`.
 #![expect(clippy::print_stdout, reason = "the table is this program's output")]
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::hint::black_box;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -36,6 +38,28 @@ struct Options {
     /// Only this topology.
     #[arg(long)]
     only: Option<String>,
+    /// Runs Java's engine too, with the jars of this folder (kafka-streams, kafka-streams-test-utils, rocksdbjni).
+    #[arg(long, value_name = "FOLDER")]
+    java: Option<String>,
+}
+
+/// What Java's engine does with the same work: records a second by topology.
+fn java(options: &Options, jars: &str) -> Outcome<BTreeMap<String, f64>> {
+    let program = concat!(env!("CARGO_MANIFEST_DIR"), "/java/StreamsEngine.java");
+    let numbers = [options.records as u64, options.keys, options.commit as u64, options.rounds as u64];
+    let output = Command::new("java")
+        .args(["-Xmx3g", "-cp", &format!("{jars}/*"), program])
+        .args(numbers.map(|number| number.to_string()))
+        .stderr(Stdio::null())
+        .output()?;
+    let text = String::from_utf8(output.stdout)?;
+    let line = text.lines().last().unwrap_or_default().trim_matches(['{', '}']);
+    let figure = |part: &str| {
+        let (name, figure) = part.split_once(':')?;
+        Some((name.trim().trim_matches('"').to_owned(), figure.trim().parse().ok()?))
+    };
+    let figures: BTreeMap<_, _> = line.split(',').filter_map(figure).collect();
+    if figures.is_empty() { Err(format!("{program} printed no figures").into()) } else { Ok(figures) }
 }
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
@@ -155,6 +179,7 @@ fn main() -> Outcome<()> {
         ("stream_table_join", stream_table_join()?, &["in"], &input),
         ("stream_stream_join", stream_stream_join()?, &["in", "right"], &input),
     ];
+    let java = options.java.as_ref().map(|jars| java(&options, jars)).transpose()?.unwrap_or_default();
     let mut found = Vec::new();
     for (name, topology, topics, input) in topologies {
         if options.only.as_deref().is_some_and(|only| only != name) {
@@ -165,7 +190,10 @@ fn main() -> Outcome<()> {
             best = best.max(run(&topology, topics, input, options.commit)?);
         }
         if !options.json {
-            println!("{name:20} {best:12.0} records/s {:8.1} ns", 1e9 / best);
+            // Java keeps windows in RocksDB unless told otherwise.
+            let theirs = java.get(name).or_else(|| java.get(&name.replace("memory", "rocksdb")));
+            let theirs = theirs.map(|theirs| format!("  Java {theirs:10.0}, {:.1} times", best / theirs));
+            println!("{name:20} {best:12.0} records/s {:8.1} ns{}", 1e9 / best, theirs.unwrap_or_default());
         }
         found.push(format!("\"{name}\": {best:.0}"));
     }
