@@ -14,6 +14,7 @@ use std::process::ExitCode;
 
 const HELP: &str = "\
 cargo xtask test                 formats, lints, tests on our broker, then on Apache Kafka if java and mvn are there
+cargo xtask foreign              only what other clients do on our broker, all of which must be there
 cargo xtask generate [--check]   write (or compare) the Rust generated from the schemas in Apache Kafka's jars
 cargo xtask vectors              write kafka-wire/tests/vectors again, by Apache Kafka's own classes
 cargo xtask fuzz [TARGET [SECS]]  fuzz one target or all (needs cargo-fuzz and a nightly toolchain)
@@ -24,7 +25,7 @@ cargo xtask kafka start [PORT]   start a real Apache Kafka on 127.0.0.1:PORT (19
 cargo xtask kafka stop [PORT]    stop it
 cargo xtask kafka run CLASS ...  run one of Kafka's tools, e.g. org.apache.kafka.tools.TopicCommand
 cargo xtask kafka jars           print the folder of Kafka's jars, for java -cp
-cargo xtask peers                build librdkafka's and franz-go's programs for the tests and bench: eval \"$(cargo xtask peers)\"
+cargo xtask peers                build other clients' programs for the tests and bench: eval \"$(cargo xtask peers)\"
 
 Apache Kafka comes from Maven Central once, into a folder of the user's cache; KAFKA_JARS names another one.
 ";
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
     let root = root();
     let done = match arguments.as_slice() {
         ["test"] => return test::run(&root),
+        ["foreign"] => return test::foreign(&root),
         ["vectors"] => kafka::write_vectors(&root),
         ["fuzz", rest @ ..] => fuzz::run(&root, rest),
         ["peers"] => peers::run(&root),

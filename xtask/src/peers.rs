@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// A client whose transactions are tried on our broker.
+/// A client that is tried on our broker.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Peer {
     pub(crate) name: &'static str,
@@ -15,7 +15,7 @@ pub(crate) struct Peer {
     build: fn(&Path, &Path) -> Result<(), String>,
 }
 
-pub(crate) const ALL: [Peer; 2] = [
+pub(crate) const ALL: [Peer; 4] = [
     Peer {
         name: "librdkafka",
         variable: "RDKAFKA_TRANSACTIONS",
@@ -28,7 +28,17 @@ pub(crate) const ALL: [Peer; 2] = [
         tests: "transactions_foreign::franz_go",
         build: franz_go,
     },
+    Peer { name: "kafkajs", variable: "KAFKAJS_MEMBER", tests: "foreign_groups::kafkajs", build: kafkajs },
+    Peer {
+        name: "kafka-python",
+        variable: "KAFKA_PYTHON_MEMBER",
+        tests: "foreign_groups::kafka_python",
+        build: kafka_python,
+    },
 ];
+
+const KAFKAJS_VERSION: &str = "2.2.4";
+const KAFKA_PYTHON_VERSION: &str = "3.0.12";
 
 impl Peer {
     /// Its program, or what is missing.
@@ -80,6 +90,52 @@ fn franz_go(root: &Path, program: &Path) -> Result<(), String> {
     let mut go = Command::new("go");
     go.args(["build", "-o"]).arg(program).arg(".").current_dir(root.join("bench/go"));
     built(&mut go, "go is missing (1.25 or later), or its module could not be fetched")
+}
+
+/// npm puts the library into a folder beside the program.
+fn kafkajs(root: &Path, program: &Path) -> Result<(), String> {
+    let missing = "node and npm are missing, or kafkajs could not be fetched";
+    let library = program.with_extension("library");
+    if !library.join("node_modules/kafkajs").is_dir() {
+        let mut npm = Command::new("npm");
+        npm.args(["install", "--silent", "--no-audit", "--no-fund", "--prefix"]).arg(&library);
+        built(npm.arg(format!("kafkajs@{KAFKAJS_VERSION}")), missing)?;
+    }
+    let modules = library.join("node_modules");
+    let member = root.join("integration-tests/peers/kafkajs.js");
+    write_launcher(program, &format!("NODE_PATH={} exec node {}", quoted(&modules), quoted(&member)))?;
+    built(Command::new("node").arg("--version"), missing)
+}
+
+/// pip puts the library into an environment beside the program.
+fn kafka_python(root: &Path, program: &Path) -> Result<(), String> {
+    let missing = "python3 with venv is missing, or kafka-python could not be fetched";
+    let environment = program.with_extension("library");
+    let python = environment.join("bin/python");
+    if built(Command::new(&python).args(["-c", "import kafka"]), missing).is_err() {
+        built(Command::new("python3").args(["-m", "venv"]).arg(&environment), missing)?;
+        let mut pip = Command::new(&python);
+        pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]);
+        built(pip.arg(format!("kafka-python=={KAFKA_PYTHON_VERSION}")), missing)?;
+    }
+    let member = root.join("integration-tests/peers/kafka_python.py");
+    write_launcher(program, &format!("exec {} {}", quoted(&python), quoted(&member)))
+}
+
+fn quoted(path: &Path) -> String {
+    format!("'{}'", path.display().to_string().replace('\'', r"'\''"))
+}
+
+/// A program that runs this command of the shell with its own arguments, as the same process, which signals reach.
+fn write_launcher(program: &Path, command: &str) -> Result<(), String> {
+    let failed = |error| format!("{}: {error}", program.display());
+    std::fs::write(program, format!("#!/bin/sh\n{command} \"$@\"\n")).map_err(failed)?;
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::set_permissions(program, std::fs::Permissions::from_mode(0o755)).map_err(failed)?;
+    }
+    Ok(())
 }
 
 fn built(compiler: &mut Command, missing: &str) -> Result<(), String> {

@@ -13,10 +13,17 @@ use crate::{generate, kafka, peers};
 const MSRV: &str = "1.88";
 /// The oldest Java that Kafka 4's broker runs on.
 const MIN_JAVA: u32 = 17;
-/// How the integration tests of foreign clients begin: what needs kcat, and what needs java and Kafka's jars.
-const KCAT_TESTS: &str = "interop::kcat";
-const JAVA_TESTS: [&str; 4] =
-    ["interop::kafkas", "share_java::", "transactions_java::", "reassignments::kafkas"];
+/// How the integration tests of foreign clients begin: what needs kcat, what needs java and Kafka's jars, what needs all.
+const KCAT_TESTS: [&str; 2] = ["interop::kcat", "foreign_groups::kcat"];
+const JAVA_TESTS: [&str; 6] = [
+    "interop::kafkas",
+    "interop::javas",
+    "share_java::",
+    "transactions_java::",
+    "reassignments::kafkas",
+    "foreign_groups::javas",
+];
+const TOGETHER_TESTS: &str = "foreign_groups::everybody";
 /// No example may take longer; each starts a broker of its own and needs about a second.
 const EXAMPLE_TIMEOUT: Duration = Duration::from_secs(120);
 
@@ -24,6 +31,18 @@ const EXAMPLE_TIMEOUT: Duration = Duration::from_secs(120);
 pub(crate) fn run(root: &Path) -> ExitCode {
     let mut run = Run { root, counts: Counts::default(), done: Vec::new(), notes: Vec::new() };
     let result = run.steps();
+    run.summary(&result);
+    if result.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Only what other clients do on our broker; unlike in [`run`], one that is missing is a failure.
+pub(crate) fn foreign(root: &Path) -> ExitCode {
+    let mut run = Run { root, counts: Counts::default(), done: Vec::new(), notes: Vec::new() };
+    let result =
+        run.step("foreign clients on our broker", Run::foreign_clients).and_then(|()| match &*run.notes {
+            [] => Ok(()),
+            [..] => Err("not every client is there".to_owned()),
+        });
     run.summary(&result);
     if result.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
@@ -179,41 +198,18 @@ impl Run<'_> {
         if status.success() { Ok(text) } else { Err(format!("{name}: {status}\n{text}")) }
     }
 
-    /// librdkafka, franz-go and Apache Kafka's own tools: tests that are ignored where their programs are not installed.
+    /// What other clients there are: tests that are ignored where their programs are not installed.
     fn foreign_clients(&mut self) -> Result<(), String> {
-        if succeeds("kcat", &["-V"]) {
-            self.tests(&["--workspace", "--test", "it", "--", "--ignored", KCAT_TESTS], &[])?;
-        } else {
-            self.note("kcat (librdkafka) was NOT tried on our broker: it is missing (apt-get install kcat)");
+        let foreign = Foreign::find(self.root)?;
+        for (name, missing) in &foreign.missing {
+            self.note(&format!("{name} was NOT tried on our broker: {missing}"));
         }
-        for peer in peers::ALL {
-            match peer.find_or_build(self.root) {
-                Ok(program) => {
-                    let program = program.to_string_lossy().into_owned();
-                    let arguments = ["--workspace", "--test", "it", "--", "--ignored", peer.tests];
-                    self.tests(&arguments, &[(peer.variable, &program)])?;
-                }
-                Err(missing) => {
-                    self.note(&format!(
-                        "{}'s transactions were NOT tried on our broker: {missing}",
-                        peer.name
-                    ));
-                }
-            }
+        if foreign.tests.is_empty() {
+            return Ok(());
         }
-        match kafka_can_run() {
-            Ok(()) => {
-                let jars = Jars::find_or_fetch(self.root)?;
-                let folder = jars.folder.to_string_lossy().into_owned();
-                let mut arguments = vec!["--workspace", "--test", "it", "--", "--ignored"];
-                arguments.extend(JAVA_TESTS);
-                self.tests(&arguments, &[("KAFKA_JARS", &folder)])
-            }
-            Err(missing) => {
-                self.note(&format!("Apache Kafka's own tools were NOT tried on our broker: {missing}"));
-                Ok(())
-            }
-        }
+        let mut arguments = vec!["--workspace", "--test", "it", "--", "--ignored"];
+        arguments.extend(&foreign.tests);
+        self.tests(&arguments, &foreign.environment())
     }
 
     /// The same integration suite on the real thing, and what needs its jars.
@@ -235,23 +231,13 @@ impl Run<'_> {
         let broker = kafka::Broker::start(&jars)?;
         println!("Apache Kafka {KAFKA_VERSION} listens at 127.0.0.1:{}", broker.port);
         let bootstrap = format!("127.0.0.1:{}", broker.port);
-        let folder = jars.folder.to_string_lossy().into_owned();
+        let foreign = Foreign::find(self.root)?;
         let mut arguments = vec!["--workspace", "--test", "it", "--", "--include-ignored"];
-        if !succeeds("kcat", &["-V"]) {
-            arguments.extend(["--skip", KCAT_TESTS]);
+        for tests in &foreign.untried {
+            arguments.extend(["--skip", tests]);
         }
-        let mut environment = vec![
-            ("KAFKA_TEST_BROKER", "apache".to_owned()),
-            ("KAFKA_TEST_BOOTSTRAP", bootstrap),
-            ("KAFKA_JARS", folder),
-        ];
-        for peer in peers::ALL {
-            match peer.find_or_build(self.root) {
-                Ok(program) => environment.push((peer.variable, program.to_string_lossy().into_owned())),
-                Err(_) => arguments.extend(["--skip", peer.tests]),
-            }
-        }
-        let environment: Vec<_> = environment.iter().map(|(name, value)| (*name, &**value)).collect();
+        let mut environment = foreign.environment();
+        environment.extend([("KAFKA_TEST_BROKER", "apache"), ("KAFKA_TEST_BOOTSTRAP", &*bootstrap)]);
         self.tests(&arguments, &environment)
     }
 
@@ -312,6 +298,60 @@ impl Run<'_> {
 
     fn target_folder(&self) -> PathBuf {
         std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| self.root.join("target"), PathBuf::from)
+    }
+}
+
+/// The clients that are not ours and are on this machine.
+#[derive(Default)]
+struct Foreign {
+    /// How the tests begin that can run, and those that cannot.
+    tests: Vec<&'static str>,
+    untried: Vec<&'static str>,
+    environment: Vec<(&'static str, String)>,
+    /// Which of them are not there, and why.
+    missing: Vec<(&'static str, String)>,
+}
+
+impl Foreign {
+    /// Builds what can be built.
+    fn find(root: &Path) -> Result<Self, String> {
+        let mut found = Self::default();
+        if succeeds("kcat", &["-V"]) {
+            found.tests.extend(KCAT_TESTS);
+        } else {
+            found.missing.push(("kcat (librdkafka)", "it is missing (apt-get install kcat)".to_owned()));
+            found.untried.extend(KCAT_TESTS);
+        }
+        for peer in peers::ALL {
+            match peer.find_or_build(root) {
+                Ok(program) => {
+                    found.tests.push(peer.tests);
+                    found.environment.push((peer.variable, program.to_string_lossy().into_owned()));
+                }
+                Err(missing) => {
+                    found.missing.push((peer.name, missing));
+                    found.untried.push(peer.tests);
+                }
+            }
+        }
+        match kafka_can_run() {
+            Ok(()) => {
+                let jars = Jars::find_or_fetch(root)?;
+                found.tests.extend(JAVA_TESTS);
+                found.environment.push(("KAFKA_JARS", jars.folder.to_string_lossy().into_owned()));
+            }
+            Err(missing) => {
+                found.missing.push(("Apache Kafka's own tools", missing));
+                found.untried.extend(JAVA_TESTS);
+            }
+        }
+        let together = if found.missing.is_empty() { &mut found.tests } else { &mut found.untried };
+        together.push(TOGETHER_TESTS);
+        Ok(found)
+    }
+
+    fn environment(&self) -> Vec<(&str, &str)> {
+        self.environment.iter().map(|(name, value)| (*name, value.as_str())).collect()
     }
 }
 

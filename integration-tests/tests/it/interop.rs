@@ -254,7 +254,7 @@ fn verifiable_consumer(server: &str, group: &str, protocol: &str) -> TestResult<
 }
 
 /// What `kafka-consumer-groups --describe` says of a group, with these further arguments.
-async fn described(server: &str, group: &str, args: &[&str]) -> TestResult<String> {
+pub(crate) async fn described(server: &str, group: &str, args: &[&str]) -> TestResult<String> {
     let mut describe = kafka_tool("org.apache.kafka.tools.consumer.group.ConsumerGroupCommand")?;
     describe.args(["--bootstrap-server", server, "--describe", "--group", group]).args(args);
     run(&mut describe, "").await
