@@ -6,7 +6,7 @@ use bytes::Bytes;
 use kafka_wire::record_batch::RecordBatch;
 
 use crate::cluster::record::PartitionState;
-use crate::log::PartitionLog;
+use crate::log::{PartitionLog, ProducerState};
 use crate::replication::{Alignment, History, Leader, align};
 use crate::replicator::Inbox;
 
@@ -130,11 +130,12 @@ impl Replica {
         align(follower, log.log_start_offset(), log.log_end_offset(), |epoch| log.end_offset_for_epoch(epoch))
     }
 
-    /// Cuts the log back to where it is the leader's, as far as `alignment` tells.
-    pub(crate) fn follow(&mut self, alignment: Alignment) -> std::io::Result<()> {
+    /// Cuts the log back to where it is the leader's, as far as `alignment` tells; one that begins anew takes the
+    /// leader's `producers` over.
+    pub(crate) fn follow(&mut self, alignment: Alignment, producers: ProducerState) -> std::io::Result<()> {
         match alignment {
             Alignment::Aligned => return Ok(()),
-            Alignment::StartAt(offset) => self.log.restart_at(offset)?,
+            Alignment::StartAt(offset) => self.log.restart_at(offset, producers)?,
             Alignment::TruncateTo { epoch, end_offset } => {
                 let own_end = match (epoch, self.log.end_offset_for_epoch(epoch)) {
                     (0.., Some((_, own_end))) => own_end,

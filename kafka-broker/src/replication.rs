@@ -290,8 +290,11 @@ pub(crate) fn align(
         Some((last, Some((epoch, end_offset)))) if epoch < last || end_offset < end => {
             Alignment::TruncateTo { epoch, end_offset }
         }
-        // The leader's history begins after all of the follower's epochs: nothing can be compared but its beginning.
-        Some((_, None)) => Alignment::StartAt(leader_start),
+        // The leader's history begins after all of the follower's epochs: what the follower has from there on is not the
+        // leader's (`LeaderEpochFileCache.endOffsetFor`). What lies before may be a log that retention has emptied.
+        Some((_, None)) if end > leader_start => {
+            Alignment::TruncateTo { epoch: -1, end_offset: leader_start }
+        }
         _ if end > leader_end => Alignment::TruncateTo { epoch: -1, end_offset: leader_end },
         _ => Alignment::Aligned,
     }
@@ -393,6 +396,9 @@ mod tests {
         assert_eq!(check(history(Some(1), 8)), Alignment::TruncateTo { epoch: 0, end_offset: 10 });
         assert_eq!(check(history(Some(2), 25)), Alignment::TruncateTo { epoch: 2, end_offset: 20 });
         assert_eq!(align(history(Some(0), 3), 5, 20, leader), Alignment::StartAt(5));
-        assert_eq!(align(history(Some(4), 9), 0, 0, |_| None), Alignment::StartAt(0));
+        // A leader whose history begins later than all of the follower's.
+        let unknown = |end| align(history(Some(4), end), 5, 20, |_| None);
+        assert_eq!(unknown(9), Alignment::TruncateTo { epoch: -1, end_offset: 5 });
+        assert_eq!(unknown(5), Alignment::Aligned, "what it has was deleted, but it knows its producers");
     }
 }

@@ -232,18 +232,25 @@ pub(crate) fn copy_step(state: &BrokerState, topic_id: Uuid, index: i32) -> Step
             tracing::error!(partition = own.name(), %error, "the leader's log cannot be copied");
             Step::Done
         }
-        Some(Copied::Align(alignment)) => match own.follow(leader_epoch, alignment) {
-            // The leader would ask for the same again, for ever.
-            Ok(()) if own.follower().is_some_and(|now| now == (leader_id, leader_epoch, history)) => {
-                tracing::error!(partition = own.name(), ?alignment, ?history, "the replica stays as it is");
-                Step::Done
+        Some(Copied::Align { alignment, producers }) => {
+            match own.follow(leader_epoch, alignment, producers) {
+                // The leader would ask for the same again, for ever.
+                Ok(()) if own.follower().is_some_and(|now| now == (leader_id, leader_epoch, history)) => {
+                    tracing::error!(
+                        partition = own.name(),
+                        ?alignment,
+                        ?history,
+                        "the replica stays as it is"
+                    );
+                    Step::Done
+                }
+                Ok(()) => Step::More(None),
+                Err(error) => {
+                    tracing::error!(partition = own.name(), %error, "the replica cannot be truncated");
+                    Step::Done
+                }
             }
-            Ok(()) => Step::More(None),
-            Err(error) => {
-                tracing::error!(partition = own.name(), %error, "the replica cannot be truncated");
-                Step::Done
-            }
-        },
+        }
         Some(Copied::Batches(mut copied)) => {
             let size_bytes = copied.batches.iter().map(Bytes::len).sum();
             limits.iter().for_each(|limit| limit.record(size_bytes, now_ms));

@@ -229,6 +229,10 @@ impl ExactlyOnce {
             }
             let commit_at = self.round.as_ref().map(|round| round.commit_at);
             tokio::select! {
+                // In this order: whoever always has records waiting still commits.
+                biased;
+                () = self.rebalances.asked.notified() => {}
+                () = sleep_until(commit_at.unwrap_or_else(Instant::now)), if commit_at.is_some() => {}
                 records = self.consumer.next_batch() => match records? {
                     Some(records) => self.waiting = Some(records),
                     None => {
@@ -236,8 +240,6 @@ impl ExactlyOnce {
                         return Ok(None);
                     }
                 },
-                () = self.rebalances.asked.notified() => {}
-                () = sleep_until(commit_at.unwrap_or_else(Instant::now)), if commit_at.is_some() => {}
             }
         }
     }

@@ -282,6 +282,11 @@ impl Run<'_> {
                 }
             }
             producer.flush().await;
+            // A batch that was given up keeps its memory while the request that carries it is under way.
+            let deadline = Instant::now() + self.plan.request_timeout + SLACK;
+            while in_flight(producer).await > 0 && Instant::now() < deadline {
+                sleep(Duration::from_millis(100)).await;
+            }
         }
         let room = fill(&fresh);
         for producer in producers {
@@ -316,6 +321,11 @@ impl Run<'_> {
         }
         closed
     }
+}
+
+/// How many batches a producer has sent that are not answered.
+async fn in_flight(producer: &Producer) -> usize {
+    producer.debug_snapshot().await.partitions.iter().map(|it| it.in_flight_batches).sum()
 }
 
 /// A record of no consequence.

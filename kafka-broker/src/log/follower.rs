@@ -5,7 +5,7 @@ use std::io;
 use bytes::Bytes;
 use kafka_wire::record_batch::{NO_TIMESTAMP, RecordBatch};
 
-use super::{AppendError, PartitionLog};
+use super::{AppendError, PartitionLog, ProducerState};
 
 impl PartitionLog {
     /// Appends batches that the leader has, with their offsets and epochs. The bytes are kept, not copied.
@@ -22,7 +22,8 @@ impl PartitionLog {
         {
             // The leader's log starts inside a batch, of which records were deleted; batches are whole on every replica.
             // The caller moves the start back to where the leader has it.
-            self.begin_anew_at(first.base_offset())?;
+            let producers = std::mem::take(&mut self.producers);
+            self.begin_anew_at(first.base_offset(), producers)?;
         }
         let mut expected = self.log_end_offset;
         for batch in &batches {
@@ -55,8 +56,10 @@ impl PartitionLog {
         }
         if self.segments.first().is_some_and(|first| first.base_offset > offset) {
             // Records were deleted here, by age perhaps, up to beyond what is kept (`LocalLog.truncateFullyAndStartAt`).
-            return self.begin_anew_at(offset);
+            return self.begin_anew_at(offset, ProducerState::default());
         }
+        let (start, end) = (self.log_start_offset, self.log_end_offset);
+        tracing::info!(log = self.folder, start, end, offset, "a log is cut");
         self.lower_recovery_point(offset)?;
         let cut = self.cut_from(offset);
         // Nobody knows what is left.
@@ -94,9 +97,15 @@ impl PartitionLog {
         Ok(())
     }
 
-    /// Drops everything; the next batch begins at `offset` or later.
-    pub(crate) fn restart_at(&mut self, offset: i64) -> io::Result<()> {
-        self.begin_anew_at(offset)
+    /// Drops everything; the next batch begins at `offset` or later. What `producers` wrote before may be sent again.
+    pub(crate) fn restart_at(&mut self, offset: i64, producers: ProducerState) -> io::Result<()> {
+        self.begin_anew_at(offset, producers)
+    }
+
+    /// What a follower whose log begins at `offset` has to know of those that wrote before. Kafka's does not: once it leads,
+    /// it takes for new what they send again.
+    pub(crate) fn producers_at(&self, offset: i64) -> ProducerState {
+        self.producers.before(offset)
     }
 }
 

@@ -33,14 +33,13 @@ use bytes::{Bytes, BytesMut};
 pub(crate) use config::LogConfig;
 pub(crate) use error::{AppendError, DeleteRecordsError, LogError, ReadError};
 pub(crate) use flush::{FlushError, FlushJob};
-pub(crate) use producer_state::ActiveProducer;
+pub(crate) use producer_state::{ActiveProducer, ProducerState};
 pub(crate) use transactions::AbortedTxn;
 
 use crate::checkpoint::CheckpointEntry;
 use crate::storage::Storage;
 use flush::Closing;
 use leader_epoch::LeaderEpochs;
-use producer_state::ProducerState;
 use segment::Segment;
 
 /// Looking for a time decompresses at most this much of one batch.

@@ -100,7 +100,7 @@ pub(crate) enum SequenceError {
 
 /// All producers that wrote to a log.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub(super) struct ProducerState {
+pub(crate) struct ProducerState {
     producers: FxHashMap<i64, Producer>,
     unstable: Unstable,
 }
@@ -252,6 +252,26 @@ impl ProducerState {
             last_offset,
             last_stable_offset,
         })
+    }
+
+    /// What was known where the log had come to `offset`. Producers that wrote since in the last batches known are left
+    /// out: whoever takes those batches learns of them again.
+    pub(super) fn before(&self, offset: i64) -> Self {
+        let mut before = Self::default();
+        for (&producer_id, producer) in &self.producers {
+            let mut producer = producer.clone();
+            let wrote = !producer.batches.is_empty();
+            producer.batches.retain(|batch| batch.last_offset < offset);
+            if wrote && producer.batches.is_empty() {
+                continue;
+            }
+            producer.txn_first_offset = producer.txn_first_offset.filter(|&first| first < offset);
+            if let Some(first_offset) = producer.txn_first_offset {
+                before.unstable.begin(producer_id, first_offset);
+            }
+            before.producers.insert(producer_id, producer);
+        }
+        before
     }
 
     /// The first offset that readers of committed records may not see yet, whatever the high watermark says.

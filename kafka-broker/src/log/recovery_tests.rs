@@ -329,6 +329,28 @@ fn a_crash_forgets_no_producer_whose_batches_retention_deleted() {
     assert!(log.append(sent, client()).unwrap().duplicate);
 }
 
+/// Found by the simulation: a follower that came back after retention had emptied its leader's log led next, and wrote again
+/// what it did not know any more.
+#[test]
+fn a_follower_that_begins_anew_knows_the_producers_that_its_leader_knows() {
+    let mut leader = memory_log(LogConfig::default());
+    let sent = [7, 8].map(|id| batch_with(&Seal::idempotent(id, 0, 0), &[(NOW, None, "x")]));
+    for batch in &sent {
+        leader.append(batch.clone(), client()).unwrap();
+    }
+    let storage: Arc<dyn Storage> = Arc::new(Faulty::default());
+    let mut log = open(&storage, &small(), Shutdown::Unclean);
+    log.restart_at(1, leader.producers_at(1)).unwrap();
+    assert_eq!(log.producer_count(), 1, "the second one has written nothing yet");
+    log.append_as_follower(Bytes::from(leader.read(1, 1 << 20, true).unwrap().concat()), NOW).unwrap();
+    let are_known = |log: &mut PartitionLog| {
+        sent.iter().all(|batch| log.append(batch.clone(), client()).unwrap().duplicate)
+    };
+    assert!(are_known(&mut log));
+    drop(log);
+    assert!(are_known(&mut open(&storage, &small(), Shutdown::Unclean)));
+}
+
 #[test]
 fn an_epoch_is_on_disk_from_its_first_batch_on() {
     let storage: Arc<dyn Storage> = Arc::new(Faulty::default());
@@ -340,10 +362,10 @@ fn an_epoch_is_on_disk_from_its_first_batch_on() {
     assert_eq!(kept(), "0\n2\n0 0\n3 2\n");
     log.delete_records(3).unwrap();
     assert_eq!(kept(), "0\n1\n3 3\n");
-    log.restart_at(9).unwrap();
+    log.restart_at(9, ProducerState::default()).unwrap();
     assert_eq!(kept(), "0\n0\n");
     let mut leader = memory_log(LogConfig::default());
-    leader.restart_at(9).unwrap();
+    leader.restart_at(9, ProducerState::default()).unwrap();
     leader.append(batch(&["x"]), Append { leader_epoch: 4, ..client() }).unwrap();
     log.append_as_follower(Bytes::from(leader.read(9, 1 << 20, true).unwrap().concat()), NOW).unwrap();
     assert_eq!(kept(), "0\n1\n4 9\n");

@@ -2,8 +2,8 @@
 
 use std::io;
 
-use super::segment::Segment;
-use super::{DeleteRecordsError, PartitionLog};
+use super::segment::{self, Segment};
+use super::{DeleteRecordsError, PartitionLog, ProducerState};
 
 impl PartitionLog {
     /// Lets old segments go by `retention.ms` and `retention.bytes`, and those that lie before the log's start whatever
@@ -63,7 +63,7 @@ impl PartitionLog {
     /// was deleted begins anew there (`UnifiedLog.truncateFullyAndStartAt`).
     pub(crate) fn restore_log_start(&mut self, offset: i64) -> io::Result<()> {
         if offset > self.log_end_offset {
-            return self.begin_anew_at(offset);
+            return self.begin_anew_at(offset, ProducerState::default());
         }
         self.advance_log_start(offset);
         self.remove_before_start().map(drop)
@@ -92,7 +92,9 @@ impl PartitionLog {
         Ok(())
     }
 
-    pub(super) fn begin_anew_at(&mut self, offset: i64) -> io::Result<()> {
+    pub(super) fn begin_anew_at(&mut self, offset: i64, producers: ProducerState) -> io::Result<()> {
+        let (start, end) = (self.log_start_offset, self.log_end_offset);
+        tracing::info!(log = self.folder, start, end, offset, "a log begins anew");
         self.lower_recovery_point(offset)?;
         for segment in &self.segments {
             segment.remove(&*self.storage, &self.folder)?;
@@ -100,7 +102,12 @@ impl PartitionLog {
         // Only now: a segment that began at the same offset had a file of the same name.
         let next = Segment::open(&*self.storage, &self.folder, offset)?;
         self.closing.clear();
-        self.producers = Default::default();
+        if producers != ProducerState::default() {
+            // Whoever opens this log again finds them at its beginning.
+            let snapshot = segment::file_name(&self.folder, offset, "snapshot");
+            self.storage.replace(&snapshot, &producers.to_bytes())?;
+        }
+        self.producers = producers;
         self.epochs = Default::default();
         (self.log_start_offset, self.log_end_offset) = (offset, offset);
         (self.flushed_offset, self.shown_offset) = (offset, offset);

@@ -416,7 +416,7 @@ fn reads_in_memory_share_the_logs_bytes() {
 fn a_log_that_starts_beyond_where_it_is_cut_begins_anew_there() {
     let mut log = memory_log(LogConfig::default());
     log.append(batch(&["a", "b", "c", "d", "e"]), client()).unwrap();
-    log.restart_at(5).unwrap();
+    log.restart_at(5, ProducerState::default()).unwrap();
     log.truncate_to(3).unwrap();
     assert_eq!((log.log_start_offset(), log.log_end_offset()), (3, 3));
     assert_eq!(log.latest_epoch(), None);
@@ -435,7 +435,7 @@ fn a_follower_can_begin_in_the_middle_of_a_batch() {
     leader.append(batch(&["a", "b", "c", "d", "e"]), client()).unwrap();
     leader.delete_records(3).unwrap();
     let mut follower = memory_log(LogConfig::default());
-    follower.restart_at(3).unwrap();
+    follower.restart_at(3, ProducerState::default()).unwrap();
     let copied = leader.read(3, 1 << 20, true).unwrap().concat();
     follower.append_as_follower(copied.clone().into(), 0).unwrap();
     follower.restore_log_start(3).unwrap();

@@ -6,14 +6,18 @@ use kafka_wire::error_code::ErrorCode;
 
 use super::{Partition, Unflushed};
 use crate::cluster::elections::AlterPartition;
-use crate::log::ReadError;
+use crate::log::{ProducerState, ReadError};
 use crate::replica::{Replica, Role};
 use crate::replication::{Alignment, History};
 use crate::replication_quota::Side;
 
 /// What a leader has for a follower.
 pub(crate) enum Copied {
-    Align(Alignment),
+    Align {
+        alignment: Alignment,
+        /// Producers at the offset where the follower's log is to begin anew.
+        producers: ProducerState,
+    },
     Batches(Batches),
     /// The leader's log cannot be read.
     Failed(ReadError),
@@ -81,7 +85,13 @@ impl Partition {
         let replica = state.replica()?;
         match replica.align(follower) {
             Alignment::Aligned => {}
-            alignment => return Some(Copied::Align(alignment)),
+            alignment => {
+                let producers = match alignment {
+                    Alignment::StartAt(offset) => replica.log.producers_at(offset),
+                    _ => ProducerState::default(),
+                };
+                return Some(Copied::Align { alignment, producers });
+            }
         }
         let (log_start_offset, end) = (replica.log.log_start_offset(), replica.log.log_end_offset());
         let Role::Leader(leading) = &mut replica.role else { return None };
@@ -148,13 +158,18 @@ impl Partition {
     }
 
     /// As a follower: cuts what is not the leader's.
-    pub(crate) fn follow(&self, leader_epoch: i32, alignment: Alignment) -> std::io::Result<()> {
+    pub(crate) fn follow(
+        &self,
+        leader_epoch: i32,
+        alignment: Alignment,
+        producers: ProducerState,
+    ) -> std::io::Result<()> {
         let mut state = self.state.lock();
         if state.leader_epoch != leader_epoch {
             return Ok(());
         }
         match state.replica().filter(|replica| !replica.is_leader()) {
-            Some(replica) => replica.follow(alignment),
+            Some(replica) => replica.follow(alignment, producers),
             None => Ok(()),
         }
     }

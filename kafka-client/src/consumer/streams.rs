@@ -159,6 +159,7 @@ impl PartitionStream {
             }
             waiting.get_or_insert_with(|| Waiting::new(&shared.waiting));
             tokio::select! {
+                biased;
                 () = self.lease.data.notified() => {}
                 changed = end.changed() => changed.ok()?,
             }

@@ -84,9 +84,11 @@ pub(super) async fn run(shared: Arc<Shared>, mut closed: watch::Receiver<bool>) 
         let wake_at =
             [metadata_due_if_stale, lookup_due, commit_due, Some(stock_due)].into_iter().flatten().min();
         tokio::select! {
+            // In this order, so that a run on a paused clock and one thread is always the same.
+            biased;
+            _ = closed.wait_for(|closed| *closed) => break,
             _ = upkeep.changed() => {}
             changed = rounds.changed() => if changed.is_err() { return },
-            _ = closed.wait_for(|closed| *closed) => break,
             () = sleep_until(wake_at) => {}
             Some(_) = lookups.join_next(), if !lookups.is_empty() => {}
         }
@@ -299,6 +301,7 @@ async fn fetch_from(shared: Arc<Shared>, broker: i32) {
                     continue;
                 }
                 tokio::select! {
+                    biased;
                     changed = fetchable.changed() => if changed.is_err() { return },
                     () = sleep_until(at) => {}
                 }

@@ -104,8 +104,10 @@ pub(super) struct Batch {
     /// Requests that carried it.
     pub(super) attempts: u32,
     pub(super) retry_at: Option<Instant>,
-    /// A request that carried it got no answer, so it may be in the log.
+    /// A request that carried it got no answer, or one that may follow an append: it may be in the log.
     pub(super) possibly_written: bool,
+    /// A request with it was lost: whatever is said of another one, its broker may still come to it.
+    pub(super) may_still_arrive: bool,
     pub(super) last_error: Option<ErrorCode>,
     pub(super) place: Place,
 }
@@ -182,6 +184,7 @@ impl Batch {
             attempts: 0,
             retry_at: None,
             possibly_written: false,
+            may_still_arrive: false,
             last_error: None,
             place: Place::default(),
         }

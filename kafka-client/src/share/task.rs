@@ -130,6 +130,7 @@ async fn serve(shared: Arc<Shared>, pool: Arc<Pool>, broker: i32, mut closed: wa
         let done = match plan {
             Plan::Wait(until) => {
                 tokio::select! {
+                    biased;
                     changed = work.changed() => if changed.is_err() { break },
                     _ = closed.wait_for(|closed| *closed) => break,
                     () = sleep_until(until) => {}
@@ -156,8 +157,9 @@ async fn serve(shared: Arc<Shared>, pool: Arc<Pool>, broker: i32, mut closed: wa
         shared.client.want_refresh(&topics);
         let pause = shared.client.retry_backoff().random_delay(failures);
         tokio::select! {
-            () = tokio::time::sleep(pause) => {}
+            biased;
             _ = closed.wait_for(|closed| *closed) => break,
+            () = tokio::time::sleep(pause) => {}
         }
     }
     if let Some(request) = shared.plan_close(broker, Instant::now()) {

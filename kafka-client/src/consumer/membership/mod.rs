@@ -128,6 +128,9 @@ pub(super) async fn run(
         let wakes = [task.wake_at(), leave_by, Some(now + tick)];
         let wake_at = wakes.into_iter().flatten().min();
         tokio::select! {
+            // In this order, so that a run on a paused clock and one thread is always the same; what is due by time is
+            // looked at after each event.
+            biased;
             event = next_exchange(&mut task.exchange) => task.handle(event),
             Some(event) = task.requests.next(), if !task.requests.is_empty() => task.handle(event),
             done = task.handovers.next() => task.handed_over(done),

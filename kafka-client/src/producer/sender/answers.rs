@@ -93,9 +93,13 @@ impl Sender {
                 self.retry(now, slot, returned, Some(Duration::ZERO));
             }
             // A leader that restarted remembers a producer's last batch only, and finds an older one out of order though
-            // it has it. New numbers could write it twice, and to call it written could be wrong: its caller decides.
+            // it has it. And where the batch before was given up, the requests of a connection that was lost may still
+            // lie with the broker, all of them. New numbers could write it twice, and to call it written could be wrong:
+            // its caller decides.
             ErrorCode::OutOfOrderSequenceNumber
-                if batch.possibly_written && queue.may_be_behind_the_leader(batch) =>
+                if batch.possibly_written
+                    && (queue.may_be_behind_the_leader(batch)
+                        || (batch.may_still_arrive && queue.lost(batch, answer).is_none())) =>
             {
                 self.refuse(&returned, answer.code);
             }
@@ -146,6 +150,7 @@ impl Sender {
 
     fn take_failure(&mut self, now: Instant, slot: usize, mut returned: Returned, possibly_written: bool) {
         returned.batch.possibly_written |= possibly_written;
+        returned.batch.may_still_arrive |= possibly_written;
         returned.batch.last_error = Some(ErrorCode::NetworkException);
         self.retry(now, slot, returned, None);
     }

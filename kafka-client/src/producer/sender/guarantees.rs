@@ -152,6 +152,44 @@ fn a_written_batch_that_a_restarted_leader_forgot_is_not_written_again() {
     assert_eq!(fates[2].as_ref().unwrap().as_ref().unwrap().offset, 2);
 }
 
+/// Found by the simulation: the batch before the last was acknowledged after the last, by its second answer. The one between
+/// them, which the restarted leader had forgotten, was then taken for one that it had never seen.
+#[test]
+fn what_was_acknowledged_last_is_not_always_the_last_that_was_written() {
+    let mut world = World::acquainted(1);
+    (0..3).for_each(|_| world.send(0, 1));
+    // Of three that were written the last is acknowledged, then the first.
+    (0..2).for_each(|_| assert!(world.process(0, Mood::WritesAndComplains) && world.answer(0)));
+    assert!(world.process(0, Mood::Fine) && world.answer(0));
+    world.advance(secs(1));
+    assert!(world.process(0, Mood::Fine) && world.answer(0));
+    world.restart_leader(0);
+    world.settle();
+    assert_eq!(world.logs[0].records, [0, 1, 2, 3]);
+    assert!(world.fates()[2].as_ref().unwrap().as_ref().unwrap_err().possibly_written());
+}
+
+/// Found by the simulation: a batch was given up, the one behind it was refused for the gap and written under new numbers,
+/// and then the broker came to both in what it had read from the lost connection.
+#[test]
+fn a_batch_that_may_still_lie_with_the_broker_gets_no_new_numbers() {
+    let mut world = World::acquainted(1);
+    world.send(0, 1);
+    world.advance(secs(60));
+    world.send(0, 1);
+    world.advance(secs(60));
+    assert!(world.fates()[1].as_ref().unwrap().is_err(), "its time is over");
+    world.cut(0, true);
+    world.advance(secs(1));
+    assert!(world.process(0, Mood::Fine) && world.answer(0));
+    world.haunt();
+    world.haunt();
+    world.send(0, 1);
+    world.settle();
+    assert_eq!(world.logs[0].records, [0, 1, 2, 3]);
+    assert!(world.fates()[2].as_ref().unwrap().as_ref().unwrap_err().possibly_written());
+}
+
 #[test]
 fn an_acknowledged_record_that_the_leader_misses_is_told_as_possible_loss() {
     let mut world = World::acquainted(1);

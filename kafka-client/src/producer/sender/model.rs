@@ -345,13 +345,13 @@ impl World {
         true
     }
 
-    /// The connection breaks: answers are lost, and the broker may have the next request in hand still.
+    /// The connection breaks: answers are lost, and the broker may have what was sent in hand still.
     pub(super) fn cut(&mut self, broker: i32, in_hand: bool) {
         let Some(Wire { unprocessed, unanswered }) = self.wires.remove(&broker) else { return };
         let ids: Vec<_> =
             unanswered.iter().map(|(plan, _)| plan.id).chain(unprocessed.iter().map(|p| p.id)).collect();
         if in_hand {
-            self.zombies.extend(unprocessed.into_iter().next());
+            self.zombies.extend(unprocessed);
         }
         self.sender.not_connected(self.now, broker);
         let mut actions = Vec::new();

@@ -246,6 +246,11 @@ impl PartitionQueue {
     /// The leader wrote a batch.
     pub(super) fn written(&mut self, batch: &Batch, base_offset: i64) {
         self.known_as = batch.sequence.map(|s| s.identity);
+        // One that is sent again may be answered after those behind it.
+        let is_behind = |last: Acknowledged| last.identity == self.known_as && last.place > batch.place;
+        if self.acknowledged.is_some_and(is_behind) {
+            return;
+        }
         let last_offset =
             if base_offset < 0 { -1 } else { base_offset + i64::from(batch.record_count()) - 1 };
         self.acknowledged = Some(Acknowledged {
