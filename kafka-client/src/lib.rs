@@ -20,6 +20,7 @@ mod error;
 pub mod exactly_once;
 pub mod group;
 pub mod net;
+mod news;
 pub mod producer;
 pub mod serde;
 pub mod share;

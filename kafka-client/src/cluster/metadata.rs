@@ -11,12 +11,12 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
 use super::refresh::{MetadataConfig, Refresher, Sources, Step, Verdict};
-use super::rounds::{Follower, Rounds};
 use super::snapshot::Asked;
 use super::{Broker, Cluster};
 use crate::backoff::random_unit;
 use crate::client::MetadataSnapshot;
 use crate::net::RequestError;
+use crate::news::{Follower, News};
 
 /// The snapshot and who wants it refreshed.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ pub(crate) struct Metadata {
     refresher: Mutex<Refresher>,
     wanted: Notify,
     /// Counts finished rounds of asking, with how the last one went.
-    rounds: Rounds,
+    rounds: News<Round>,
 }
 
 /// A finished round of asking.
@@ -43,7 +43,7 @@ impl Metadata {
             snapshot: ArcSwap::default(),
             refresher: Mutex::new(Refresher::new(config)),
             wanted: Notify::new(),
-            rounds: Rounds::default(),
+            rounds: News::default(),
         }
     }
 
@@ -156,7 +156,7 @@ impl Metadata {
     }
 
     /// Changes with each finished round.
-    pub(crate) fn subscribe(&self) -> Follower {
+    pub(crate) fn subscribe(&self) -> Follower<Round> {
         self.rounds.follow()
     }
 }

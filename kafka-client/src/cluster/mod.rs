@@ -3,7 +3,6 @@
 mod coordinator;
 mod metadata;
 mod refresh;
-mod rounds;
 mod snapshot;
 mod update;
 

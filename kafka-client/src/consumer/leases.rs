@@ -80,7 +80,7 @@ impl Shared {
                 fetcher.end_lease(&lease.partition);
             }
         }
-        self.returned.notify();
+        self.returned.tell(());
         self.invalidate();
     }
 
@@ -103,9 +103,9 @@ impl Shared {
     /// Ends all streams and waits for their readers.
     pub(super) async fn close_streams(&self, deadline: Instant) {
         self.leases.lock().values().for_each(|lease| lease.end(StreamEnd::Closed));
-        let mut returned = self.returned.subscribe();
+        let mut returned = self.returned.follow();
         while {
-            returned.borrow_and_update();
+            returned.catch_up();
             self.streams_are_busy()
         } {
             if tokio::time::timeout_at(deadline, returned.changed()).await.is_err() {

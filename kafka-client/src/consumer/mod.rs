@@ -353,10 +353,10 @@ impl Consumer {
         self.ensure_started();
         let shared = self.shared();
         let waited = shared.client.request_timeout();
-        let mut changes = shared.readable.subscribe();
+        let mut changes = shared.readable.follow();
         let known = async {
             loop {
-                changes.borrow_and_update();
+                changes.catch_up();
                 if let Some(position) = shared.positions().get(partition) {
                     return Ok(position.offset);
                 }

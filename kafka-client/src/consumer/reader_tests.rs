@@ -64,7 +64,7 @@ fn fetch(shared: &Shared, partition: i32, records: Bytes) -> i64 {
     };
     fetcher.answered(&plan, 0, vec![answer], now);
     drop(fetcher);
-    shared.readable.notify();
+    shared.readable.tell(());
     offset
 }
 
@@ -194,12 +194,12 @@ fn a_rebalance_waits_for_the_reader_and_the_reader_for_the_rebalance() {
     assert_eq!(next_offset(&shared), Some(0));
     shared.set_gate(true);
     assert!(shared.reader_is_busy(), "the application may still work on record 0");
-    let mut returned = shared.returned.subscribe();
+    let mut returned = shared.returned.follow();
     let mut waiting = Box::pin(shared.next_record());
     assert!((&mut waiting).now_or_never().is_none());
-    assert!(returned.has_changed().unwrap() && !shared.reader_is_busy());
+    assert!(returned.changed().now_or_never().is_some() && !shared.reader_is_busy());
     assert_eq!(done(&shared, 0), 1);
-    returned.borrow_and_update();
+    returned.catch_up();
     shared.set_gate(false);
     assert_eq!(waiting.now_or_never().unwrap().unwrap().unwrap().offset, 1);
 }

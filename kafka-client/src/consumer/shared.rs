@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
-use tokio::sync::{broadcast, mpsc, watch};
+use tokio::sync::{broadcast, mpsc};
 
 use super::acks::AckTracker;
 use super::builder::Options;
@@ -24,26 +24,13 @@ use crate::client::Client;
 use crate::group::GroupProtocol;
 use crate::group::member::{Identity, Topics};
 use crate::net::Pool;
+use crate::news::News;
 
 /// Rebalance events that a slow receiver may fall behind by.
 const MAX_EVENTS: usize = 64;
 
-/// A wake-up that cannot be missed: waiters note the count before they look at the state.
-pub(super) struct Signal(watch::Sender<()>);
-
-impl Signal {
-    fn new() -> Self {
-        Self(watch::Sender::new(()))
-    }
-
-    pub(super) fn notify(&self) {
-        self.0.send_replace(());
-    }
-
-    pub(super) fn subscribe(&self) -> watch::Receiver<()> {
-        self.0.subscribe()
-    }
-}
+/// A wake-up that cannot be missed: waiters catch up with it before they look at the state.
+pub(super) type Signal = News<()>;
 
 /// What the handle asks of the group's task.
 #[derive(Debug)]
@@ -166,10 +153,10 @@ impl Shared {
             leases: Mutex::default(),
             acks: Mutex::default(),
             commits: CommitQueue::default(),
-            readable: Signal::new(),
-            fetchable: Signal::new(),
-            upkeep: Signal::new(),
-            returned: Signal::new(),
+            readable: Signal::default(),
+            fetchable: Signal::default(),
+            upkeep: Signal::default(),
+            returned: Signal::default(),
             commands,
             events: broadcast::Sender::new(MAX_EVENTS),
             identity: Mutex::new(None),
@@ -199,10 +186,10 @@ impl Shared {
             (acks.acknowledge(partition, from, to), acks.unacknowledged())
         };
         if settled > 0 && left == 0 {
-            self.returned.notify();
+            self.returned.tell(());
         }
         if settled > 0 && left + settled >= self.options.max_unacknowledged {
-            self.readable.notify();
+            self.readable.tell(());
             self.leases.lock().values().for_each(|lease| lease.data.notify_one());
         }
     }
@@ -290,7 +277,7 @@ impl Shared {
         let assigned = self.fetcher.lock().seek_to(partition, to);
         self.acks.lock().forget(partition);
         self.invalidate();
-        self.upkeep.notify();
+        self.upkeep.tell(());
         assigned
     }
 
@@ -309,16 +296,16 @@ impl Shared {
     /// Makes readers look again before they go on with the records at hand.
     pub(super) fn invalidate(&self) {
         self.version.fetch_add(1, Ordering::AcqRel);
-        self.readable.notify();
-        self.fetchable.notify();
+        self.readable.tell(());
+        self.fetchable.tell(());
     }
 
     // ---- assignment
 
     pub(super) fn assign(&self, partitions: Vec<TopicPartition>, from_committed: bool) {
         self.fetcher.lock().assign(partitions, from_committed);
-        self.upkeep.notify();
-        self.readable.notify();
+        self.upkeep.tell(());
+        self.readable.tell(());
     }
 
     pub(super) fn unassign(&self, partitions: &[TopicPartition]) {
@@ -395,13 +382,13 @@ impl Shared {
     /// Tells the reader with its next call.
     pub(super) fn fail(&self, error: ConsumeError) {
         *self.failure.lock() = Some(error);
-        self.readable.notify();
+        self.readable.tell(());
     }
 
     /// Rebalances do not wait for the reader any more.
     pub(super) fn begin_close(&self) {
         self.closing.store(true, Ordering::Release);
-        self.returned.notify();
+        self.returned.tell(());
     }
 
     pub(super) fn is_closing(&self) -> bool {
@@ -411,12 +398,12 @@ impl Shared {
     /// The application says that it is done with everything it got.
     pub(super) fn finish_reading(&self) {
         self.reader.lock().busy = false;
-        self.returned.notify();
+        self.returned.tell(());
     }
 
     pub(super) fn set_closed(&self) {
         self.closed.store(true, Ordering::Release);
-        self.readable.notify();
+        self.readable.tell(());
     }
 
     pub(super) fn is_closed(&self) -> bool {

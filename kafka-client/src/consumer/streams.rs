@@ -87,10 +87,10 @@ impl PartitionStreams {
     pub async fn next(&mut self) -> Option<Result<PartitionStream, ConsumeError>> {
         self.consumer.ensure_started();
         let shared = self.consumer.shared();
-        let mut readable = shared.readable.subscribe();
+        let mut readable = shared.readable.follow();
         let mut waiting = None;
         loop {
-            readable.borrow_and_update();
+            readable.catch_up();
             if let Some(failure) = shared.take_failure() {
                 return Some(Err(failure));
             }

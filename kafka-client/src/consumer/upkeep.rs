@@ -32,7 +32,7 @@ const LAST_FETCH_VERSION_WITH_NAMES: i16 = 12;
 
 /// Runs until the consumer is closed; the tasks it started end with it.
 pub(super) async fn run(shared: Arc<Shared>, mut closed: watch::Receiver<bool>) {
-    let mut upkeep = shared.upkeep.subscribe();
+    let mut upkeep = shared.upkeep.follow();
     let mut rounds = shared.client.metadata().subscribe();
     let mut fetchers: JoinSet<()> = JoinSet::new();
     let mut fetched_from = BTreeSet::new();
@@ -42,7 +42,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut closed: watch::Receiver<bool>) 
     let mut stock_due = Instant::now();
     let mut commit_due = shared.options.auto_commit.map(|interval| Instant::now() + interval);
     loop {
-        upkeep.borrow_and_update();
+        upkeep.catch_up();
         rounds.catch_up();
         let now = Instant::now();
 
@@ -146,12 +146,12 @@ fn adopt_leaders(shared: &Shared) -> bool {
         for topic in fetcher.topics() {
             if let Some(code) = cluster.topic_error(&topic).filter(|code| !code.is_retriable()) {
                 fetcher.topic_refused(&topic, code, Instant::now());
-                shared.readable.notify();
+                shared.readable.tell(());
             }
         }
     }
     drop(fetcher);
-    shared.fetchable.notify();
+    shared.fetchable.tell(());
     leaderless
 }
 
@@ -256,9 +256,9 @@ fn reportable(error: &OffsetsError, refused: impl FnOnce(ErrorCode) -> ConsumeEr
 }
 
 fn after_lookup(shared: &Shared) {
-    shared.fetchable.notify();
-    shared.readable.notify();
-    shared.upkeep.notify();
+    shared.fetchable.tell(());
+    shared.readable.tell(());
+    shared.upkeep.tell(());
 }
 
 /// Gives the plan's share of the budget back if the task ends while its request is under way.
@@ -277,9 +277,9 @@ impl Drop for InFlight<'_> {
 
 async fn fetch_from(shared: Arc<Shared>, broker: i32) {
     let options = shared.options.fetch_options();
-    let mut fetchable = shared.fetchable.subscribe();
+    let mut fetchable = shared.fetchable.follow();
     loop {
-        fetchable.borrow_and_update();
+        fetchable.catch_up();
         let planned = shared.fetcher.lock().plan(broker, Instant::now());
         match planned {
             Planned::Fetch(plan) => {
@@ -290,14 +290,14 @@ async fn fetch_from(shared: Arc<Shared>, broker: i32) {
                     Err(error) => {
                         tracing::debug!(broker, %error, "fetch failed");
                         drop(in_flight);
-                        shared.upkeep.notify();
+                        shared.upkeep.tell(());
                     }
                 }
             }
             Planned::Wait(at) => {
                 if shared.fetcher.lock().take_sources_changed() {
-                    shared.fetchable.notify();
-                    shared.upkeep.notify();
+                    shared.fetchable.tell(());
+                    shared.upkeep.tell(());
                     continue;
                 }
                 tokio::select! {
@@ -356,13 +356,13 @@ async fn fetch(shared: &Shared, plan: &FetchPlan, options: &FetchOptions) -> Res
         (has_news, fetcher.needs_upkeep(), fetcher.take_sources_changed())
     };
     if has_news {
-        shared.readable.notify();
+        shared.readable.tell(());
     }
     if needs_upkeep || moved {
-        shared.upkeep.notify();
+        shared.upkeep.tell(());
     }
     if moved {
-        shared.fetchable.notify();
+        shared.fetchable.tell(());
     }
     Ok(())
 }

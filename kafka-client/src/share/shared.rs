@@ -10,7 +10,7 @@ use kafka_wire::messages::{ShareAcknowledgeResponse, ShareFetchResponse};
 use kafka_wire::record_batch::RecordBatch;
 use kafka_wire::{ErrorCode, Uuid};
 use parking_lot::Mutex;
-use tokio::sync::{Notify, broadcast, watch};
+use tokio::sync::{Notify, broadcast};
 use tokio::time::Instant;
 
 use super::acknowledgements::{Rounds, Settled, result_of};
@@ -22,6 +22,7 @@ use crate::TopicPartition;
 use crate::client::Client;
 use crate::cluster::Cluster;
 use crate::consumer::ConsumerRecord;
+use crate::news::News;
 
 /// Who reads that often is given the next records before the last ones are gone. Somebody slower would only hold locks.
 const BRISK: Duration = Duration::from_secs(1);
@@ -39,7 +40,7 @@ pub(super) struct Shared {
     /// Told when there is something to read, or nothing any more.
     readable: Notify,
     /// Told when there is something to do for the tasks of brokers.
-    pub(super) work: watch::Sender<()>,
+    pub(super) work: News<()>,
     pub(super) outcomes: broadcast::Sender<AcknowledgeOutcome>,
 }
 
@@ -79,13 +80,13 @@ impl Shared {
             member,
             state: Mutex::default(),
             readable: Notify::new(),
-            work: watch::Sender::new(()),
+            work: News::default(),
             outcomes: broadcast::Sender::new(OUTCOMES),
         }
     }
 
     fn wake(&self) {
-        self.work.send_replace(());
+        self.work.tell(());
     }
 
     /// Other partitions are this member's.

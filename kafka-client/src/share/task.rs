@@ -38,7 +38,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut membership: Membership, mut clo
                 brokers.spawn(serve(Arc::clone(&shared), Arc::clone(&pool), broker, closed.clone()));
             }
         }
-        shared.work.send_replace(());
+        shared.work.tell(());
         tokio::select! {
             biased;
             _ = closed.wait_for(|closed| *closed) => break,
@@ -119,10 +119,10 @@ async fn heartbeat(
 
 /// Fetches from one broker and tells it what became of its records, one request at a time.
 async fn serve(shared: Arc<Shared>, pool: Arc<Pool>, broker: i32, mut closed: watch::Receiver<bool>) {
-    let mut work = shared.work.subscribe();
+    let mut work = shared.work.follow();
     let mut failures = 0;
     loop {
-        work.borrow_and_update();
+        work.catch_up();
         if *closed.borrow() {
             break;
         }

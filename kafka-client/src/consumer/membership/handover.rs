@@ -113,9 +113,9 @@ async fn revoke(shared: Arc<Shared>, partitions: Vec<TopicPartition>, deadline: 
     }
     let _gate = Gate::close(&shared);
     shared.begin_revoke(&partitions);
-    let mut returned = shared.returned.subscribe();
+    let mut returned = shared.returned.follow();
     loop {
-        returned.borrow_and_update();
+        returned.catch_up();
         if !shared.reader_is_busy() || shared.is_closing() {
             break;
         }

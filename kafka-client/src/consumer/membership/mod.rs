@@ -109,7 +109,7 @@ pub(super) async fn run(
     mut commands: mpsc::UnboundedReceiver<Command>,
     mut closing: watch::Receiver<Option<GroupExit>>,
 ) {
-    let mut returned = shared.returned.subscribe();
+    let mut returned = shared.returned.follow();
     let mut rounds = shared.client.metadata().subscribe();
     let tick = shared.options.heartbeat_interval;
     let mut task = GroupTask::new(shared, topics);

@@ -43,10 +43,10 @@ impl Shared {
         &self,
         take: fn(&Self, &mut Reader) -> Option<Result<T, ConsumeError>>,
     ) -> Result<Option<T>, ConsumeError> {
-        let mut readable = self.readable.subscribe();
+        let mut readable = self.readable.follow();
         let mut waiting = None;
         loop {
-            readable.borrow_and_update();
+            readable.catch_up();
             if let Some(result) = self.come_back(take) {
                 if let Some((_, since)) = waiting {
                     self.metrics.waited(since);
@@ -75,7 +75,7 @@ impl Shared {
         reader.polled = true;
         reader.last_batch = None;
         if std::mem::take(&mut reader.busy) {
-            self.returned.notify();
+            self.returned.tell(());
         }
         if reader.gate {
             return None;
@@ -162,7 +162,7 @@ impl Shared {
         }
         // From here on they are the application's.
         records.charge = None;
-        self.fetchable.notify();
+        self.fetchable.tell(());
         Some(Ok(records))
     }
 
@@ -184,7 +184,7 @@ impl Shared {
             drop(fetcher);
             let partition = records.partition.clone();
             drop(records);
-            self.fetchable.notify();
+            self.fetchable.tell(());
             return Err(ConsumeError::CorruptBatch { partition, offset, source });
         }
         // What came before the damage is good; the rest is fetched again.
@@ -213,7 +213,7 @@ impl Shared {
             Currency::Void => *place = None,
         }
         drop(fetcher);
-        self.fetchable.notify();
+        self.fetchable.tell(());
     }
 
     fn finish_cursor(&self, place: &mut Option<Cursor>) {
@@ -221,7 +221,7 @@ impl Shared {
         let records = cursor.records.records();
         self.fetcher.lock().read_to(&records.partition, records.epoch, records.end);
         drop(cursor);
-        self.fetchable.notify();
+        self.fetchable.tell(());
     }
 
     /// The records at hand cannot be decoded: the position stays where they stopped making sense.
@@ -234,7 +234,7 @@ impl Shared {
         fetcher.refetch(&records.partition, records.epoch, offset, Instant::now());
         drop(fetcher);
         drop(cursor);
-        self.fetchable.notify();
+        self.fetchable.tell(());
     }
 
     /// What is left at hand of a batch goes back to its partition, for another reader. Returns the partition if the
