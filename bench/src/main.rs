@@ -60,7 +60,7 @@ enum Command {
         #[arg(long, value_enum, default_value = "view")]
         each: Each,
     },
-    /// Records of 100 bytes in transactions, to 4 partitions: this project's client and Java's.
+    /// Records of 100 bytes in transactions, to 4 partitions; krafka does not take part.
     Transactions {
         /// How many records a transaction has.
         #[arg(long, value_name = "RECORDS", default_value_t = 1000)]
@@ -105,33 +105,30 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> Result<(), String> {
-    let mut found = Vec::new();
-    for peer in Peer::ALL {
-        if !options.peer.is_empty() && !options.peer.iter().any(|name| name == peer.name()) {
-            continue;
-        }
-        match peer.find() {
-            Ok(program) => found.push((peer, program)),
-            Err(missing) => eprintln!("{} does not take part: {missing}", peer.name()),
-        }
-    }
     let work = match options.work {
         Command::Produce { record_size, compression, await_each, at_once } => {
             Work::Produce(Records { bytes: record_size, compression, await_each, at_once })
         }
         Command::Consume { each } => Work::Consume(each),
-        Command::Transactions { transaction_records } => {
-            found.retain(|(peer, _)| matches!(peer, Peer::Ours | Peer::Java));
-            Work::Transactions { records: transaction_records }
-        }
+        Command::Transactions { transaction_records } => Work::Transactions { records: transaction_records },
         Command::Growth => return growth(options),
     };
+    let mut found = Vec::new();
+    for peer in Peer::ALL {
+        if !options.peer.is_empty() && !options.peer.iter().any(|name| name == peer.name()) {
+            continue;
+        }
+        match peer.find(work) {
+            Ok(program) => found.push((peer, program)),
+            Err(missing) => eprintln!("{} does not take part: {missing}", peer.name()),
+        }
+    }
     let topic = format!("bench-{}", std::process::id());
-    let ours = Peer::Ours.find()?;
     // The topic is made, and for consumers filled, by our own client.
     let filled = if matches!(work, Work::Consume(_)) { options.records } else { 1 };
     let filling =
         Work::Produce(Records { bytes: 100, compression: Codec::None, await_each: false, at_once: None });
+    let ours = Peer::ours()?;
     for broker in &options.broker {
         Peer::Ours.run(&ours, filling, &broker.server, &topic, filled, None)?;
     }
@@ -178,7 +175,7 @@ fn spread(results: &[Measured], figure: fn(&Measured) -> f64) -> String {
 }
 
 fn growth(options: &Options) -> Result<(), String> {
-    let ours = Peer::Ours.find()?;
+    let ours = Peer::ours()?;
     let broker = options.broker.first().ok_or("name a broker")?;
     println!("| partitions | tasks | CPU per record | records a second | peak memory |");
     println!("|---|---|---|---|---|");

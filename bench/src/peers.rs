@@ -15,7 +15,7 @@ use crate::measure::{self, Measured};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Work {
     Produce(Records),
-    /// Records of 100 bytes, so many in each transaction; only by this project's client and Java's.
+    /// Records of 100 bytes, so many in each transaction; not by krafka.
     Transactions {
         records: u64,
     },
@@ -103,17 +103,30 @@ impl Peer {
         }
     }
 
-    /// The program (for Java: the folder of Kafka's jars), or what is missing.
-    pub(crate) fn find(self) -> Result<PathBuf, String> {
+    /// This project's own program, which lies beside this one.
+    pub(crate) fn ours() -> Result<PathBuf, String> {
+        let me = env::current_exe().map_err(|error| error.to_string())?;
+        let path = me.with_file_name("kafka");
+        if path.exists() { Ok(path) } else { Err(format!("{} does not exist", path.display())) }
+    }
+
+    /// The program (for Java: the folder of Kafka's jars) for some work, or what is missing.
+    pub(crate) fn find(self, work: Work) -> Result<PathBuf, String> {
         let from_env = |variable: &str, what: &str| {
             env::var_os(variable).map(PathBuf::from).ok_or_else(|| format!("set {variable} to {what}"))
         };
         let path = match self {
-            Self::Ours => {
-                let me = env::current_exe().map_err(|error| error.to_string())?;
-                me.with_file_name("kafka")
-            }
+            Self::Ours => return Self::ours(),
             Self::Java => from_env("KAFKA_JARS", "the folder that `cargo xtask kafka jars` prints")?,
+            Self::Librdkafka if matches!(work, Work::Transactions { .. }) => {
+                from_env("RDKAFKA_TRANSACTIONS", "what `cargo xtask peers` prints")?
+            }
+            Self::FranzGo if matches!(work, Work::Transactions { .. }) => {
+                from_env("FRANZ_GO_TRANSACTIONS", "what `cargo xtask peers` prints")?
+            }
+            Self::Krafka if matches!(work, Work::Transactions { .. }) => {
+                return Err("it has no benchmark of transactions".to_owned());
+            }
             Self::Librdkafka => from_env("RDKAFKA_PERFORMANCE", "librdkafka's examples/rdkafka_performance")?,
             Self::FranzGo => from_env("FRANZ_GO_BENCH", "the binary of franz-go's examples/bench")?,
             Self::Krafka => from_env(
@@ -173,8 +186,8 @@ impl Peer {
                 command.arg(format!("{}:{}", program.join("*").display(), classes.display()));
                 command.args(["Transactions", server, topic, &n, &records.to_string(), "100"]);
             }
-            (_, Work::Transactions { .. }) => {
-                return Err(format!("{} has no benchmark of transactions", self.name()));
+            (_, Work::Transactions { records }) => {
+                command.args(["produce", server, topic, &n, &records.to_string(), "100"]);
             }
             (Self::Java, work) => {
                 command = Command::new("java");
@@ -246,7 +259,7 @@ impl Peer {
             let why = String::from_utf8_lossy(&output.stderr);
             return Err(format!("{} failed ({}): {said}{why}", self.name(), output.status));
         }
-        let (records, wall) = if self == Self::FranzGo { franz_go_work(&said) } else { (records, wall) };
+        let (records, wall) = if stop_after.is_some() { franz_go_work(&said) } else { (records, wall) };
         Ok(Measured { records, wall, cpu, peak_bytes, broker_cpu })
     }
 }

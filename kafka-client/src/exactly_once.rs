@@ -89,12 +89,23 @@ pub struct ExactlyOnce {
     waiting: Option<PartitionRecords>,
     /// Where to go back to if a transaction turns out to be aborted whose end was not waited for.
     unresolved: Option<Unresolved>,
+    /// Transactions in a row that were refused, and until when no other one is begun.
+    failures: u32,
+    not_before: Option<Instant>,
 }
 
 #[derive(Debug)]
 struct Unresolved {
     serial: u64,
-    from: BTreeMap<TopicPartition, i64>,
+    from: BTreeMap<TopicPartition, Beginning>,
+}
+
+/// Where a transaction began to read a partition. Whoever has the partition after this assignment begins at what is
+/// committed, be it the same member.
+#[derive(Debug, Clone, Copy)]
+struct Beginning {
+    assigned_in: u64,
+    offset: i64,
 }
 
 /// The records of one transaction.
@@ -104,7 +115,7 @@ struct Round {
     serial: u64,
     commit_at: Instant,
     /// Where it began in each partition, and how far it has come.
-    from: BTreeMap<TopicPartition, i64>,
+    from: BTreeMap<TopicPartition, Beginning>,
     to: BTreeMap<TopicPartition, OffsetAndMetadata>,
     /// Some of its records were not processed.
     is_spoilt: bool,
@@ -190,11 +201,14 @@ impl ExactlyOnce {
             begun: None,
             waiting: None,
             unresolved: None,
+            failures: 0,
+            not_before: None,
         })
     }
 
     /// How long a transaction is open before it is committed, at the end of the step under way. Default 100 ms. Less shows
-    /// results sooner, more costs less.
+    /// results sooner, more costs less. More than half of the producer's `transaction.timeout.ms` counts as that half: the
+    /// coordinator would abort one transaction after the other.
     pub fn commit_interval(mut self, interval: Duration) -> Self {
         self.commit_interval = interval;
         self
@@ -224,16 +238,20 @@ impl ExactlyOnce {
                 self.rebalances.answer();
                 continue;
             }
-            if let Some(records) = self.ready().await? {
-                return Ok(Some(self.hand_out(records)));
+            self.not_before = self.not_before.filter(|&at| at > Instant::now());
+            if self.not_before.is_none()
+                && let Some((records, assigned_in)) = self.ready().await?
+            {
+                return Ok(Some(self.hand_out(records, assigned_in)));
             }
             let commit_at = self.round.as_ref().map(|round| round.commit_at);
+            let wake_at = commit_at.into_iter().chain(self.not_before).min();
             tokio::select! {
                 // In this order: whoever always has records waiting still commits.
                 biased;
                 () = self.rebalances.asked.notified() => {}
-                () = sleep_until(commit_at.unwrap_or_else(Instant::now)), if commit_at.is_some() => {}
-                records = self.consumer.next_batch() => match records? {
+                () = sleep_until(wake_at.unwrap_or_else(Instant::now)), if wake_at.is_some() => {}
+                records = self.consumer.next_batch(), if self.waiting.is_none() => match records? {
                     Some(records) => self.waiting = Some(records),
                     None => {
                         self.end_round().await?;
@@ -279,8 +297,8 @@ impl ExactlyOnce {
         }
     }
 
-    /// The records that wait, once there is a transaction for them.
-    async fn ready(&mut self) -> Result<Option<PartitionRecords>, ExactlyOnceError> {
+    /// The records that wait and their assignment, once there is a transaction for them.
+    async fn ready(&mut self) -> Result<Option<(PartitionRecords, u64)>, ExactlyOnceError> {
         if self.waiting.is_none() {
             return Ok(None);
         }
@@ -293,22 +311,30 @@ impl ExactlyOnce {
             self.round = Some(Round {
                 open,
                 serial,
-                commit_at: Instant::now() + self.commit_interval,
+                commit_at: Instant::now() + self.commit_interval.min(self.producer.transaction_timeout() / 2),
                 from: BTreeMap::new(),
                 to: BTreeMap::new(),
                 is_spoilt: false,
             });
         }
-        // While a transaction began, a seek or a rebalance may have made them void.
-        let is_current =
-            |records: &PartitionRecords| self.consumer.assignment().contains(records.topic_partition());
-        Ok(self.waiting.take().filter(is_current))
+        // Since they were read a seek or a rebalance may have made them void: somebody else may have processed them.
+        let current = |records: PartitionRecords| {
+            let assigned_in = self.consumer.assignment_of(&records)?;
+            Some((records, assigned_in))
+        };
+        Ok(self.waiting.take().and_then(current))
     }
 
-    fn hand_out(&mut self, records: PartitionRecords) -> (PartitionRecords, Step<'_>) {
+    fn hand_out(&mut self, records: PartitionRecords, assigned_in: u64) -> (PartitionRecords, Step<'_>) {
         let partition = records.topic_partition().clone();
         if let Some(round) = &mut self.round {
-            round.from.entry(partition.clone()).or_insert(records.position());
+            let here = Beginning { assigned_in, offset: records.position() };
+            let from = round.from.entry(partition.clone()).or_insert(here);
+            if from.assigned_in != assigned_in {
+                // It went and came back: what was read of it before is void, and what is read now comes again.
+                round.is_spoilt = true;
+                *from = here;
+            }
         }
         let mut to = OffsetAndMetadata::new(records.next_offset());
         to.leader_epoch = Some(records.leader_epoch()).filter(|&epoch| epoch >= 0);
@@ -329,10 +355,12 @@ impl ExactlyOnce {
     }
 
     /// Whether the round is committed; if not, it is aborted, and may be tried again.
-    async fn commit(&self, round: Round) -> Result<bool, CommitError> {
+    async fn commit(&mut self, round: Round) -> Result<bool, CommitError> {
         let is_lost = {
             let lost = self.rebalances.lost.lock();
-            round.from.keys().any(|partition| lost.contains(partition))
+            round.from.iter().any(|(partition, from)| {
+                lost.contains(partition) || !self.consumer.has_kept(partition, from.assigned_in)
+            })
         };
         // With the membership of now: partitions that went since were committed before, or are lost.
         let group = self.consumer.group_metadata().filter(|_| !is_lost);
@@ -345,7 +373,10 @@ impl ExactlyOnce {
         let cause = match round.open.commit_offsets(&group, round.to).await {
             Ok(()) => match round.open.commit().await {
                 Err(CommitError::Aborted(cause)) => cause,
-                ended => return ended.map(|()| true),
+                ended => {
+                    self.failures = 0;
+                    return ended.map(|()| true);
+                }
             },
             Err(CommitOffsetsError::Abort(cause)) => {
                 drop(round.open.abort().await);
@@ -354,18 +385,23 @@ impl ExactlyOnce {
             Err(CommitOffsetsError::Fatal(fatal)) => return Err(CommitError::Fatal(fatal)),
             Err(CommitOffsetsError::Closed) => return Err(CommitError::Unresolved { fatal: None }),
         };
+        if let AbortCause::Offsets { code, .. } = cause {
+            // Or it would be refused again and again, until a heartbeat tells.
+            self.consumer.offsets_refused(group.generation, code);
+        }
         if may_succeed(&cause) {
+            self.failures += 1;
+            self.not_before = Some(Instant::now() + self.consumer.retry_delay(self.failures));
             tracing::info!(%cause, "the transaction is aborted, its records are read again");
             return Ok(false);
         }
         Err(CommitError::Aborted(cause))
     }
 
-    fn go_back_to(&mut self, from: BTreeMap<TopicPartition, i64>) {
-        self.waiting = None;
-        for (partition, offset) in from {
-            // Whoever has the partition now begins at what is committed.
-            if self.consumer.assignment().contains(&partition)
+    fn go_back_to(&mut self, from: BTreeMap<TopicPartition, Beginning>) {
+        // Records that wait are of no transaction yet: those of partitions that are read again are void by that.
+        for (partition, Beginning { assigned_in, offset }) in from {
+            if self.consumer.has_kept(&partition, assigned_in)
                 && let Err(error) = self.consumer.seek(&partition, offset)
             {
                 tracing::debug!(%partition, %error, "not read again here");

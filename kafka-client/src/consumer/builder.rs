@@ -19,6 +19,8 @@ use crate::group::{Assignor, CooperativeStickyAssignor, GroupProtocol, RangeAssi
 pub struct ConsumerBuilder {
     client: Client,
     pub(super) options: Options,
+    /// Holds where positions are committed in the background at all.
+    auto_commit_interval: Duration,
     topics: Option<Topics>,
     partitions: Vec<TopicPartition>,
     invalid: Option<ConfigError>,
@@ -144,9 +146,17 @@ impl ConsumerBuilder {
             acknowledgements: false,
             max_unacknowledged: DEFAULT_MAX_UNACKNOWLEDGED,
         };
-        let mut builder = Self { client, options, topics: None, partitions: Vec::new(), invalid: None };
+        let mut builder = Self {
+            client,
+            options,
+            auto_commit_interval: DEFAULT_AUTO_COMMIT,
+            topics: None,
+            partitions: Vec::new(),
+            invalid: None,
+        };
         let properties = builder.client.properties().clone();
         builder.invalid = builder.options.read(&properties).err();
+        builder.auto_commit_interval = builder.options.auto_commit.unwrap_or(DEFAULT_AUTO_COMMIT);
         builder
     }
 
@@ -233,13 +243,18 @@ impl ConsumerBuilder {
     /// earlier calls count: a record is committed once the next one was asked for. Default yes, every 5 s, if
     /// there is a group.
     pub fn enable_auto_commit(mut self, enable: bool) -> Self {
-        self.options.auto_commit = enable.then_some(DEFAULT_AUTO_COMMIT);
+        self.options.auto_commit = enable.then_some(self.auto_commit_interval);
         self
     }
 
-    /// Commits in the background this often (`auto.commit.interval.ms`). Default 5 s.
+    /// Commits in the background this often (`auto.commit.interval.ms`), unless [`enable_auto_commit`] says no. Default 5 s.
+    ///
+    /// [`enable_auto_commit`]: Self::enable_auto_commit
     pub fn auto_commit_interval(mut self, interval: Duration) -> Self {
-        self.options.auto_commit = Some(interval);
+        self.auto_commit_interval = interval;
+        if let Some(every) = &mut self.options.auto_commit {
+            *every = interval;
+        }
         self
     }
 
@@ -497,6 +512,16 @@ fn iso_8601_duration(text: &str) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Found by the simulation: the interval, set afterwards, switched it on again.
+    #[test]
+    fn an_interval_does_not_switch_commits_in_the_background_on() {
+        let client = Client::builder("localhost:9092").build().unwrap();
+        let interval = Duration::from_millis(20);
+        let off = client.consumer().enable_auto_commit(false).auto_commit_interval(interval);
+        assert_eq!(off.options.auto_commit, None);
+        assert_eq!(off.enable_auto_commit(true).options.auto_commit, Some(interval));
+    }
 
     #[test]
     fn durations_are_read_as_java_reads_them() {

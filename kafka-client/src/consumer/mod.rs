@@ -295,6 +295,29 @@ impl Consumer {
         })
     }
 
+    /// Names the assignment that records were read under; `None` if they are void by now: their partition went, perhaps
+    /// to come back, or was read from elsewhere.
+    pub(crate) fn assignment_of(&self, records: &PartitionRecords) -> Option<u64> {
+        let fetcher = self.shared().fetcher.lock();
+        let is_current = fetcher.is_at(&records.partition, records.epoch);
+        fetcher.assigned_in(&records.partition).filter(|_| is_current)
+    }
+
+    /// Whether a partition has been this member's ever since that assignment.
+    pub(crate) fn has_kept(&self, partition: &TopicPartition, assigned_in: u64) -> bool {
+        self.shared().fetcher.lock().assigned_in(partition) == Some(assigned_in)
+    }
+
+    /// The group's coordinator refused offsets that somebody else committed for this member, who may have to join again.
+    pub(crate) fn offsets_refused(&self, generation: i32, code: kafka_wire::ErrorCode) {
+        let _ = self.shared().commands.send(Command::CommitRefused { generation, code });
+    }
+
+    /// How long to wait after so many failures in a row.
+    pub(crate) fn retry_delay(&self, failures: u32) -> Duration {
+        self.shared().client.retry_backoff().random_delay(failures)
+    }
+
     /// Reads exactly these partitions from now on; those that stay keep their position. Members of a group are
     /// assigned by it: for them this does nothing and returns false.
     pub fn assign(&self, partitions: impl IntoIterator<Item = TopicPartition>) -> bool {

@@ -273,6 +273,11 @@ impl Producer {
         self.shared().events.subscribe()
     }
 
+    /// `transaction.timeout.ms`.
+    pub(crate) fn transaction_timeout(&self) -> Duration {
+        self.shared().options.transaction_timeout
+    }
+
     /// Where the producer's records are right now.
     pub async fn debug_snapshot(&self) -> ProducerSnapshot {
         let shared = self.shared();

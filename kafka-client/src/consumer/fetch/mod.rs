@@ -193,6 +193,8 @@ impl Place {
 struct Partition {
     /// Changes with each assignment and seek; answers and records of another epoch are void.
     epoch: u64,
+    /// The epoch of the assignment.
+    assigned_in: u64,
     place: Place,
     paused: bool,
     leader: Option<Leader>,

@@ -25,6 +25,7 @@ impl Fetcher {
             };
             let mut state = Partition {
                 epoch,
+                assigned_in: epoch,
                 place: place.unwrap_or(Place::Nowhere),
                 paused: false,
                 leader: None,
@@ -71,6 +72,11 @@ impl Fetcher {
     /// Whether this assignment or seek of a partition is the current one.
     pub(crate) fn is_at(&self, partition: &TopicPartition, epoch: u64) -> bool {
         self.partitions.get(partition).is_some_and(|state| state.epoch == epoch)
+    }
+
+    /// Names this assignment of a partition; after the partition went and came back it has another name.
+    pub(crate) fn assigned_in(&self, partition: &TopicPartition) -> Option<u64> {
+        self.partitions.get(partition).map(|state| state.assigned_in)
     }
 
     /// Whether records of this assignment and seek still count, and the reader may have them now.
