@@ -10,8 +10,8 @@ use super::{Called, CloneRecord, Node, NodeName, NodeToken, Nodes, Out, Relay, S
 use crate::error::{StreamsError, TaskId};
 use crate::serde::SharedSerde;
 use crate::state::{
-    ChangelogRecords, Either, KvStore, OuterJoinStore, RowsConfig, SessionStore, StorePlace, StoreToken,
-    Stores, SuppressBuffer, TaskStore, WindowStore, WindowStoreConfig,
+    ChangelogRecords, Either, KvStore, Order, OuterJoinStore, RowsConfig, SessionStore, StorePlace,
+    StoreToken, Stores, SuppressBuffer, TaskStore, WindowStore, WindowStoreConfig,
 };
 use crate::topology::{NodeId, StoreKind, StoreSpec, TableInfo, TopicRef, TopologyInner, changelog_topic};
 
@@ -249,7 +249,7 @@ impl<'a> TaskBuilder<'a> {
             changelog: None,
             records: self.settings.changelog_records.unwrap_or(spec.records),
             value: Arc::clone(value),
-            ordered: false,
+            order: Order::Hashed,
             prefix: 0,
             base: None,
         }

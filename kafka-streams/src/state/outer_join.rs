@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::stores::RowStore;
-use super::{Rows, RowsConfig};
+use super::{Order, Rows, RowsConfig};
 use crate::error::StreamsError;
 use crate::serde::{Encoded, Serde, SerdeContext, SerdeError, SharedSerde};
 
@@ -59,7 +59,7 @@ pub(crate) struct OuterJoinStore<K, L, R> {
 impl<K: 'static, L: Clone + 'static, R: Clone + 'static> OuterJoinStore<K, L, R> {
     /// The rows' serde is to be [`either_list`].
     pub(crate) fn new(rows: RowsConfig<Vec<Either<L, R>>>, key: SharedSerde<K>) -> Self {
-        let rows = Rows::new(RowsConfig { ordered: true, ..rows });
+        let rows = Rows::new(RowsConfig { order: Order::Ordered, ..rows });
         Self { rows, key, stream_time: -1, earliest: i64::MAX, bytes: Vec::new() }
     }
 

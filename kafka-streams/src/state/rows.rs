@@ -3,14 +3,13 @@
 //! What changed since the last commit lives here as values: however often a row changes, it is serialized once for
 //! the changelog and the base, and aborting is dropping the rows. Without a base (state in memory) all rows stay here.
 
-use std::collections::BTreeMap;
-use std::ops::{Bound, ControlFlow};
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use kafka_client::wire::record_batch::Headers;
-use rustc_hash::FxHashMap;
 
+use super::index::{Index, KeyBytes, Keys, Order};
 use super::stores::StorePlace;
 use super::{KeyValueStore, StoreError, WriteBatch};
 use crate::error::StreamsError;
@@ -36,103 +35,10 @@ pub(crate) struct RowsConfig<V> {
     pub(crate) changelog: Option<Arc<str>>,
     pub(crate) records: ChangelogRecords,
     pub(crate) value: SharedSerde<V>,
-    /// Whether rows are scanned while records are processed; otherwise keys are hashed.
-    pub(crate) ordered: bool,
+    pub(crate) order: Order,
     /// So many bytes of a key are for the store's own order and not in the changelog.
     pub(crate) prefix: usize,
     pub(crate) base: Option<Box<dyn KeyValueStore>>,
-}
-
-enum Index {
-    Hashed(FxHashMap<Bytes, u32>),
-    Ordered(BTreeMap<Bytes, u32>),
-}
-
-impl Index {
-    #[inline]
-    fn get(&self, key: &[u8]) -> Option<u32> {
-        match self {
-            Index::Hashed(map) => map.get(key).copied(),
-            Index::Ordered(map) => map.get(key).copied(),
-        }
-    }
-
-    fn insert(&mut self, key: Bytes, at: u32) {
-        match self {
-            Index::Hashed(map) => map.insert(key, at),
-            Index::Ordered(map) => map.insert(key, at),
-        };
-    }
-
-    fn remove(&mut self, key: &[u8]) {
-        match self {
-            Index::Hashed(map) => map.remove(key),
-            Index::Ordered(map) => map.remove(key),
-        };
-    }
-
-    fn len(&self) -> usize {
-        match self {
-            Index::Hashed(map) => map.len(),
-            Index::Ordered(map) => map.len(),
-        }
-    }
-
-    fn clear(&mut self) {
-        match self {
-            Index::Hashed(map) => map.clear(),
-            Index::Ordered(map) => map.clear(),
-        }
-    }
-
-    /// Removes the keys from `from` to `to`, in no particular order.
-    fn take(&mut self, from: &[u8], to: &[u8]) -> Vec<(Bytes, u32)> {
-        match self {
-            Index::Ordered(map) => {
-                let mut taken = map.split_off(from);
-                let mut rest = taken.split_off(to);
-                map.append(&mut rest);
-                taken.into_iter().collect()
-            }
-            Index::Hashed(map) => {
-                let mut taken = Vec::new();
-                map.retain(|key, at| {
-                    let stays = key.as_ref() < from || key.as_ref() >= to;
-                    if !stays {
-                        taken.push((key.clone(), *at));
-                    }
-                    stays
-                });
-                taken
-            }
-        }
-    }
-
-    /// Places in the order of the keys' bytes, from `from` (included) to `to` (excluded).
-    fn range(&self, from: &[u8], to: Option<&[u8]>, reverse: bool) -> Box<dyn Iterator<Item = u32> + '_> {
-        if to.is_some_and(|to| to <= from) {
-            return Box::new(std::iter::empty());
-        }
-        match self {
-            Index::Ordered(map) => {
-                let range = map
-                    .range::<[u8], _>((Bound::Included(from), to.map_or(Bound::Unbounded, Bound::Excluded)));
-                match reverse {
-                    true => Box::new(range.rev().map(|(_, at)| *at)),
-                    false => Box::new(range.map(|(_, at)| *at)),
-                }
-            }
-            Index::Hashed(map) => {
-                let inside = |key: &[u8]| key >= from && to.is_none_or(|to| key < to);
-                let mut found: Vec<_> = map.iter().filter(|(key, _)| inside(key)).collect();
-                found.sort_unstable();
-                if reverse {
-                    found.reverse();
-                }
-                Box::new(found.into_iter().map(|(_, at)| *at))
-            }
-        }
-    }
 }
 
 /// What downstream has not seen of a cached row.
@@ -142,7 +48,7 @@ struct Held<V> {
 }
 
 struct Row<V> {
-    key: Bytes,
+    key: KeyBytes,
     /// `None`: the row is deleted, or never was.
     value: Option<V>,
     timestamp: i64,
@@ -159,6 +65,13 @@ pub(crate) struct HeldRow<V> {
     pub(crate) value: Option<V>,
     pub(crate) timestamp: i64,
     pub(crate) headers: Headers,
+}
+
+impl<V> Keys for Vec<Row<V>> {
+    #[inline]
+    fn key(&self, at: u32) -> &[u8] {
+        self.get(at as usize).map_or(&[], |row| &row.key)
+    }
 }
 
 struct Logged {
@@ -181,18 +94,22 @@ pub(crate) struct Rows<V> {
     looked_up: Option<(V, i64)>,
 }
 
+/// Which rows of a base are looked at; `length` is that of their keys, if others lie between them.
+struct Stretch<'a> {
+    from: &'a [u8],
+    to: Option<&'a [u8]>,
+    reverse: bool,
+    length: Option<usize>,
+}
+
 /// Looks at rows one by one, in the order of their keys' bytes.
 pub(crate) type Visitor<'v, V> = &'v mut dyn FnMut(&[u8], &V, i64) -> ControlFlow<()>;
 
 impl<V: Clone + 'static> Rows<V> {
     pub(crate) fn new(config: RowsConfig<V>) -> Self {
-        let index = match config.ordered {
-            true => Index::Ordered(BTreeMap::new()),
-            false => Index::Hashed(FxHashMap::default()),
-        };
         Self {
+            index: Index::new(config.order),
             config,
-            index,
             rows: Vec::new(),
             free: Vec::new(),
             dirty: Vec::new(),
@@ -219,18 +136,19 @@ impl<V: Clone + 'static> Rows<V> {
 
     /// Where the row of a key is, brought here from the base if it is there; an empty row if there is none.
     fn entry(&mut self, key: &[u8]) -> Result<u32, Failure> {
-        if let Some(at) = self.index.get(key) {
+        if let Some(at) = self.index.get(key, &self.rows) {
             return Ok(at);
         }
         let (value, timestamp) = match self.read_base(key)? {
             Some((value, timestamp)) => (Some(value), timestamp),
             None => (None, 0),
         };
-        Ok(self.insert(Bytes::copy_from_slice(key), value, timestamp))
+        Ok(self.insert(key, value, timestamp))
     }
 
-    fn insert(&mut self, key: Bytes, value: Option<V>, timestamp: i64) -> u32 {
-        let row = Row { key: key.clone(), value, timestamp, dirty: false, updated: 0, held: None };
+    fn insert(&mut self, key: &[u8], value: Option<V>, timestamp: i64) -> u32 {
+        let key_bytes = KeyBytes::from_slice(key);
+        let row = Row { key: key_bytes, value, timestamp, dirty: false, updated: 0, held: None };
         let at = match self.free.pop() {
             Some(at) => at,
             None => u32::try_from(self.rows.len()).unwrap_or(u32::MAX),
@@ -239,7 +157,7 @@ impl<V: Clone + 'static> Rows<V> {
             Some(slot) => *slot = row,
             None => self.rows.push(row),
         }
-        self.index.insert(key, at);
+        self.index.insert(key, at, &self.rows);
         at
     }
 
@@ -251,7 +169,7 @@ impl<V: Clone + 'static> Rows<V> {
 
     /// A row and its timestamp.
     pub(crate) fn get(&mut self, key: &[u8]) -> Result<Option<(&V, i64)>, Failure> {
-        if let Some(at) = self.index.get(key) {
+        if let Some(at) = self.index.get(key, &self.rows) {
             return Ok(self.rows.get(at as usize).and_then(|row| Some((row.value.as_ref()?, row.timestamp))));
         }
         // Not kept as a row: what is only read must not fill the memory until the next commit.
@@ -307,9 +225,9 @@ impl<V: Clone + 'static> Rows<V> {
 
     /// Sets or deletes a row without a look at what it was.
     pub(crate) fn put(&mut self, key: &[u8], value: Option<V>, timestamp: i64) -> Result<(), Failure> {
-        let at = match self.index.get(key) {
+        let at = match self.index.get(key, &self.rows) {
             Some(at) => at,
-            None => self.insert(Bytes::copy_from_slice(key), None, 0),
+            None => self.insert(key, None, 0),
         };
         if let Some(row) = self.rows.get_mut(at as usize) {
             row.value = value;
@@ -331,7 +249,7 @@ impl<V: Clone + 'static> Rows<V> {
         {
             let mut out = Vec::new();
             let value = serialize(&self.config, topic, row.value.as_ref(), &mut out)?;
-            let key = row.key.slice(self.config.prefix.min(row.key.len())..);
+            let key = Bytes::copy_from_slice(row.key.get(self.config.prefix..).unwrap_or_default());
             let (value, timestamp) = (value.then(|| out.into()), row.timestamp);
             self.log.push(Logged { key, value, timestamp });
         }
@@ -345,7 +263,8 @@ impl<V: Clone + 'static> Rows<V> {
         let taken = held.iter().filter_map(|at| {
             let row = rows.get_mut(*at as usize)?;
             let Held { before, headers } = *row.held.take()?;
-            let (key, value, timestamp) = (row.key.clone(), row.value.clone(), row.timestamp);
+            let (value, timestamp) = (row.value.clone(), row.timestamp);
+            let key = Bytes::copy_from_slice(&row.key);
             Some(HeldRow { key, before, value, timestamp, headers })
         });
         taken.collect()
@@ -359,8 +278,52 @@ impl<V: Clone + 'static> Rows<V> {
         reverse: bool,
         visit: Visitor<'_, V>,
     ) -> Result<(), Failure> {
-        let mut here =
-            self.index.range(from, to, reverse).filter_map(|at| self.rows.get(at as usize)).peekable();
+        let here = self.index.range(from, to, reverse, &self.rows);
+        self.merge(here, Stretch { from, to, reverse, length: None }, visit)
+    }
+
+    /// Looks at the rows whose keys are `prefix` and a tail of so many bytes as the order says: from the one that begins
+    /// with `from` to the one that begins with `to`, both included.
+    pub(crate) fn scan_group(
+        &self,
+        prefix: &[u8],
+        from: &[u8],
+        to: &[u8],
+        reverse: bool,
+        visit: Visitor<'_, V>,
+    ) -> Result<(), Failure> {
+        let Order::Grouped(tail) = self.config.order else { return Ok(()) };
+        let Some(mut group) = self.index.group(prefix, from, to) else { return Ok(()) };
+        if self.config.base.is_none() {
+            while let Some(at) = if reverse { group.next_back() } else { group.next() } {
+                let Some(Row { key, value: Some(value), timestamp, .. }) = self.rows.get(at as usize) else {
+                    continue;
+                };
+                if visit(key, value, *timestamp).is_break() {
+                    break;
+                }
+            }
+            return Ok(());
+        }
+        let from: Vec<u8> = [prefix, from].concat();
+        let mut to: Vec<u8> = [prefix, to].concat();
+        to.resize(prefix.len() + tail + 1, 0xff);
+        // Longer keys that begin with this one lie between its rows.
+        let length = Some(prefix.len() + tail);
+        let here: Box<dyn Iterator<Item = u32>> =
+            if reverse { Box::new(group.rev()) } else { Box::new(group) };
+        self.merge(here, Stretch { from: &from, to: Some(&to), reverse, length }, visit)
+    }
+
+    /// Rows that are here and rows of the base, as one.
+    fn merge(
+        &self,
+        here: Box<dyn Iterator<Item = u32> + '_>,
+        stretch: Stretch<'_>,
+        visit: Visitor<'_, V>,
+    ) -> Result<(), Failure> {
+        let Stretch { from, to, reverse, length } = stretch;
+        let mut here = here.filter_map(|at| self.rows.get(at as usize)).peekable();
         let mut see = |row: &Row<V>| match &row.value {
             Some(value) => visit(&row.key, value, row.timestamp),
             None => ControlFlow::Continue(()),
@@ -369,12 +332,13 @@ impl<V: Clone + 'static> Rows<V> {
             let _ = here.try_for_each(see);
             return Ok(());
         };
-        // Rows that are here and in the base are newer here.
-        let mut failure = None;
-        let mut stopped = false;
+        let (mut failure, mut stopped) = (None, false);
         base.scan(from, to, reverse, &mut |key, stored| {
+            if length.is_some_and(|length| length != key.len()) {
+                return ControlFlow::Continue(());
+            }
             while let Some(row) = here.peek() {
-                let order = if reverse { key.cmp(&row.key) } else { row.key.as_ref().cmp(key) };
+                let order = if reverse { key.cmp(&row.key) } else { row.key.as_slice().cmp(key) };
                 if order.is_gt() {
                     break;
                 }
@@ -383,21 +347,15 @@ impl<V: Clone + 'static> Rows<V> {
                     stopped = true;
                     return ControlFlow::Break(());
                 }
+                // A row that is in both is newer here.
                 if order.is_eq() {
                     return ControlFlow::Continue(());
                 }
             }
             match self.decode(&Bytes::copy_from_slice(stored)) {
                 Ok((value, timestamp)) => {
-                    let row = Row {
-                        key: Bytes::copy_from_slice(key),
-                        value: Some(value),
-                        timestamp,
-                        dirty: false,
-                        updated: 0,
-                        held: None,
-                    };
-                    let flow = see(&row);
+                    let (key, value) = (KeyBytes::from_slice(key), Some(value));
+                    let flow = see(&Row { key, value, timestamp, dirty: false, updated: 0, held: None });
                     stopped = flow.is_break();
                     flow
                 }
@@ -417,21 +375,20 @@ impl<V: Clone + 'static> Rows<V> {
         Ok(())
     }
 
-    /// Forgets rows whose time is over, from `from` to `to`, without a word to the changelog: its own retention does
-    /// the same.
-    pub(crate) fn expire(&mut self, from: &[u8], to: &[u8]) -> Result<(), Failure> {
-        for (key, at) in self.index.take(from, to) {
-            let Some(row) = self.rows.get_mut(at as usize) else { continue };
+    /// Forgets rows whose time is over, those with keys below `to`, without a word to the changelog: its own retention
+    /// does the same.
+    pub(crate) fn expire(&mut self, to: &[u8]) -> Result<(), Failure> {
+        let (rows, free) = (&self.rows, &mut self.free);
+        self.index.take_below(to, rows, |at| {
             // What a commit has yet to pass on goes with a later call.
-            if row.dirty {
-                self.index.insert(key, at);
-            } else {
-                row.value = None;
-                self.free.push(at);
+            let goes = rows.get(at as usize).is_some_and(|row| !row.dirty);
+            if goes {
+                free.push(at);
             }
-        }
+            goes
+        });
         match &mut self.config.base {
-            Some(base) => base.delete_range(from, to).map_err(|error| self.config.place.failed(error)),
+            Some(base) => base.delete_range(&[], to).map_err(|error| self.config.place.failed(error)),
             None => Ok(()),
         }
     }
@@ -494,7 +451,7 @@ impl<V: Clone + 'static> Rows<V> {
         if self.config.base.is_some() {
             let mut entries = Vec::with_capacity(dirty.len());
             for row in dirty.iter().filter_map(|at| self.rows.get(*at as usize)) {
-                entries.push((row.key.clone(), self.encode(row)?));
+                entries.push((Bytes::copy_from_slice(&row.key), self.encode(row)?));
             }
             if let Some(base) = &mut self.config.base {
                 base.write(WriteBatch { entries, changelog_offset })?;
@@ -508,10 +465,8 @@ impl<V: Clone + 'static> Rows<V> {
             let Some(row) = self.rows.get_mut(*at as usize) else { continue };
             row.dirty = false;
             if row.value.is_none() {
-                if self.index.get(&row.key) == Some(*at) {
-                    self.index.remove(&row.key);
-                }
-                row.key = Bytes::new();
+                let key = row.key.clone();
+                self.index.remove(&key, &self.rows);
                 self.free.push(*at);
             }
         }
@@ -546,7 +501,7 @@ impl<V: Clone + 'static> Rows<V> {
             }
             None => None,
         };
-        match (self.index.get(&key), value) {
+        match (self.index.get(&key, &self.rows), value) {
             (Some(at), Some(value)) => {
                 if let Some(row) = self.rows.get_mut(at as usize) {
                     row.value = Some(value);
@@ -554,11 +509,11 @@ impl<V: Clone + 'static> Rows<V> {
                 }
             }
             (Some(at), None) => {
-                self.index.remove(&key);
+                self.index.remove(&key, &self.rows);
                 self.free.push(at);
             }
             (None, Some(value)) => {
-                self.insert(key, Some(value), record.timestamp);
+                self.insert(&key, Some(value), record.timestamp);
             }
             (None, None) => {}
         }

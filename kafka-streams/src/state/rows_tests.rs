@@ -32,14 +32,14 @@ impl RecordCollector for Sent {
     }
 }
 
-fn rows(ordered: bool, with_base: bool, records: ChangelogRecords) -> Rows<String> {
+fn rows(order: Order, with_base: bool, records: ChangelogRecords) -> Rows<String> {
     let task = TaskId { subtopology: 0, partition: 0 };
     Rows::new(RowsConfig {
         place: StorePlace { task, name: Arc::from("rows") },
         changelog: Some(Arc::from("app-rows-changelog")),
         records,
         value: String::serde(),
-        ordered,
+        order,
         prefix: 0,
         base: with_base.then(|| -> Box<dyn KeyValueStore> { Box::new(MemoryBase::default()) }),
     })
@@ -80,13 +80,13 @@ fn all(rows: &Rows<String>, reverse: bool) -> Vec<(u8, String)> {
 proptest! {
     #[test]
     fn rows_are_a_map_whatever_is_committed_restored_or_expired(
-        ordered in any::<bool>(),
+        order in prop_oneof![Just(Order::Hashed), Just(Order::Ordered), Just(Order::Grouped(1))],
         with_base in any::<bool>(),
         each_update in any::<bool>(),
         steps in prop::collection::vec(step(), 1..60),
     ) {
         let records = if each_update { ChangelogRecords::EachUpdate } else { ChangelogRecords::EachCommit };
-        let make = || rows(ordered, with_base, records);
+        let make = || rows(order, with_base, records);
         let (mut rows, mut log) = (make(), Sent::default());
         let mut model = BTreeMap::<u8, String>::new();
         let mut expired = BTreeMap::<u8, bool>::new();
@@ -121,7 +121,7 @@ proptest! {
                     // All is committed, as a store's time mostly is far behind.
                     rows.write_changelog(0, &mut log).unwrap();
                     rows.commit(Some(log.0.len() as i64)).unwrap();
-                    rows.expire(&[], &[to]).unwrap();
+                    rows.expire(&[to]).unwrap();
                     (0..to).for_each(|key| { expired.insert(key, model.remove(&key).is_some()); });
                 }
                 Step::Commit => {

@@ -9,7 +9,7 @@ use kafka_client::wire::record_batch::Headers;
 
 use super::stores::RowStore;
 use super::window::{Segments, prefixed};
-use super::{HeldRow, Rows, RowsConfig};
+use super::{HeldRow, Order, Rows, RowsConfig};
 use crate::error::StreamsError;
 use crate::serde::{Encoded, SerdeContext, SharedSerde};
 
@@ -23,7 +23,6 @@ pub(crate) struct SessionStore<K, V> {
     key: SharedSerde<K>,
     segments: Segments,
     from: Vec<u8>,
-    to: Vec<u8>,
 }
 
 /// A session that was found.
@@ -36,11 +35,10 @@ pub(crate) struct Session<V> {
 impl<K: 'static, V: Clone + 'static> SessionStore<K, V> {
     pub(crate) fn new(rows: RowsConfig<V>, key: SharedSerde<K>, retention_ms: i64) -> Self {
         Self {
-            rows: Rows::new(RowsConfig { ordered: true, prefix: SEGMENT_BYTES, ..rows }),
+            rows: Rows::new(RowsConfig { order: Order::Grouped(TIMES_BYTES), prefix: SEGMENT_BYTES, ..rows }),
             key,
             segments: Segments::new(retention_ms),
             from: Vec::new(),
-            to: Vec::new(),
         }
     }
 
@@ -80,7 +78,7 @@ impl<K: 'static, V: Clone + 'static> SessionStore<K, V> {
         timestamp: i64,
     ) -> Result<(), Failure> {
         if let Some(first) = self.segments.advance(end) {
-            self.rows.expire(&[], &first.to_be_bytes())?;
+            self.rows.expire(&first.to_be_bytes())?;
         }
         if self.segments.is_over(end) || !self.encode_key(key)? {
             return Ok(());
@@ -102,7 +100,7 @@ impl<K: 'static, V: Clone + 'static> SessionStore<K, V> {
         keep_before: bool,
     ) -> Result<(), Failure> {
         if let Some(first) = self.segments.advance(end) {
-            self.rows.expire(&[], &first.to_be_bytes())?;
+            self.rows.expire(&first.to_be_bytes())?;
         }
         if self.segments.is_over(end) || !self.encode_key(key)? {
             return Ok(());
@@ -157,21 +155,13 @@ impl<K: 'static, V: Clone + 'static> SessionStore<K, V> {
         if !self.encode_key(key)? {
             return Ok(found);
         }
-        let key_end = self.from.len();
         for segment in self.segments.between(earliest_end, i64::MAX) {
-            self.from.truncate(key_end);
             self.set_segment(segment);
-            self.to.clear();
-            self.to.extend_from_slice(&self.from);
-            self.from.extend_from_slice(&earliest_end.to_be_bytes());
-            self.to.extend_from_slice(&[0xff; TIMES_BYTES + 1]);
-            self.rows.scan(&self.from, Some(&self.to), false, &mut |row, value, _| {
-                // Longer keys that begin with this one lie between its rows.
-                if row.len() == key_end + TIMES_BYTES {
-                    let (start, end) = times(row);
-                    if start <= latest_start {
-                        found.push(Session { start, end, value: value.clone() });
-                    }
+            let (from, to) = (earliest_end.to_be_bytes(), i64::MAX.to_be_bytes());
+            self.rows.scan_group(&self.from, &from, &to, false, &mut |row, value, _| {
+                let (start, end) = times(row);
+                if start <= latest_start {
+                    found.push(Session { start, end, value: value.clone() });
                 }
                 ControlFlow::Continue(())
             })?;

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use kafka_client::wire::record_batch::Headers;
 
 use super::stores::RowStore;
-use super::{HeldRow, Rows, RowsConfig};
+use super::{HeldRow, Order, Rows, RowsConfig};
 use crate::error::StreamsError;
 use crate::serde::{Encoded, SerdeContext, SharedSerde};
 
@@ -81,21 +81,28 @@ pub(crate) struct WindowStore<K, V> {
     key: SharedSerde<K>,
     segments: Segments,
     retain_duplicates: bool,
+    scanned: bool,
     sequence: u32,
     from: Vec<u8>,
-    to: Vec<u8>,
 }
 
 impl<K: 'static, V: Clone + 'static> WindowStore<K, V> {
     pub(crate) fn new(rows: RowsConfig<V>, key: SharedSerde<K>, config: &WindowStoreConfig) -> Self {
         Self {
-            rows: Rows::new(RowsConfig { ordered: config.scanned, prefix: SEGMENT_BYTES, ..rows }),
+            rows: Rows::new(RowsConfig {
+                order: match config.scanned {
+                    true => Order::Grouped(START_BYTES + SEQUENCE_BYTES),
+                    false => Order::Hashed,
+                },
+                prefix: SEGMENT_BYTES,
+                ..rows
+            }),
+            scanned: config.scanned,
             key,
             segments: Segments::new(config.retention_ms),
             retain_duplicates: config.retain_duplicates,
             sequence: 0,
             from: Vec::new(),
-            to: Vec::new(),
         }
     }
 
@@ -127,7 +134,7 @@ impl<K: 'static, V: Clone + 'static> WindowStore<K, V> {
 
     fn advance(&mut self, start: i64) -> Result<(), Failure> {
         match self.segments.advance(start) {
-            Some(first) => self.rows.expire(&[], &first.to_be_bytes()),
+            Some(first) => self.rows.expire(&first.to_be_bytes()),
             None => Ok(()),
         }
     }
@@ -233,7 +240,8 @@ impl<K: 'static, V: Clone + 'static> WindowStore<K, V> {
         visit: &mut dyn FnMut(i64, &V, i64) -> ControlFlow<()>,
     ) -> Result<(), Failure> {
         let from = from.max(self.segments.earliest());
-        if to < from || !self.encode_key(key)? {
+        // Stores whose windows are known by their starts are not looked at like this.
+        if to < from || !self.scanned || !self.encode_key(key)? {
             return Ok(());
         }
         let key_end = self.from.len();
@@ -243,20 +251,11 @@ impl<K: 'static, V: Clone + 'static> WindowStore<K, V> {
         }
         let mut stopped = false;
         for segment in segments {
-            self.from.truncate(key_end);
             if let Some(place) = self.from.first_chunk_mut::<SEGMENT_BYTES>() {
                 *place = segment.to_be_bytes();
             }
-            self.to.clear();
-            self.to.extend_from_slice(&self.from);
-            self.from.extend_from_slice(&from.to_be_bytes());
-            self.to.extend_from_slice(&to.to_be_bytes());
-            self.to.extend_from_slice(&[0xff; SEQUENCE_BYTES + 1]);
-            self.rows.scan(&self.from, Some(&self.to), reverse, &mut |row, value, timestamp| {
-                // Longer keys that begin with this one lie between its rows.
-                if row.len() != key_end + START_BYTES + SEQUENCE_BYTES {
-                    return ControlFlow::Continue(());
-                }
+            let (from, to) = (from.to_be_bytes(), to.to_be_bytes());
+            self.rows.scan_group(&self.from, &from, &to, reverse, &mut |row, value, timestamp| {
                 let flow = visit(start_at(row, key_end), value, timestamp);
                 stopped = flow.is_break();
                 flow
