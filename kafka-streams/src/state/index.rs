@@ -9,7 +9,7 @@ use rustc_hash::{FxBuildHasher, FxHashMap};
 use smallvec::SmallVec;
 
 /// A key's bytes; short ones lie in place, so that a look-up touches as little memory as it can.
-pub(super) type KeyBytes = SmallVec<[u8; 24]>;
+pub(super) type KeyBytes = SmallVec<[u8; 32]>;
 
 /// How rows are found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
