@@ -32,3 +32,4 @@ mod topics;
 mod transactions;
 mod transactions_foreign;
 mod transactions_java;
+mod transactions_killed;
