@@ -8,7 +8,7 @@ use libfuzzer_sys::fuzz_target;
 fuzz_target!(|data: &[u8]| {
     let [kind, data @ ..] = data else { return };
     let bytes = Bytes::copy_from_slice(data);
-    match kind % 7 {
+    match kind % 8 {
         0 => {
             // Frame version, key and version are a byte each in all that Kafka writes.
             let Some(&[_, _, version]) = data.first_chunk::<3>() else { return };
@@ -26,7 +26,8 @@ fuzz_target!(|data: &[u8]| {
         3 => value::<OffsetCommitValue>(bytes),
         4 => value::<GroupMetadataValue>(bytes),
         5 => value::<ConsumerGroupMemberMetadataValue>(bytes),
-        _ => value::<TransactionLogValue>(bytes),
+        6 => value::<TransactionLogValue>(bytes),
+        _ => key::<TransactionLogKey>(bytes),
     }
 });
 

@@ -78,6 +78,27 @@ impl Inbox {
     }
 }
 
+/// Partitions in which nothing more may be done for a while.
+#[derive(Debug, Default)]
+struct Resting {
+    partitions: BTreeSet<(Uuid, i32)>,
+    /// Until when; `None` while none rests. The first counts, so that one after the other cannot put it off.
+    until: Option<Instant>,
+}
+
+impl Resting {
+    fn add(&mut self, partition: (Uuid, i32), now: Instant) {
+        self.partitions.insert(partition);
+        self.until.get_or_insert(now + REST);
+    }
+
+    /// They have rested.
+    fn take(&mut self) -> BTreeSet<(Uuid, i32)> {
+        self.until = None;
+        std::mem::take(&mut self.partitions)
+    }
+}
+
 /// Copies for one node until it is dropped, and lets leaders on this node notice who lags.
 pub(crate) async fn run(state: Arc<BrokerState>) {
     let inbox = state.cluster.inbox(state.node_id);
@@ -85,8 +106,7 @@ pub(crate) async fn run(state: Arc<BrokerState>) {
     let period = Duration::from_millis(u64::try_from(lag_max_ms / 2).unwrap_or(0).max(1));
     let mut ticks = interval_at(Instant::now() + period, period);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut resting = BTreeSet::new();
-    let mut retry_at = Instant::now();
+    let mut resting = Resting::default();
     loop {
         tokio::select! {
             biased;
@@ -94,13 +114,13 @@ pub(crate) async fn run(state: Arc<BrokerState>) {
                 let mut steps = 0;
                 while let Some((topic_id, index)) = inbox.next() {
                     let copied = copy_all(&state, &inbox, topic_id, index, &mut steps).await;
-                    if copied.is_err() && resting.insert((topic_id, index)) && resting.len() == 1 {
-                        retry_at = Instant::now() + REST;
+                    if copied.is_err() {
+                        resting.add((topic_id, index), Instant::now());
                     }
                 }
             }
-            () = sleep_until(retry_at), if !resting.is_empty() => {
-                std::mem::take(&mut resting).into_iter().for_each(|(topic_id, index)| inbox.push(topic_id, index));
+            () = sleep_until(resting.until.unwrap_or_else(Instant::now)), if resting.until.is_some() => {
+                resting.take().into_iter().for_each(|(topic_id, index)| inbox.push(topic_id, index));
             }
             _ = ticks.tick() => shrink_isrs(&state).await,
         }
@@ -305,5 +325,25 @@ pub(crate) async fn shrink_isrs(state: &Arc<BrokerState>) {
             // Who still lags is proposed again with the next tick.
             off_thread(state, move |state| alter_partition(state, &proposal)).await.ok();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Found by the simulation: a refused change of the in-sync replicas was proposed again at once, for ever.
+    #[tokio::test(start_paused = true)]
+    async fn refused_partitions_rest_for_a_quarter_of_a_second_from_the_first_one_on() {
+        let (mut resting, now) = (Resting::default(), Instant::now());
+        let partition = |index| (Uuid::from_u128(7), index);
+        resting.add(partition(0), now);
+        resting.add(partition(1), now + REST / 2);
+        resting.add(partition(0), now + REST / 2);
+        assert_eq!(resting.until, Some(now + Duration::from_millis(250)));
+        assert_eq!(resting.take(), BTreeSet::from([partition(0), partition(1)]));
+        assert_eq!(resting.until, None);
+        resting.add(partition(1), now + REST);
+        assert_eq!(resting.until, Some(now + 2 * REST));
     }
 }

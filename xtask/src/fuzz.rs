@@ -63,7 +63,7 @@ fn write_seeds(root: &Path, target: &str) -> Result<(), String> {
                 let columns: Vec<&str> = line.split('\t').collect();
                 match columns[..] {
                     ["metadata", _, _, hex] => seeds.push([&[0], &unhex(hex)[..]].concat()),
-                    [_, _, _, hex] => seeds.extend((1..7).map(|kind| [&[kind], &unhex(hex)[..]].concat())),
+                    [_, _, _, hex] => seeds.extend((1..8).map(|kind| [&[kind], &unhex(hex)[..]].concat())),
                     _ => {}
                 }
             }

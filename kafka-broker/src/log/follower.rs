@@ -52,6 +52,11 @@ impl PartitionLog {
     /// Cuts everything from `offset` on, whole batches at a time. Never leaves an end beyond `offset`.
     pub(crate) fn truncate_to(&mut self, offset: i64) -> io::Result<()> {
         if offset >= self.log_end_offset {
+            // An epoch may begin at the end of a log that retention has emptied, and it may not be the leader's
+            // (`UnifiedLog.truncateTo`).
+            if self.epochs.truncate_from_end(self.log_end_offset) {
+                self.save_epochs();
+            }
             return Ok(());
         }
         if self.segments.first().is_some_and(|first| first.base_offset > offset) {

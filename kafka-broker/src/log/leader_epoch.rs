@@ -37,9 +37,11 @@ impl LeaderEpochs {
         Some((known, self.entries.get(after).map_or(log_end_offset, |&(_, start)| start)))
     }
 
-    /// Forgets what lies at or after `offset`.
-    pub(super) fn truncate_from_end(&mut self, offset: i64) {
+    /// Forgets what lies at or after `offset`. Returns whether there was something.
+    pub(super) fn truncate_from_end(&mut self, offset: i64) -> bool {
+        let before = self.entries.len();
         self.entries.retain(|&(_, start)| start < offset);
+        self.entries.len() < before
     }
 
     /// Forgets epochs that ended before `offset`; the one that contains it now begins there. Returns whether that changed

@@ -410,6 +410,20 @@ fn reads_in_memory_share_the_logs_bytes() {
     assert_eq!(once[0].as_ptr(), twice[0].as_ptr());
 }
 
+/// A follower that retention has emptied, and whose leader comes from before that epoch, would be told to cut for ever.
+#[test]
+fn a_log_that_need_not_be_cut_forgets_the_epoch_that_begins_at_its_end() {
+    let mut log = memory_log(LogConfig::default());
+    for leader_epoch in [3, 5] {
+        log.append(batch(&["a"]), Append { leader_epoch, ..client() }).unwrap();
+    }
+    log.delete_records(2).unwrap();
+    log.roll().unwrap();
+    assert_eq!(log.latest_epoch(), Some(5));
+    log.truncate_to(2).unwrap();
+    assert_eq!((log.latest_epoch(), log.log_end_offset()), (None, 2));
+}
+
 /// Otherwise a follower whose old segments were deleted by age keeps an end beyond its leader's, and is
 /// told to cut for ever.
 #[test]

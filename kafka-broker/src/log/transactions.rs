@@ -142,3 +142,41 @@ impl Unstable {
         self.verified.remove(&producer_id);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// A file may hold anything: what is believed of it is what was written.
+        #[test]
+        fn an_index_of_any_bytes_is_refused_or_is_what_would_be_written(
+            bytes in prop::collection::vec(0..3u8, 0..INDEX_ENTRY_BYTES * 4),
+        ) {
+            if let Some(aborted) = index_from_bytes(&bytes) {
+                prop_assert_eq!(index_to_bytes(&aborted), bytes);
+            }
+        }
+
+        #[test]
+        fn an_index_is_read_as_it_was_written_and_not_if_it_is_cut(
+            ends in prop::collection::btree_set(0..1_000_000i64, 1..20),
+            cut in 1..INDEX_ENTRY_BYTES,
+        ) {
+            let aborted: Vec<_> = ends
+                .iter()
+                .map(|&last_offset| AbortedTxn {
+                    producer_id: last_offset % 7,
+                    first_offset: last_offset / 2,
+                    last_offset,
+                    last_stable_offset: last_offset + 1,
+                })
+                .collect();
+            let bytes = index_to_bytes(&aborted);
+            prop_assert_eq!(index_from_bytes(&bytes), Some(aborted));
+            prop_assert_eq!(index_from_bytes(&bytes[..bytes.len() - cut]), None);
+        }
+    }
+}
