@@ -1,5 +1,7 @@
 //! Joins and grouped tables in the test driver.
 
+#![expect(clippy::unwrap_used, reason = "a test says what it expects")]
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 

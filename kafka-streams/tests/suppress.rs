@@ -1,5 +1,7 @@
 //! Suppression in the test driver.
 
+#![expect(clippy::unwrap_used, reason = "a test says what it expects")]
+
 use std::time::Duration;
 
 use kafka_streams::serde::HasSerde;

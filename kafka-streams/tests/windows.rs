@@ -1,5 +1,7 @@
 //! Windowed aggregates in the test driver.
 
+#![expect(clippy::unwrap_used, reason = "a test says what it expects")]
+
 use std::time::Duration;
 
 use kafka_streams::testing::TestDriver;

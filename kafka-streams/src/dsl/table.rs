@@ -8,7 +8,7 @@ use crate::processor::{
     TaskBuilder, ToStream,
 };
 use crate::serde::SharedSerde;
-use crate::topology::{NodeId, NodeKind, StoreKind, TableInfo, naming};
+use crate::topology::{NodeId, NodeKind, StoreKind, naming};
 
 /// Makes the reader of a table's rows in a task.
 pub(crate) type GetterFactory<K, V> =
@@ -144,7 +144,7 @@ impl<K: Send + 'static, V: Clone + Send + 'static> KTable<K, V> {
             Some(store) => graph.add_table(name, store.spec(StoreKind::KeyValue), self.node),
             None => graph.add_node(name, NodeKind::Processor { stores: Vec::new() }, vec![self.node]),
         };
-        graph.tables.entry(node).or_insert_with(TableInfo::default).parents = vec![self.node];
+        graph.tables.entry(node).or_default().parents = vec![self.node];
         drop(graph);
         let outlets = Outlets::new();
         let (children, kept) = (Arc::clone(&outlets), store.clone());

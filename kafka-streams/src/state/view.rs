@@ -24,8 +24,8 @@ impl<K, V> std::fmt::Debug for ReadOnlyKeyValueStore<K, V> {
     }
 }
 
-fn store_error(error: Box<StreamsError>) -> StoreError {
-    match *error {
+fn store_error(error: StreamsError) -> StoreError {
+    match error {
         StreamsError::Store { source, .. } => source,
         other => StoreError::Storage(Arc::new(other)),
     }
@@ -43,7 +43,7 @@ impl<K: Send + 'static, V: Clone + Send + 'static> ReadOnlyKeyValueStore<K, V> {
         read: impl FnOnce(&mut KvStore<K, V>) -> Result<T, Box<StreamsError>>,
     ) -> Result<T, StoreError> {
         let mut task = self.task.lock();
-        task.stores_mut().get(self.store).and_then(read).map_err(store_error)
+        task.stores_mut().get(self.store).and_then(read).map_err(|error| store_error(*error))
     }
 
     /// A key's row.
