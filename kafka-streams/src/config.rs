@@ -1,31 +1,10 @@
 //! How an application runs.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::error::StreamsError;
-
-/// What to do with an input record whose bytes are not what the topology says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub enum DeserializationHandler {
-    /// Stop, so that nothing is lost unseen. The default, as Java's `LogAndFailExceptionHandler`.
-    #[default]
-    Fail,
-    /// Log a warning and leave the record out, as Java's `LogAndContinueExceptionHandler`.
-    LogAndContinue,
-}
-
-impl DeserializationHandler {
-    pub(crate) fn handle(self, error: Box<StreamsError>) -> Result<(), Box<StreamsError>> {
-        match self {
-            Self::LogAndContinue if matches!(*error, StreamsError::Deserialize { .. }) => {
-                tracing::warn!(%error, "record left out");
-                Ok(())
-            }
-            _ => Err(error),
-        }
-    }
-}
+use crate::handlers::ErrorHandling;
+pub use crate::handlers::{DeserializationHandler, ErrorAction, FailedRecord, ProcessingHandler};
 
 /// The configuration of [`crate::KafkaStreams`].
 #[derive(Debug, Clone)]
@@ -34,7 +13,7 @@ pub struct StreamsConfig {
     pub(crate) bootstrap_servers: String,
     pub(crate) commit_interval: Duration,
     pub(crate) replication_factor: i16,
-    pub(crate) deserialization: DeserializationHandler,
+    pub(crate) errors: ErrorHandling,
     pub(crate) linger: Duration,
     pub(crate) max_uncommitted_rows: usize,
 }
@@ -48,7 +27,7 @@ impl StreamsConfig {
             bootstrap_servers: bootstrap_servers.into(),
             commit_interval: Duration::from_secs(30),
             replication_factor: -1,
-            deserialization: DeserializationHandler::Fail,
+            errors: ErrorHandling::default(),
             linger: Duration::from_millis(100),
             max_uncommitted_rows: 1_000_000,
         }
@@ -68,7 +47,20 @@ impl StreamsConfig {
 
     /// What to do with unreadable input (`deserialization.exception.handler`).
     pub fn deserialization_handler(mut self, handler: DeserializationHandler) -> Self {
-        self.deserialization = handler;
+        self.errors.deserialization = handler;
+        self
+    }
+
+    /// What to do when the application's code fails with an error (`processing.exception.handler`).
+    pub fn processing_handler(mut self, handler: ProcessingHandler) -> Self {
+        self.errors.processing = handler;
+        self
+    }
+
+    /// Where records go that could not be read or processed, whether the application stops or goes on
+    /// (`errors.dead.letter.queue.topic.name`). Default: nowhere. [`ProcessingHandler::Custom`] decides for itself.
+    pub fn dead_letter_queue(mut self, topic: impl AsRef<str>) -> Self {
+        self.errors.dead_letter = Some(Arc::from(topic.as_ref()));
         self
     }
 

@@ -100,6 +100,30 @@ pub enum StreamsError {
         /// Why.
         source: StoreError,
     },
+    /// The application's code failed with an error, and the handler chose to fail.
+    #[error("task {task}, node {node}: failed while processing {position}: {source}")]
+    Processing {
+        /// The task.
+        task: TaskId,
+        /// The operator or the processor.
+        node: Arc<str>,
+        /// The input record; without a topic and at offset -1 in a punctuator.
+        position: RecordPosition,
+        /// The application's error.
+        source: Arc<dyn std::error::Error + Send + Sync>,
+    },
+    /// An input record has no valid timestamp, and the source's extractor chose to fail.
+    #[error("task {task}, node {node}: {position} has the timestamp {timestamp}")]
+    InvalidTimestamp {
+        /// The task.
+        task: TaskId,
+        /// The source node.
+        node: Arc<str>,
+        /// Where the record is.
+        position: RecordPosition,
+        /// What was extracted.
+        timestamp: i64,
+    },
     /// A closure of the application panicked.
     #[error("task {task}: the application's code panicked while processing {position}: {message}")]
     Panicked {

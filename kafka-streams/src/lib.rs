@@ -27,6 +27,7 @@
 pub mod config;
 pub mod dsl;
 mod error;
+mod handlers;
 pub mod processor;
 pub mod runtime;
 pub use kafka_client::serde;
@@ -42,6 +43,10 @@ pub use dsl::{
     TimeWindows, UnlimitedWindows, Windowed, WindowedBy, Windows,
 };
 pub use error::{InvalidTopology, Part, RecordPosition, StreamsError, TaskId, TopologyError};
+pub use processor::{
+    Change, FixedKeyProcessor, FixedKeyRecord, Processor, ProcessorError, ProcessorResult, PunctuationType,
+    Record, TimestampExtractor,
+};
 pub use runtime::{KafkaStreams, State};
 pub use state::ChangelogRecords;
 pub use topology::Topology;

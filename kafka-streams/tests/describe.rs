@@ -5,10 +5,12 @@
 use std::time::Duration;
 
 use kafka_streams::dsl::Repartitioned;
+use kafka_streams::processor::{FixedKeyProcessorContext, ProcessorContext};
 use kafka_streams::{
     Consumed, Grouped, JoinWindows, Joined, Produced, SessionWindows, SlidingWindows, Store, StreamJoined,
     StreamsBuilder, TableJoined, TimeWindows, Windowed,
 };
+use kafka_streams::{FixedKeyProcessor, FixedKeyRecord, Processor, ProcessorResult, Record};
 
 fn check(name: &str, build: impl Fn(&StreamsBuilder)) {
     let builder = StreamsBuilder::new();
@@ -311,4 +313,54 @@ fn joins_with_tables_read_as_in_java() {
             .to_stream()
             .to("out");
     });
+}
+
+struct Pass;
+
+impl Processor for Pass {
+    type KIn = String;
+    type VIn = String;
+    type KOut = String;
+    type VOut = String;
+
+    fn process(&mut self, _: Record<String, String>, _: &mut ProcessorContext<'_, Self>) -> ProcessorResult {
+        Ok(())
+    }
+}
+
+struct PassValue;
+
+impl FixedKeyProcessor for PassValue {
+    type K = String;
+    type VIn = String;
+    type VOut = String;
+
+    fn process(
+        &mut self,
+        _: FixedKeyRecord<String, String>,
+        _: &mut FixedKeyProcessorContext<'_, Self>,
+    ) -> ProcessorResult {
+        Ok(())
+    }
+}
+
+#[test]
+fn processors_read_as_in_java() {
+    let store = |b: &StreamsBuilder, name: &str| b.add_store(Store::<String, String>::kv(name));
+    check("process", |b| {
+        let seen = store(b, "seen");
+        let passed = text(b, "in").process(&seen, |_| Pass).group_by_key(Grouped::auto());
+        passed.count(Store::kv("counts")).to_stream().to("out");
+    });
+    check("process_values", |b| {
+        let stores = (store(b, "b-store"), store(b, "a-store"));
+        let passed = text(b, "in").process_values((&stores.0, &stores.1), |_| PassValue);
+        passed.group_by_key(Grouped::auto()).count(Store::kv("counts")).to_stream().to("out");
+    });
+    check("process_shared_store", |b| {
+        let shared = store(b, "shared");
+        text(b, "left").process(&shared, |_| Pass).named("writer").to("out");
+        text(b, "right").process_values(&shared, |_| PassValue).to("out");
+    });
+    check("process_without_store", |b| text(b, "in").process((), |()| Pass).named("pass").to("out"));
 }

@@ -7,6 +7,7 @@ mod grouped;
 mod join;
 mod joined;
 mod options;
+mod process;
 mod split;
 mod stream;
 mod suppress;
@@ -23,6 +24,7 @@ pub use grouped::KGroupedStream;
 pub use join::TableJoined;
 pub use joined::{JoinWindows, Joined, StreamJoined};
 pub use options::{Consumed, Grouped, Produced, Repartitioned, Store};
+pub use process::{ProcessorStores, StoreHandle};
 pub use split::SplitStream;
 pub use stream::KStream;
 pub(crate) use stream::attach_sink;
@@ -35,7 +37,7 @@ pub use windows::{Emit, SessionWindows, SlidingWindows, TimeWindows, UnlimitedWi
 use crate::error::{InvalidTopology, StreamsError};
 use crate::processor::{
     Change, Forwarding, Node, Out, Outlets, Source, SourceFactory, StoreGetter, TableOut, TableSource,
-    TaskBuilder,
+    TaskBuilder, TimestampExtractor,
 };
 use crate::serde::{Nullable, SharedSerde};
 use crate::topology::{Graph, NodeId, NodeKind, StoreKind, TableInfo, TopicRef, Topology, naming};
@@ -73,7 +75,10 @@ impl StreamsBuilder {
         let mut graph = self.graph.lock();
         let name = graph.name_or(consumed.name, naming::SOURCE);
         let node = graph.add_source(name, consumed.topics, None);
-        graph.add_source_factory(node, source(node, consumed.key, consumed.value, &outlets));
+        graph.add_source_factory(
+            node,
+            timed_source(node, consumed.key, consumed.value, consumed.timestamps, &outlets),
+        );
         drop(graph);
         KStream::new(&self.graph, node, outlets, false)
     }
@@ -114,8 +119,9 @@ impl StreamsBuilder {
         let node = graph.add_node(name, NodeKind::Processor { stores: Vec::new() }, vec![source_node]);
         let rows = Outlets::<K, Option<V>>::new();
         let nullable: SharedSerde<Option<V>> = Arc::new(Nullable(Arc::clone(&consumed.value)));
-        graph
-            .add_source_factory(source_node, source(source_node, Arc::clone(&consumed.key), nullable, &rows));
+        let timestamps = consumed.timestamps.nullable();
+        let read = timed_source(source_node, Arc::clone(&consumed.key), nullable, timestamps, &rows);
+        graph.add_source_factory(source_node, read);
         // A table that nobody looks into has no store, until a join or a grouping needs its rows.
         let is_kept = store.is_some();
         let store = store.unwrap_or_else(|| Store::with(consumed.key, consumed.value)).named(store_name);
@@ -168,17 +174,29 @@ where
     (node, outlets)
 }
 
+/// Reads an internal topic: records have the time that this library wrote them with.
 pub(crate) fn source<K: Send + 'static, V: Send + 'static>(
     node: usize,
     key: SharedSerde<K>,
     value: SharedSerde<V>,
     outlets: &Arc<Outlets<K, V>>,
 ) -> SourceFactory {
+    timed_source(node, key, value, TimestampExtractor::FailOnInvalidTimestamp, outlets)
+}
+
+fn timed_source<K: Send + 'static, V: Send + 'static>(
+    node: usize,
+    key: SharedSerde<K>,
+    value: SharedSerde<V>,
+    timestamps: TimestampExtractor<K, V>,
+    outlets: &Arc<Outlets<K, V>>,
+) -> SourceFactory {
     let outlets = Arc::clone(outlets);
     Arc::new(move |tasks| {
         let name = tasks.name(node);
         let out = outlets.build(tasks)?;
-        Ok(Box::new(Source { name, key: Arc::clone(&key), value: Arc::clone(&value), out }))
+        let (key, value, timestamps) = (Arc::clone(&key), Arc::clone(&value), timestamps.clone());
+        Ok(Box::new(Source { name, key, value, timestamps, decoded: Vec::new(), out }))
     })
 }
 

@@ -2,6 +2,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::external;
+use crate::processor::TimestampExtractor;
 use crate::serde::{HasSerde, SharedSerde};
 use crate::state::ChangelogRecords;
 use crate::topology::{StoreKind, StoreSpec, TopicRef};
@@ -12,6 +13,7 @@ pub struct Consumed<K, V> {
     pub(crate) name: Option<String>,
     pub(crate) key: SharedSerde<K>,
     pub(crate) value: SharedSerde<V>,
+    pub(crate) timestamps: TimestampExtractor<K, V>,
 }
 
 impl<K, V> Consumed<K, V> {
@@ -22,12 +24,18 @@ impl<K, V> Consumed<K, V> {
         value: SharedSerde<V>,
     ) -> Self {
         let topics = topics.into_iter().map(|topic| external(topic.as_ref())).collect();
-        Self { topics, name: None, key, value }
+        Self { topics, name: None, key, value, timestamps: TimestampExtractor::FailOnInvalidTimestamp }
     }
 
     /// Names the source node.
     pub fn named(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());
+        self
+    }
+
+    /// Which time the records have. Default: the one they were written with.
+    pub fn timestamps(mut self, extractor: TimestampExtractor<K, V>) -> Self {
+        self.timestamps = extractor;
         self
     }
 

@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 
 use super::{Called, CloneRecord, Node, NodeName, NodeToken, Nodes, Out, Relay, SourceNode};
 use crate::error::{StreamsError, TaskId};
+use crate::handlers::ErrorHandling;
 use crate::serde::SharedSerde;
 use crate::state::{
     ChangelogRecords, Either, KvStore, Order, OuterJoinStore, RowsConfig, SessionStore, StorePlace,
@@ -67,6 +68,7 @@ pub(crate) struct TaskSettings {
     pub(crate) application_id: String,
     /// For all stores, whatever each one asks for.
     pub(crate) changelog_records: Option<ChangelogRecords>,
+    pub(crate) errors: ErrorHandling,
 }
 
 /// Puts one task together.

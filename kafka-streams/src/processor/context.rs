@@ -3,8 +3,9 @@ use std::sync::Arc;
 use kafka_client::TopicPartition;
 use kafka_client::wire::record_batch::Headers;
 
-use super::Nodes;
+use super::{NodeResult, Nodes, ProcessorError, RawRecord, Schedules};
 use crate::error::{Part, RecordPosition, StreamsError, TaskId};
+use crate::handlers::ErrorHandling;
 use crate::serde::SerdeError;
 use crate::state::Stores;
 
@@ -42,6 +43,10 @@ pub(crate) struct Context<'a> {
     pub(crate) wall_time: i64,
     /// Records that an operator left out: too late, or without a key.
     pub(crate) dropped: u64,
+    /// The input record at hand, `None` outside of records.
+    pub(crate) record: &'a mut Option<RawRecord>,
+    pub(crate) schedules: &'a mut Schedules,
+    pub(crate) errors: &'a ErrorHandling,
     pub(crate) stores: &'a mut Stores,
     pub(crate) nodes: &'a mut Nodes,
     pub(crate) collector: &'a mut dyn RecordCollector,
@@ -53,6 +58,60 @@ impl Context<'_> {
             partition: TopicPartition::new(Arc::clone(&self.topic), self.task.partition),
             offset: self.offset,
         }
+    }
+
+    /// The same for a shorter time; what is [dropped](Context::dropped) there is counted from 0.
+    pub(crate) fn reborrow(&mut self) -> Context<'_> {
+        Context {
+            task: self.task,
+            topic: Arc::clone(&self.topic),
+            offset: self.offset,
+            stream_time: self.stream_time,
+            wall_time: self.wall_time,
+            dropped: 0,
+            record: &mut *self.record,
+            schedules: &mut *self.schedules,
+            errors: self.errors,
+            stores: &mut *self.stores,
+            nodes: &mut *self.nodes,
+            collector: &mut *self.collector,
+        }
+    }
+
+    /// The application's code failed: the handler decides whether the record is left out or the task fails.
+    #[cold]
+    pub(crate) fn processing_failed(&mut self, node: &Arc<str>, error: ProcessorError) -> NodeResult {
+        let error = self.processing_error(node, error);
+        self.settle(error)
+    }
+
+    #[cold]
+    pub(crate) fn processing_error(&self, node: &Arc<str>, error: ProcessorError) -> Box<StreamsError> {
+        let (task, node, position) = (self.task, Arc::clone(node), self.position());
+        Box::new(StreamsError::Processing { task, node, position, source: error.into() })
+    }
+
+    /// Does with an error what its handler says.
+    #[cold]
+    pub(crate) fn settle(&mut self, error: Box<StreamsError>) -> NodeResult {
+        let verdict = self.errors.decide(&error, self.record.as_ref());
+        if let Some((topic, letter)) = verdict.dead_letter {
+            self.send(Outgoing {
+                topic: &topic,
+                partition: None,
+                key: letter.key.as_deref(),
+                partition_by: letter.key.as_deref(),
+                value: letter.value.as_deref(),
+                timestamp: letter.timestamp,
+                headers: &letter.headers,
+            })?;
+        }
+        if !verdict.resume {
+            return Err(error);
+        }
+        tracing::warn!(%error, "record left out");
+        self.dropped += 1;
+        Ok(())
     }
 
     pub(crate) fn send(&mut self, record: Outgoing<'_>) -> Result<(), Box<StreamsError>> {

@@ -8,28 +8,42 @@
 mod aggregate;
 mod build;
 mod context;
+mod custom;
 mod nodes;
+mod schedules;
 mod session_aggregate;
 mod sink;
 mod source;
 mod split;
 mod stateless;
+mod store_access;
 mod stream_join;
 mod suppress;
 mod table;
 mod table_join;
+mod timestamp;
 mod window_aggregate;
 
 pub(crate) use aggregate::{Aggregate, Forwarding, TableAggregate, Update};
 pub(crate) use build::{Outlets, SourceFactory, TaskBuilder, TaskSettings};
 pub(crate) use context::{Context, Outgoing, RecordCollector};
+pub(crate) use custom::ProcessorNode;
+pub use custom::{
+    FixedKey, FixedKeyProcessor, FixedKeyProcessorContext, FixedKeyRecord, Operator, Processor,
+    ProcessorContext, ProcessorError, ProcessorResult, TaskContext,
+};
 pub(crate) use nodes::{Called, NodeToken, Nodes, Relay};
+pub(crate) use schedules::Schedules;
+pub use schedules::{PunctuationType, Schedule};
 pub(crate) use session_aggregate::{Merge, SessionAggregate, SessionGetter};
 pub(crate) use sink::Sink;
-pub(crate) use source::{RawRecord, Source, SourceNode};
+pub(crate) use source::{RawRecord, Source, SourceNode, Waiting as WaitingRecord};
 pub(crate) use split::{Arm, Predicate, Split};
 pub(crate) use stateless::{
     Filter, FlatMap, FlatMapValues, ForEach, Forward, Map, MapValues, Peek, SelectKey,
+};
+pub use store_access::{
+    KeyValueAccess, KeyValueRef, SessionAccess, SessionRef, StoreRef, WindowAccess, WindowRef,
 };
 pub(crate) use stream_join::{FromLeft, FromRight, JoinBoth, JoinFrom, StreamJoinSide, Unmatched, Waiting};
 pub(crate) use suppress::{Suppress, SuppressGetter};
@@ -40,6 +54,7 @@ pub(crate) use table::{
 pub(crate) use table_join::{
     JoinGetter, StreamTableJoin, TableGroup, TableJoinKind, TableJoinSide, TableMerge,
 };
+pub use timestamp::{Extract, ExtractedFrom, TimestampExtractor};
 pub(crate) use window_aggregate::{
     Closing, SlidingAggregate, WindowAggregate, WindowGetter, WindowUpdate, WindowedOut,
 };

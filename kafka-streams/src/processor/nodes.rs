@@ -7,6 +7,11 @@ use super::{Context, Node, NodeResult, Record};
 
 /// What the task itself calls of a node.
 pub(crate) trait Called: Any + Send {
+    /// The task's state is restored and its work begins. `index` is the node's place among those that are called.
+    fn init(&mut self, _index: usize, _cx: &mut Context<'_>) -> NodeResult {
+        Ok(())
+    }
+
     /// Pushes on what was held back until this commit.
     fn flush(&mut self, _cx: &mut Context<'_>) -> NodeResult {
         Ok(())
@@ -39,16 +44,22 @@ impl<N> Clone for NodeToken<N> {
 
 impl<N> Copy for NodeToken<N> {}
 
-impl<N> NodeToken<N> {
-    pub(crate) fn index(self) -> usize {
-        self.index
-    }
-}
-
 impl Nodes {
     pub(crate) fn add<N: Called>(&mut self, node: N) -> NodeToken<N> {
         self.slots.push(Some(Box::new(node)));
         NodeToken { index: self.slots.len() - 1, node: PhantomData }
+    }
+
+    /// Calls something of a node; nothing happens while it is at work.
+    pub(crate) fn call(
+        index: usize,
+        cx: &mut Context<'_>,
+        work: impl FnOnce(&mut dyn Called, &mut Context<'_>) -> NodeResult,
+    ) -> NodeResult {
+        let Some(mut node) = cx.nodes.take(index) else { return Ok(()) };
+        let result = work(&mut *node, cx);
+        cx.nodes.put_back(index, node);
+        result
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -34,9 +34,10 @@ use worker::Worker;
 /// How many fetched batches (one partition's share of one fetch each) wait for the tasks.
 const QUEUED_BATCHES: usize = 32;
 
-/// How often the tasks look at the clock while no records come: each commit interval, within these limits.
+/// How often the tasks look at the clock while no records come: each commit interval, within these limits. The longest is
+/// how late a punctuator may be, as with Java's `poll.ms`.
 const SHORTEST_TICK: Duration = Duration::from_millis(1);
-const LONGEST_TICK: Duration = Duration::from_secs(1);
+const LONGEST_TICK: Duration = Duration::from_millis(100);
 
 /// What an application is doing; Java's `KafkaStreams.State`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

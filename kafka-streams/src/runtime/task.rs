@@ -5,9 +5,12 @@ use std::sync::Arc;
 
 use kafka_client::TopicPartition;
 
-use crate::config::DeserializationHandler;
 use crate::error::{StreamsError, TaskId};
-use crate::processor::{Context, Nodes, RawRecord, RecordCollector, SourceNode, TaskBuilder, TaskSettings};
+use crate::handlers::ErrorHandling;
+use crate::processor::{
+    Context, Nodes, PunctuationType, RawRecord, RecordCollector, Schedules, SourceNode, TaskBuilder,
+    TaskSettings, WaitingRecord,
+};
 use crate::state::Stores;
 use crate::topology::{NodeKind, TopologyInner};
 
@@ -24,6 +27,10 @@ struct Input {
     /// The source nodes that read it.
     sources: Vec<usize>,
     head: Option<RawRecord>,
+    /// The head's timestamp is the one that its source gave it.
+    is_timed: bool,
+    /// The largest timestamp of the records so far, -1 before the first.
+    partition_time: i64,
     batches: VecDeque<RawBatch>,
     /// The offset to commit: of the next record that was not processed.
     position: Option<i64>,
@@ -36,7 +43,10 @@ impl Input {
         while self.head.is_none() {
             let Some(batch) = self.batches.front_mut() else { return Ok(false) };
             match batch.records.next() {
-                Some(record) => self.head = Some(record?),
+                Some(record) => {
+                    self.head = Some(record?);
+                    self.is_timed = false;
+                }
                 None => {
                     if self.position.is_none_or(|at| at < batch.next_offset) {
                         self.position = Some(batch.next_offset);
@@ -48,6 +58,12 @@ impl Input {
         }
         Ok(true)
     }
+
+    /// The record at this offset is done with.
+    fn pass(&mut self, offset: i64) {
+        self.position = Some(offset.saturating_add(1));
+        self.uncommitted = true;
+    }
 }
 
 /// A sub-topology at work on one partition: its nodes, its stores and its input. No IO and no clock: records come by
@@ -58,7 +74,8 @@ pub(crate) struct Task {
     sources: Vec<Box<dyn SourceNode>>,
     stores: Stores,
     nodes: Nodes,
-    handler: DeserializationHandler,
+    schedules: Schedules,
+    errors: ErrorHandling,
     stream_time: i64,
     dropped: u64,
 }
@@ -68,7 +85,6 @@ impl Task {
         topology: &TopologyInner,
         settings: &TaskSettings,
         id: TaskId,
-        handler: DeserializationHandler,
     ) -> Result<Self, StreamsError> {
         let mut builder = TaskBuilder::new(topology, settings, id);
         let mut sources = Vec::new();
@@ -85,6 +101,8 @@ impl Task {
                     topic: topic.resolve(&settings.application_id),
                     sources: (first..sources.len()).collect(),
                     head: None,
+                    is_timed: false,
+                    partition_time: -1,
                     batches: VecDeque::new(),
                     position: None,
                     uncommitted: false,
@@ -92,7 +110,8 @@ impl Task {
             }
         }
         let (stores, nodes) = (builder.stores, builder.nodes);
-        Ok(Self { id, inputs, sources, stores, nodes, handler, stream_time: -1, dropped: 0 })
+        let (schedules, errors) = (Schedules::default(), settings.errors.clone());
+        Ok(Self { id, inputs, sources, stores, nodes, schedules, errors, stream_time: -1, dropped: 0 })
     }
 
     pub(crate) fn stores(&self) -> &Stores {
@@ -122,7 +141,8 @@ impl Task {
         collector: &mut dyn RecordCollector,
         work: impl FnOnce(&mut Work<'_>, &mut Context<'_>) -> Result<T, Box<StreamsError>>,
     ) -> Result<T, Box<StreamsError>> {
-        let Self { id, inputs, sources, stores, nodes, handler, .. } = self;
+        let Self { id, inputs, sources, stores, nodes, schedules, errors, .. } = self;
+        let mut record = None;
         let mut cx = Context {
             task: *id,
             topic: Arc::from(""),
@@ -130,11 +150,14 @@ impl Task {
             stream_time: self.stream_time,
             wall_time,
             dropped: 0,
+            record: &mut record,
+            schedules,
+            errors,
             stores,
             nodes,
             collector,
         };
-        let mut parts = Work { inputs, sources, handler: *handler };
+        let mut parts = Work { inputs, sources };
         let result = match catch_unwind(AssertUnwindSafe(|| work(&mut parts, &mut cx))) {
             Ok(result) => result,
             Err(panic) => Err(panicked(&cx, &*panic)),
@@ -143,6 +166,34 @@ impl Task {
         self.stream_time = stream_time;
         self.dropped += dropped;
         result
+    }
+
+    /// The state is there: processors begin their work. To be called once, before anything is processed.
+    pub(crate) fn initialize(
+        &mut self,
+        wall_time: i64,
+        collector: &mut dyn RecordCollector,
+    ) -> Result<(), Box<StreamsError>> {
+        self.with_context(wall_time, collector, |_, cx| {
+            // Children were built before their parents.
+            (0..cx.nodes.len())
+                .rev()
+                .try_for_each(|index| Nodes::call(index, cx, |node, cx| node.init(index, cx)))
+        })
+    }
+
+    /// Calls the punctuators that waited for this time on the wall clock.
+    pub(crate) fn punctuate_wall_time(
+        &mut self,
+        wall_time: i64,
+        collector: &mut dyn RecordCollector,
+    ) -> Result<(), Box<StreamsError>> {
+        if !self.schedules.is_due(PunctuationType::WallClockTime, wall_time) {
+            return Ok(());
+        }
+        self.with_context(wall_time, collector, |_, cx| {
+            punctuate(PunctuationType::WallClockTime, wall_time, cx)
+        })
     }
 
     /// Processes up to `limit` records, the one with the smallest timestamp first. Returns how many.
@@ -165,10 +216,7 @@ impl Task {
         self.with_context(wall_time, collector, |_, cx| {
             // Children were built before their parents, and what parents push on may be held back by children.
             for index in (0..cx.nodes.len()).rev() {
-                let Some(mut node) = cx.nodes.take(index) else { continue };
-                let flushed = node.flush(cx);
-                cx.nodes.put_back(index, node);
-                flushed?;
+                Nodes::call(index, cx, |node, cx| node.flush(cx))?;
             }
             let partition = cx.task.partition;
             cx.stores.iter_mut().try_for_each(|store| store.write_changelog(partition, cx.collector))
@@ -223,7 +271,6 @@ impl Task {
 struct Work<'a> {
     inputs: &'a mut Vec<Input>,
     sources: &'a mut Vec<Box<dyn SourceNode>>,
-    handler: DeserializationHandler,
 }
 
 impl Work<'_> {
@@ -231,33 +278,93 @@ impl Work<'_> {
         let mut done = 0;
         while done < limit {
             let mut chosen: Option<(i64, usize)> = None;
-            for (index, input) in self.inputs.iter_mut().enumerate() {
-                let available = input.advance().map_err(|reason| corrupt(cx.task, &input.topic, reason))?;
-                let Some(head) = input.head.as_ref().filter(|_| available) else { continue };
-                if chosen.is_none_or(|(least, _)| head.timestamp < least) {
-                    chosen = Some((head.timestamp, index));
+            for index in 0..self.inputs.len() {
+                let Some(timestamp) = self.head_time(index, cx)? else { continue };
+                if chosen.is_none_or(|(least, _)| timestamp < least) {
+                    chosen = Some((timestamp, index));
                 }
             }
-            let Some((_, index)) = chosen else { break };
+            let Some((timestamp, index)) = chosen else { break };
             let Some(input) = self.inputs.get_mut(index) else { break };
             let Some(record) = input.head.take() else { break };
             if !Arc::ptr_eq(&cx.topic, &input.topic) {
                 cx.topic = Arc::clone(&input.topic);
             }
-            cx.offset = record.offset;
-            cx.stream_time = cx.stream_time.max(record.timestamp);
+            let offset = record.offset;
+            cx.offset = offset;
+            cx.stream_time = cx.stream_time.max(timestamp);
+            input.partition_time = input.partition_time.max(timestamp);
+            *cx.record = Some(record);
             for source in &input.sources {
                 let Some(source) = self.sources.get_mut(*source) else { continue };
-                if let Err(error) = source.process(&record, cx) {
-                    self.handler.handle(error)?;
-                }
+                source.process(index, cx)?;
             }
-            input.position = Some(record.offset.saturating_add(1));
-            input.uncommitted = true;
+            input.pass(offset);
             done += 1;
+            if cx.schedules.is_due(PunctuationType::StreamTime, cx.stream_time) {
+                punctuate(PunctuationType::StreamTime, cx.stream_time, cx)?;
+            }
         }
+        *cx.record = None;
         Ok(done)
     }
+
+    /// The time of an input's next record. Records without a valid one are left out here.
+    #[inline]
+    fn head_time(&mut self, index: usize, cx: &mut Context<'_>) -> Result<Option<i64>, Box<StreamsError>> {
+        let Some(input) = self.inputs.get_mut(index) else { return Ok(None) };
+        loop {
+            let available = input.advance().map_err(|reason| corrupt(cx.task, &input.topic, reason))?;
+            let Some(head) = input.head.as_mut().filter(|_| available) else { return Ok(None) };
+            let first = input.sources.first().and_then(|source| self.sources.get_mut(*source));
+            let Some(source) = first.filter(|_| !input.is_timed) else { return Ok(Some(head.timestamp)) };
+            let waiting = WaitingRecord {
+                input: index,
+                task: cx.task,
+                topic: &input.topic,
+                partition_time: input.partition_time,
+                wall_time: cx.wall_time,
+            };
+            let error = match source.timestamp(head, &waiting) {
+                Ok(timestamp) if timestamp >= 0 => {
+                    head.timestamp = timestamp;
+                    input.is_timed = true;
+                    return Ok(Some(timestamp));
+                }
+                Ok(_) => None,
+                Err(error) => Some(error),
+            };
+            let offset = head.offset;
+            match error {
+                Some(error) => {
+                    *cx.record = input.head.take();
+                    let settled = cx.settle(error);
+                    *cx.record = None;
+                    settled?;
+                }
+                None => {
+                    input.head = None;
+                    cx.dropped += 1;
+                }
+            }
+            input.pass(offset);
+        }
+    }
+}
+
+/// Calls the punctuators that are due, outside of any record.
+fn punctuate(clock: PunctuationType, now: i64, cx: &mut Context<'_>) -> Result<(), Box<StreamsError>> {
+    *cx.record = None;
+    let (topic, offset) =
+        (std::mem::replace(&mut cx.topic, Arc::from("")), std::mem::replace(&mut cx.offset, -1));
+    while let Some(entry) = cx.schedules.take_due(clock, now) {
+        let (node, callback) = (entry.node, entry.callback);
+        Nodes::call(node, cx, |node, cx| node.punctuate(callback, now, cx))?;
+        cx.schedules.done(entry, now);
+    }
+    cx.topic = topic;
+    cx.offset = offset;
+    Ok(())
 }
 
 fn corrupt(task: TaskId, topic: &Arc<str>, reason: String) -> Box<StreamsError> {

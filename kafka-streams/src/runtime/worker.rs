@@ -68,7 +68,11 @@ impl Worker {
         let runtime = Runtime::current();
         let application_id = config.application_id.clone();
         Self {
-            settings: TaskSettings { application_id, changelog_records: None },
+            settings: TaskSettings {
+                application_id,
+                errors: config.errors.clone(),
+                ..TaskSettings::default()
+            },
             commit_at: Instant::now() + config.commit_interval,
             collector: ProducerCollector::new(client.clone(), producer, runtime.clone()),
             topology,
@@ -183,10 +187,11 @@ impl Worker {
                 continue;
             }
             let inner = &self.topology.inner;
-            new.push(Task::new(inner, &self.settings, id, self.config.deserialization).map_err(Box::new)?);
+            new.push(Task::new(inner, &self.settings, id).map_err(Box::new)?);
         }
         restore::restore(&self.runtime, &self.client, &mut new)?;
-        for task in new {
+        for mut task in new {
+            task.initialize(wall_time(), &mut self.collector)?;
             self.tasks.insert(task.id, Arc::new(Mutex::new(task)));
         }
         self.status.tasks.lock().clone_from(&self.tasks);
@@ -208,7 +213,9 @@ impl Worker {
         let mut processed = 0;
         let now = wall_time();
         for task in self.tasks.values() {
-            processed += task.lock().process(RECORDS_PER_TURN, now, &mut self.collector)?;
+            let mut task = task.lock();
+            task.punctuate_wall_time(now, &mut self.collector)?;
+            processed += task.process(RECORDS_PER_TURN, now, &mut self.collector)?;
         }
         Ok(processed)
     }

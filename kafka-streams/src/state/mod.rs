@@ -30,6 +30,7 @@ pub(crate) use suppress_buffer::{RecordContext, Released, SuppressBuffer};
 pub use view::ReadOnlyKeyValueStore;
 pub(crate) use window::{WindowStore, WindowStoreConfig};
 
+use crate::error::StreamsError;
 use crate::serde::SerdeError;
 
 /// Why a store could not read or write.
@@ -48,6 +49,16 @@ pub enum StoreError {
     /// The storage below failed.
     #[error("{0}")]
     Storage(Arc<dyn std::error::Error + Send + Sync>),
+}
+
+impl StoreError {
+    /// What was wrong with the store, for who knows which one it is.
+    pub(crate) fn from_streams(error: StreamsError) -> Self {
+        match error {
+            StreamsError::Store { source, .. } => source,
+            other => StoreError::Storage(Arc::new(other)),
+        }
+    }
 }
 
 /// Changes that become visible together: `None` deletes.

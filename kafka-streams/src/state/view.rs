@@ -24,13 +24,6 @@ impl<K, V> std::fmt::Debug for ReadOnlyKeyValueStore<K, V> {
     }
 }
 
-fn store_error(error: StreamsError) -> StoreError {
-    match error {
-        StreamsError::Store { source, .. } => source,
-        other => StoreError::Storage(Arc::new(other)),
-    }
-}
-
 impl<K: Send + 'static, V: Clone + Send + 'static> ReadOnlyKeyValueStore<K, V> {
     /// `None` when the task has no store of this name and these types.
     pub(crate) fn find(task: &Arc<Mutex<Task>>, name: &str) -> Option<Self> {
@@ -43,7 +36,7 @@ impl<K: Send + 'static, V: Clone + Send + 'static> ReadOnlyKeyValueStore<K, V> {
         read: impl FnOnce(&mut KvStore<K, V>) -> Result<T, Box<StreamsError>>,
     ) -> Result<T, StoreError> {
         let mut task = self.task.lock();
-        task.stores_mut().get(self.store).and_then(read).map_err(|error| store_error(*error))
+        task.stores_mut().get(self.store).and_then(read).map_err(|error| StoreError::from_streams(*error))
     }
 
     /// A key's row.

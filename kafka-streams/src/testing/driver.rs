@@ -7,7 +7,7 @@ use kafka_client::wire::murmur2::partition_for_key;
 use kafka_client::wire::record_batch::{Header, Headers};
 use parking_lot::Mutex;
 
-use crate::config::DeserializationHandler;
+use crate::config::{DeserializationHandler, ProcessingHandler};
 use crate::error::{StreamsError, TaskId};
 use crate::processor::{Outgoing, RawRecord, RecordCollector, TaskSettings};
 use crate::runtime::task::{RawBatch, Task};
@@ -101,7 +101,6 @@ impl RecordCollector for Logs {
 pub struct TestDriver {
     topology: Topology,
     settings: TaskSettings,
-    handler: DeserializationHandler,
     tasks: Vec<Arc<Mutex<Task>>>,
     /// Milliseconds since 1970.
     wall_time: i64,
@@ -141,7 +140,6 @@ impl TestDriver {
         let mut driver = Self {
             topology: topology.clone(),
             settings: TaskSettings { application_id: application_id.to_owned(), ..TaskSettings::default() },
-            handler: DeserializationHandler::Fail,
             tasks: Vec::new(),
             wall_time: 0,
             logs: Logs { partitions: partitions.max(1), logs: BTreeMap::new() },
@@ -165,7 +163,27 @@ impl TestDriver {
     /// # Errors
     /// As [`TestDriver::new`].
     pub fn deserialization_handler(mut self, handler: DeserializationHandler) -> Result<Self, DriverError> {
-        self.handler = handler;
+        self.settings.errors.deserialization = handler;
+        self.start()?;
+        Ok(self)
+    }
+
+    /// What to do when the application's code fails with an error. Default: fail.
+    ///
+    /// # Errors
+    /// As [`TestDriver::new`].
+    pub fn processing_handler(mut self, handler: ProcessingHandler) -> Result<Self, DriverError> {
+        self.settings.errors.processing = handler;
+        self.start()?;
+        Ok(self)
+    }
+
+    /// Where records go that could not be read or processed. Default: nowhere.
+    ///
+    /// # Errors
+    /// As [`TestDriver::new`].
+    pub fn dead_letter_queue(mut self, topic: &str) -> Result<Self, DriverError> {
+        self.settings.errors.dead_letter = Some(Arc::from(topic));
         self.start()?;
         Ok(self)
     }
@@ -186,11 +204,11 @@ impl TestDriver {
         for subtopology in 0..self.topology.inner.subtopologies.len() {
             for partition in 0..self.logs.partitions {
                 let id = TaskId { subtopology, partition };
-                let mut task =
-                    Task::new(&self.topology.inner, &self.settings, id, self.handler).map_err(Box::new)?;
+                let mut task = Task::new(&self.topology.inner, &self.settings, id).map_err(Box::new)?;
                 for (changelog, from) in task.changelogs() {
                     task.restore(&changelog, self.logs.from(&changelog, partition, from.unwrap_or(0)))?;
                 }
+                task.initialize(self.wall_time, &mut self.logs)?;
                 self.tasks.push(Arc::new(Mutex::new(task)));
             }
         }
@@ -209,6 +227,9 @@ impl TestDriver {
     /// When what waited for the time fails.
     pub fn advance_wall_time(&mut self, milliseconds: i64) -> Result<(), DriverError> {
         self.wall_time = self.wall_time.saturating_add(milliseconds);
+        for task in &self.tasks {
+            task.lock().punctuate_wall_time(self.wall_time, &mut self.logs)?;
+        }
         self.process()?;
         if self.commit_each_record { self.commit() } else { Ok(()) }
     }

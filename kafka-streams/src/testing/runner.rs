@@ -4,7 +4,6 @@ use bytes::Bytes;
 use kafka_client::wire::record_batch::Headers;
 
 use super::DriverError;
-use crate::config::DeserializationHandler;
 use crate::error::TaskId;
 use crate::processor::{Outgoing, RawRecord, RecordCollector, TaskSettings};
 use crate::runtime::task::{RawBatch, Task};
@@ -55,12 +54,16 @@ impl TaskRunner {
     /// # Errors
     /// As [`super::TestDriver::new`].
     pub fn new(topology: &Topology, changelog_records: ChangelogRecords) -> Result<Self, DriverError> {
-        let settings =
-            TaskSettings { application_id: "runner".to_owned(), changelog_records: Some(changelog_records) };
+        let settings = TaskSettings {
+            application_id: "runner".to_owned(),
+            changelog_records: Some(changelog_records),
+            ..TaskSettings::default()
+        };
         let id = TaskId { subtopology: 0, partition: 0 };
-        let task =
-            Task::new(&topology.inner, &settings, id, DeserializationHandler::Fail).map_err(Box::new)?;
-        Ok(Self { task, sent: SentRecords::default(), wall_time: 0 })
+        let mut task = Task::new(&topology.inner, &settings, id).map_err(Box::new)?;
+        let mut sent = SentRecords::default();
+        task.initialize(0, &mut sent)?;
+        Ok(Self { task, sent, wall_time: 0 })
     }
 
     /// Queues records of a source topic.

@@ -123,6 +123,8 @@ pub(crate) struct Graph {
     pub(crate) relaxed_null_keys: BTreeSet<NodeId>,
     pub(crate) problems: Vec<TopologyError>,
     next_index: u32,
+    /// A node whose number is given back if it is named before another number is taken, and the counter then.
+    unnumbered: Option<(NodeId, u32)>,
 }
 
 impl Graph {
@@ -233,7 +235,16 @@ impl Graph {
         }
     }
 
+    /// A name for this node burns no number: so it is in Java for processors.
+    pub(crate) fn give_back_number(&mut self, node: NodeId) {
+        self.unnumbered = Some((node, self.next_index));
+    }
+
     pub(crate) fn rename(&mut self, node: NodeId, name: String) {
+        if self.unnumbered == Some((node, self.next_index)) {
+            self.next_index = self.next_index.wrapping_sub(1);
+            self.unnumbered = None;
+        }
         if let Some(node) = self.nodes.get_mut(node) {
             node.name = name;
         }

@@ -8,7 +8,9 @@ import org.apache.kafka.common.serialization.*;
 import org.apache.kafka.common.utils.Bytes;
 import org.apache.kafka.streams.*;
 import org.apache.kafka.streams.kstream.*;
-import org.apache.kafka.streams.state.KeyValueStore;
+import org.apache.kafka.streams.processor.api.*;
+import org.apache.kafka.streams.processor.api.Record;
+import org.apache.kafka.streams.state.*;
 
 public class Describe {
     static Path folder;
@@ -159,5 +161,32 @@ public class Describe {
             KTable<String, String> second = first.leftJoin(b.<String, String>table("c"), (l, r) -> l, Materialized.with(Serdes.String(), Serdes.String()));
             second.groupBy(KeyValue::pair).count().toStream().to("out");
         });
+        topology("process", b -> {
+            b.addStateStore(keyValues("seen"));
+            b.<String, String>stream("in").process(Pass::new, "seen").groupByKey().count(store("counts")).toStream().to("out");
+        });
+        topology("process_values", b -> {
+            b.addStateStore(keyValues("b-store"));
+            b.addStateStore(keyValues("a-store"));
+            b.<String, String>stream("in").processValues(PassValue::new, "b-store", "a-store").groupByKey().count(store("counts")).toStream().to("out");
+        });
+        topology("process_shared_store", b -> {
+            b.addStateStore(keyValues("shared"));
+            b.<String, String>stream("left").process(Pass::new, Named.as("writer"), "shared").to("out");
+            b.<String, String>stream("right").processValues(PassValue::new, "shared").to("out");
+        });
+        topology("process_without_store", b -> b.<String, String>stream("in").process(Pass::new, Named.as("pass")).to("out"));
+    }
+
+    static StoreBuilder<KeyValueStore<String, String>> keyValues(String name) {
+        return Stores.keyValueStoreBuilder(Stores.inMemoryKeyValueStore(name), Serdes.String(), Serdes.String());
+    }
+
+    static class Pass implements Processor<String, String, String, String> {
+        public void process(Record<String, String> record) { }
+    }
+
+    static class PassValue implements FixedKeyProcessor<String, String, String> {
+        public void process(FixedKeyRecord<String, String> record) { }
     }
 }
