@@ -4,6 +4,7 @@
 //! [`dispatch`] follows it, so an API cannot be advertised without a handler.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use kafka_wire::error_code::ErrorCode;
@@ -24,6 +25,17 @@ pub(crate) struct RequestContext {
     pub(crate) client_id: Option<StrBytes>,
     /// Where the client connects from, as `/host`; what `DescribeGroups` shows.
     pub(crate) client_host: Arc<str>,
+}
+
+/// A connection, unlike every other one of this process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct ConnectionId(pub(crate) u64);
+
+impl ConnectionId {
+    pub(crate) fn next() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
 }
 
 /// Why a connection is closed instead of answered.
@@ -165,6 +177,7 @@ pub(crate) fn advertised() -> Vec<ApiVersion> {
 pub(crate) async fn dispatch(
     state: &Arc<BrokerState>,
     client_host: &Arc<str>,
+    connection: ConnectionId,
     mut frame: Bytes,
 ) -> Result<Option<Answer>, Hangup> {
     let header = frame::decode_request_header(&mut frame)?;
@@ -204,7 +217,8 @@ pub(crate) async fn dispatch(
         }
         ShareFetchRequest::KEY => {
             let request = frame::decode_request::<ShareFetchRequest>(frame, version)?;
-            let answer = api::share_fetch::fetch(state, request).await.encode(version, correlation_id)?;
+            let answer = api::share_fetch::fetch(state, connection, request).await;
+            let answer = answer.encode(version, correlation_id)?;
             return deliver(answer, fault).await;
         }
         ApiVersionsRequest::KEY => {

@@ -16,7 +16,7 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use crate::dispatch::{Answer, Hangup, dispatch};
+use crate::dispatch::{Answer, ConnectionId, Hangup, dispatch};
 use crate::state::BrokerState;
 
 /// Answers to pipelined requests are gathered up to this size before they are written.
@@ -126,8 +126,12 @@ async fn connection<S: AsyncRead + AsyncWrite + Unpin>(state: Arc<BrokerState>, 
     };
     let max_frame_bytes = state.config.socket_request_max_bytes();
     let idle = u64::try_from(state.config.connections_max_idle_ms()).ok().map(Duration::from_millis);
+    let id = ConnectionId::next();
+    // Also when this task is aborted.
+    let _sessions = ShareSessions { state: Arc::clone(&state), connection: id };
     let mut connection = Connection {
         state,
+        id,
         client_host,
         stream,
         decoder: FrameDecoder::new(max_frame_bytes),
@@ -141,8 +145,21 @@ async fn connection<S: AsyncRead + AsyncWrite + Unpin>(state: Arc<BrokerState>, 
     }
 }
 
+/// The share sessions that were opened on a connection: they end with it.
+struct ShareSessions {
+    state: Arc<BrokerState>,
+    connection: ConnectionId,
+}
+
+impl Drop for ShareSessions {
+    fn drop(&mut self) {
+        self.state.shares.connection_lost(&self.state, self.connection);
+    }
+}
+
 struct Connection<S> {
     state: Arc<BrokerState>,
+    id: ConnectionId,
     client_host: Arc<str>,
     stream: S,
     decoder: FrameDecoder,
@@ -173,7 +190,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// Serves the whole frames that have arrived. `false`: the client went away while one waited.
     async fn serve_buffered(&mut self) -> Result<bool, Closed> {
         while let Some(frame) = self.decoder.next_frame()? {
-            let mut handler = pin!(dispatch(&self.state, &self.client_host, frame));
+            let mut handler = pin!(dispatch(&self.state, &self.client_host, self.id, frame));
             let answer = match poll_once(handler.as_mut()).await {
                 Poll::Ready(answer) => answer,
                 Poll::Pending => {

@@ -227,6 +227,95 @@ async fn dropping_the_call_for_a_record_loses_none() -> TestResult {
     Ok(())
 }
 
+/// A process that is killed closes nothing: its connections just end, long before its locks do.
+#[test]
+fn a_member_that_vanishes_gives_back_what_it_had_at_once() -> TestResult {
+    let runtime = || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    let (vanishing, staying) = (runtime()?, runtime()?);
+    let topic_and_group = async {
+        let cluster = Cluster::start().await?;
+        let client = cluster.client().await?;
+        let (topic, group) = (cluster.topic("share-vanished", 1).await?, unique("share"));
+        configure(&client, &group, &[("share.record.lock.duration.ms", "60000")]).await?;
+        fill(&client, &topic, 0..10).await?;
+        TestResult::Ok((cluster, topic, group))
+    };
+    let (cluster, topic, group) = staying.block_on(topic_and_group)?;
+    let held = vanishing.block_on(async {
+        let consumer = member(&cluster.client().await?, &group, &topic)?;
+        let mut held = Vec::new();
+        while held.len() < 10 {
+            held.push(next(&consumer).await?);
+        }
+        TestResult::Ok((consumer, held))
+    })?;
+    // Its tasks and sockets with it.
+    vanishing.shutdown_background();
+    staying.block_on(async {
+        let consumer = member(&cluster.client().await?, &group, &topic)?;
+        let began = std::time::Instant::now();
+        for expected in 0..10 {
+            let record = next(&consumer).await?;
+            assert_eq!((value(&record)?, record.delivery_count()), (expected, 2));
+            record.accept();
+        }
+        assert!(began.elapsed() < Duration::from_secs(45), "only when its locks ended");
+        assert!(timeout(PATIENCE, consumer.commit()).await?.iter().all(|it| it.result.is_ok()));
+        close(&consumer).await;
+        drop(held);
+        TestResult::Ok(())
+    })
+}
+
+#[tokio::test]
+async fn a_group_of_committed_records_gets_none_of_aborted_or_open_transactions() -> TestResult {
+    let cluster = Cluster::start().await?;
+    let client = cluster.client().await?;
+    let topic = cluster.topic("share-committed", 1).await?;
+    let (careful, careless) = (unique("share-careful"), unique("share-careless"));
+    configure(&client, &careful, &[("share.isolation.level", "read_committed")]).await?;
+    configure(&client, &careless, &[]).await?;
+    let producer = client.producer().transactional_id(unique("share-tx")).build()?;
+    let mut value_of = 0u32;
+    for (records, commits) in [(3, false), (2, true), (4, false), (1, true)] {
+        let transaction = producer.begin().await?;
+        for _ in 0..records {
+            transaction.send(Record::to(&*topic).value(value_of.to_string())).await?;
+            value_of += 1;
+        }
+        // What was not sent yet would not be sent at all.
+        producer.flush().await;
+        match commits {
+            true => transaction.commit().await?,
+            false => transaction.abort().await?,
+        }
+    }
+    let open = producer.begin().await?;
+    open.send(Record::to(&*topic).value("10")).await?;
+    let take = async |consumer: &ShareConsumer, count: usize| {
+        let mut taken = Vec::new();
+        while taken.len() < count {
+            let record = next(consumer).await?;
+            assert_eq!(record.delivery_count(), 1);
+            taken.push(value(&record)?);
+            record.accept();
+        }
+        assert!(timeout(PATIENCE, consumer.commit()).await?.iter().all(|it| it.result.is_ok()));
+        TestResult::Ok(taken)
+    };
+    let reads_all = member(&client, &careless, &topic)?;
+    assert_eq!(take(&reads_all, 11).await?, (0..11).collect::<Vec<_>>());
+    let consumer = member(&client, &careful, &topic)?;
+    assert_eq!(take(&consumer, 3).await?, [3, 4, 9]);
+    // It is in the log, and others have it, but nobody knows yet what becomes of it.
+    assert!(timeout(Duration::from_secs(1), consumer.next()).await.is_err());
+    open.commit().await?;
+    assert_eq!(take(&consumer, 1).await?, [10]);
+    close(&reads_all).await;
+    close(&consumer).await;
+    Ok(())
+}
+
 /// Of our broker only: it is stopped and started on its folder.
 #[tokio::test]
 async fn a_share_group_goes_on_after_the_broker_was_restarted() -> TestResult {

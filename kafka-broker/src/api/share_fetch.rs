@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use super::{endpoints, text};
 use crate::config::group::GroupSettings;
-use crate::dispatch::{Answer, RequestContext};
+use crate::dispatch::{Answer, ConnectionId, RequestContext};
 use crate::scatter::{self, Records};
 use crate::share::ShareKey;
 use crate::share::partition::{AcknowledgeType, Acknowledgement, AcquireMode};
@@ -53,8 +53,12 @@ impl ShareFetched {
 /// What a member says of its records, by partition.
 type Acknowledgements = BTreeMap<TopicIdPartition, Result<Vec<Acknowledgement>, ErrorCode>>;
 
-/// Dropping the future leaves what was acquired with the member until its locks end.
-pub(crate) async fn fetch(state: &Arc<BrokerState>, request: ShareFetchRequest) -> ShareFetched {
+/// Dropping the future leaves what was acquired with the member until its locks end, or its session does.
+pub(crate) async fn fetch(
+    state: &Arc<BrokerState>,
+    connection: ConnectionId,
+    request: ShareFetchRequest,
+) -> ShareFetched {
     let (Some(group), Some(member)) = (named(&request.group_id), named(&request.member_id)) else {
         return ShareFetched::refused(ErrorCode::InvalidRequest, "A group and a member must be named.");
     };
@@ -99,7 +103,10 @@ pub(crate) async fn fetch(state: &Arc<BrokerState>, request: ShareFetchRequest) 
     let opened = match epoch {
         FINAL_EPOCH if state.shares.sessions.lock().is_open(group, member) => Ok(None),
         FINAL_EPOCH => Err(ErrorCode::ShareSessionNotFound),
-        _ => state.shares.sessions.lock().fetch(group, member, epoch, &listed, &forgotten).map(Some),
+        _ => {
+            let mut sessions = state.shares.sessions.lock();
+            sessions.fetch(group, member, connection, epoch, &listed, &forgotten).map(Some)
+        }
     };
     let opened = match opened {
         Ok(opened) => opened,
@@ -121,11 +128,9 @@ pub(crate) async fn fetch(state: &Arc<BrokerState>, request: ShareFetchRequest) 
 /// Ends a session: what the member holds on this node becomes available.
 async fn close(state: &Arc<BrokerState>, group: &str, member: &str) {
     state.shares.sessions.lock().close(group, member);
-    for shared in state.shares.of_group(group) {
-        match shared.release(state, member) {
-            Ok(pending) => drop(pending.committed().await),
-            Err(error) => tracing::debug!(group, member, %error, "records not released"),
-        }
+    for pending in state.shares.release(state, group, member) {
+        // What could not be committed is released when this node loads the partition again.
+        let _ = pending.committed().await;
     }
 }
 

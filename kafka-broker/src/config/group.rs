@@ -27,7 +27,7 @@ pub(crate) const TABLE: &[ConfigDef] = keys! {
     "share.auto.offset.reset" Kind::Text, Some("latest"), "Where a share group begins that never read a partition: earliest, latest, or by_duration: and an ISO-8601 duration (KIP-1106).";
     "share.delivery.count.limit" Kind::Int { min: 2, max: 10 }, Some("5"), "How often a record is delivered to a share group before it is given up.";
     "share.heartbeat.interval.ms" Kind::int(1), Some("5000"), "How often members of a share group are told to heartbeat, in milliseconds.";
-    "share.isolation.level" Kind::OneOf(&["read_committed", "read_uncommitted"]), Some("read_uncommitted"), "Whether a share group sees records of aborted transactions. No effect without transactions.";
+    "share.isolation.level" Kind::OneOf(&["read_committed", "read_uncommitted"]), Some("read_uncommitted"), "Whether a share group is given records of transactions that are open or were aborted (read_uncommitted).";
     "share.partition.max.record.locks" Kind::int(100), Some("2000"), "The most records of a partition that a share group has in flight.";
     "share.record.lock.duration.ms" Kind::int(1000), Some("30000"), "How long a member may keep a record before it is delivered to another, in milliseconds.";
     "share.session.timeout.ms" Kind::int(1), Some("45000"), "A member of a share group that is not heard of for this long is out, in milliseconds.";
@@ -153,6 +153,8 @@ pub(crate) struct GroupSettings {
     pub(crate) auto_offset_reset: OffsetReset,
     pub(crate) delivery_count_limit: i16,
     pub(crate) heartbeat_interval_ms: i32,
+    /// `share.isolation.level` is `read_committed`.
+    pub(crate) is_committed: bool,
     pub(crate) record_locks: i64,
     pub(crate) lock_duration: Duration,
     pub(crate) session_timeout: Duration,
@@ -179,6 +181,7 @@ impl GroupSettings {
                 .unwrap_or(OffsetReset::Latest),
             delivery_count_limit: i16::try_from(number("share.delivery.count.limit")).unwrap_or(i16::MAX),
             heartbeat_interval_ms: i32::try_from(number("share.heartbeat.interval.ms")).unwrap_or(i32::MAX),
+            is_committed: value("share.isolation.level") == "read_committed",
             record_locks: number("share.partition.max.record.locks").into(),
             lock_duration: Duration::from_millis(number("share.record.lock.duration.ms").into()),
             session_timeout: Duration::from_millis(number("share.session.timeout.ms").into()),
@@ -194,10 +197,11 @@ mod tests {
     fn a_group_takes_what_it_was_not_given_from_the_broker() {
         let given = [("group.share.record.lock.duration.ms".to_owned(), "5000".to_owned())];
         let config = BrokerConfig::new(broker::Profile::Kafka, &given).unwrap();
-        let own = BTreeMap::from([("share.auto.offset.reset".to_owned(), "earliest".to_owned())]);
+        let own = [("share.auto.offset.reset", "earliest"), ("share.isolation.level", "read_committed")];
+        let own = own.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
         let settings = GroupSettings::new(&own, &config);
         assert_eq!(settings.lock_duration, Duration::from_secs(5));
-        assert_eq!(settings.auto_offset_reset, OffsetReset::Earliest);
+        assert_eq!((settings.auto_offset_reset, settings.is_committed), (OffsetReset::Earliest, true));
         assert_eq!((settings.delivery_count_limit, settings.record_locks), (5, 2000));
         assert_eq!(settings.session_timeout, Duration::from_secs(45));
     }

@@ -120,17 +120,8 @@ impl Log<'_> {
         self.read_before(offset, end, max_bytes, at_least_one).map(Records::new)
     }
 
-    /// What is below the high watermark, as it is in memory: one or more batches each.
-    pub(crate) fn read_batches(
-        &self,
-        offset: i64,
-        max_bytes: usize,
-        at_least_one: bool,
-    ) -> Result<Vec<Bytes>, ErrorCode> {
-        self.read_before(offset, self.high_watermark(), max_bytes, at_least_one)
-    }
-
-    fn read_before(
+    /// As [`read_records`](Self::read_records), as it is in memory: one or more batches each.
+    pub(crate) fn read_before(
         &self,
         offset: i64,
         end: i64,

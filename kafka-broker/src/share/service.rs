@@ -24,6 +24,8 @@ use super::state::Write;
 use super::state::service::{Pending, change};
 use crate::config::broker::BrokerConfig;
 use crate::config::group::{GroupSettings, OffsetReset};
+use crate::dispatch::ConnectionId;
+use crate::log::AbortedTxn;
 use crate::partition::Partition;
 use crate::scatter::Records;
 use crate::state::BrokerState;
@@ -31,6 +33,8 @@ use crate::waiter::{WaitList, Waiter};
 
 /// How long the timer sleeps when no lock is held.
 const IDLE: Duration = Duration::from_secs(600);
+/// How many reads in a row may find nothing but aborted transactions before others have their turn.
+const ABORTED_READS: usize = 16;
 
 /// The share partitions that this node leads, and the sessions of their members.
 pub(crate) struct Shares {
@@ -122,6 +126,29 @@ impl Shares {
             .collect()
     }
 
+    /// A member's session has ended: what it holds on this node becomes available.
+    pub(crate) fn release(&self, state: &BrokerState, group: &str, member: &str) -> Vec<Pending> {
+        let of_group = self.of_group(group);
+        let released = of_group.iter().map(|shared| shared.release(state, member));
+        released
+            .filter_map(|released| {
+                released
+                    .inspect_err(|error| tracing::debug!(group, member, %error, "records not released"))
+                    .ok()
+            })
+            .collect()
+    }
+
+    /// A connection is gone, and with it the share sessions that were opened on it (`ShareSessionCache`).
+    pub(crate) fn connection_lost(&self, state: &BrokerState, connection: ConnectionId) {
+        let lost = self.sessions.lock().connection_lost(connection);
+        for (group, member) in lost {
+            tracing::debug!(group, member, "share session ended: its connection is lost");
+            // Nobody waits until it is committed.
+            drop(self.release(state, &group, &member));
+        }
+    }
+
     /// What was loaded of a group is no longer so.
     pub(crate) fn forget(&self, group: &str) {
         let mut gone = Vec::new();
@@ -196,7 +223,8 @@ impl Shared {
             if !loaded.core.can_acquire() {
                 return Ok(0);
             }
-            let batches = self.read(loaded, max_bytes)?;
+            let is_committed = GroupSettings::of(state, &self.key.group).is_committed;
+            let batches = self.read(loaded, max_bytes, is_committed)?;
             Ok(batches.iter().map(|(_, bytes)| bytes.len()).sum())
         })
     }
@@ -213,26 +241,35 @@ impl Shared {
                 let moved = loaded.core.log_starts_at(log_start);
                 pending = self.put_on_record(state, loaded, moved)?;
             }
-            if !loaded.core.can_acquire() {
-                return Ok((Given::default(), pending));
+            for _ in 0..ABORTED_READS {
+                if !loaded.core.can_acquire() {
+                    break;
+                }
+                let batches = self.read(loaded, ask.max_bytes, settings.is_committed)?;
+                let read: Vec<LogBatch> = batches.iter().map(|(batch, _)| *batch).collect();
+                let acquired = loaded.core.acquire(&Acquire {
+                    member: ask.member,
+                    read: &read,
+                    max_records: ask.max_records,
+                    batch_size: ask.batch_size,
+                    mode: ask.mode,
+                    now: now.into_std(),
+                });
+                if let (Some(first), Some(last)) = (acquired.first(), acquired.last()) {
+                    let is_given = |batch: &LogBatch| {
+                        batch.last_offset >= first.first
+                            && batch.base_offset <= last.last
+                            && !batch.is_aborted
+                    };
+                    let given = batches.into_iter().filter(|(batch, _)| is_given(batch));
+                    let records = Records::new(given.map(|(_, bytes)| bytes).collect());
+                    return Ok((Given { records, acquired }, pending));
+                }
+                if read.is_empty() {
+                    break;
+                }
             }
-            let batches = self.read(loaded, ask.max_bytes)?;
-            let read: Vec<LogBatch> = batches.iter().map(|(batch, _)| *batch).collect();
-            let acquired = loaded.core.acquire(&Acquire {
-                member: ask.member,
-                read: &read,
-                max_records: ask.max_records,
-                batch_size: ask.batch_size,
-                mode: ask.mode,
-                now: now.into_std(),
-            });
-            let (Some(first), Some(last)) = (acquired.first(), acquired.last()) else {
-                return Ok((Given::default(), pending));
-            };
-            let is_given =
-                |batch: &LogBatch| batch.last_offset >= first.first && batch.base_offset <= last.last;
-            let records = batches.into_iter().filter(|(batch, _)| is_given(batch)).map(|(_, bytes)| bytes);
-            Ok((Given { records: Records::new(records.collect()), acquired }, pending))
+            Ok((Given::default(), pending))
         })?;
         if !given.0.acquired.is_empty() {
             state.shares.locked_until(now + settings.lock_duration);
@@ -383,24 +420,43 @@ impl Shared {
         })
     }
 
-    /// The log's batches from the next fetch offset on, committed ones only.
-    fn read(&self, loaded: &mut Loaded, max_bytes: usize) -> Result<Vec<(LogBatch, Bytes)>, ErrorCode> {
+    /// The log's batches from the next fetch offset on: those that all replicas in sync have, and with `is_committed`
+    /// those whose transactions have ended.
+    fn read(
+        &self,
+        loaded: &mut Loaded,
+        max_bytes: usize,
+        is_committed: bool,
+    ) -> Result<Vec<(LogBatch, Bytes)>, ErrorCode> {
         let offset = loaded.core.next_fetch_offset();
         let log = self.partition.lock()?;
-        if offset >= log.high_watermark() {
+        let end = log.readable_end(is_committed);
+        if offset >= end {
             return Ok(Vec::new());
         }
         let mut batches = Vec::new();
-        for mut bytes in log.read_batches(offset, max_bytes, true)? {
+        for mut bytes in log.read_before(offset, end, max_bytes, true)? {
             loop {
                 let rest = bytes.clone();
                 let Ok(Some(batch)) = RecordBatch::split_from(&mut bytes) else { break };
-                let (base_offset, last_offset) = (batch.base_offset(), batch.last_offset());
-                let whole = rest.slice(..rest.len() - bytes.len());
-                batches.push((LogBatch { base_offset, last_offset }, whole));
+                batches.push((batch, rest.slice(..rest.len() - bytes.len())));
             }
         }
-        Ok(batches)
+        let next = batches.last().map_or(offset, |(batch, _)| batch.next_offset());
+        let aborted = if is_committed { log.aborted_between(offset, next) } else { Vec::new() };
+        drop(log);
+        let is_aborted = |batch: &RecordBatch| {
+            let within = |txn: &AbortedTxn| {
+                txn.producer_id == batch.producer_id()
+                    && (txn.first_offset..=txn.last_offset).contains(&batch.base_offset())
+            };
+            batch.is_transactional() && !batch.is_control() && aborted.iter().any(within)
+        };
+        let placed = |(batch, bytes): (RecordBatch, Bytes)| {
+            let (base_offset, last_offset) = (batch.base_offset(), batch.last_offset());
+            (LogBatch { base_offset, last_offset, is_aborted: is_aborted(&batch) }, bytes)
+        };
+        Ok(batches.into_iter().map(placed).collect())
     }
 }
 

@@ -83,7 +83,6 @@ const fn int_bytes(min: i64) -> Kind {
 
 const SECURITY: &str = "TLS and SASL are not supported yet; connections are plaintext";
 const TWO_PHASE_COMMIT: &str = "two-phase commit (KIP-939) is not built: no released broker serves it";
-const SHARE_GROUPS: &str = "share groups are not supported yet";
 const JVM_INTERCEPTORS: &str =
     "classes of the JVM cannot be loaded; give a Rust interceptor to the producer's builder";
 const BYTES_ONLY: &str = "keys and values are bytes; the application encodes and decodes them";
@@ -245,8 +244,8 @@ pub(super) static CONSUMER: &[Key] = &[
         "max.poll.records",
         Number(1, INT, "records"),
         "500",
-        NoEffect(
-            "a call gives one record or one partition's batch; max.buffered.bytes bounds what is fetched ahead",
+        Differs(
+            "for share consumers only; else a call gives one record or one partition's batch, and max.buffered.bytes bounds what is fetched ahead",
         ),
     ),
     key(
@@ -256,13 +255,13 @@ pub(super) static CONSUMER: &[Key] = &[
         Differs("Kafka's four by name or by Java's class; others of your own are given to the builder"),
     ),
     key("session.timeout.ms", int_ms(i64::MIN), "45000", Used),
-    key("share.acknowledgement.mode", Word(&["implicit", "explicit"]), "implicit", Refused(SHARE_GROUPS)),
     key(
-        "share.acquire.mode",
-        AnyCaseWord(&["batch_optimized", "record_limit"]),
-        "batch_optimized",
-        Refused(SHARE_GROUPS),
+        "share.acknowledgement.mode",
+        Word(&["implicit", "explicit"]),
+        "explicit",
+        Differs("Java's default is implicit, by which a record whose task failed counts as done"),
     ),
+    key("share.acquire.mode", AnyCaseWord(&["batch_optimized", "record_limit"]), "batch_optimized", Used),
     key("value.deserializer", Text, "", NoEffect(BYTES_ONLY)),
 ];
 

@@ -170,11 +170,33 @@ fn every_key_that_has_an_effect_is_read_by_somebody_and_no_other_is() {
     let client = client(&[("group.id", "g")]).unwrap();
     let _ = client.producer().build().unwrap();
     let _ = client.consumer();
+    let _ = client.share_consumer("g");
     let read = READ.take();
     for key in keys::all() {
         let used = matches!(key.meaning, Meaning::Used | Meaning::Differs(_));
         assert_eq!(read.contains(key.name), used, "{}", key.name);
     }
+}
+
+#[tokio::test]
+async fn a_share_consumer_starts_from_the_keys_and_what_its_builder_is_told_comes_before_them() {
+    let client = client(&[
+        ("share.acknowledgement.mode", "implicit"),
+        ("share.acquire.mode", "RECORD_LIMIT"),
+        ("max.poll.records", "7"),
+        ("client.rack", "eu-1a"),
+        ("fetch.max.wait.ms", "250"),
+    ])
+    .unwrap();
+    let shown = format!("{:?}", client.share_consumer("g"));
+    for option in ["is_implicit: true", "is_strict: true", "max_records: 7", r#"Some("eu-1a")"#, "250ms"] {
+        assert!(shown.contains(option), "{option}: {shown}");
+    }
+    let told = format!("{:?}", client.share_consumer("g").max_records(9).explicit_acknowledgement());
+    assert!(told.contains("max_records: 9") && told.contains("is_implicit: false"), "{told}");
+    // The table allows it, and only a share consumer makes no sense of it.
+    let nothing = self::client(&[("fetch.max.bytes", "0")]).unwrap().share_consumer("g").topics(["t"]);
+    assert!(nothing.build().unwrap_err().to_string().contains("fetch.max.bytes"));
 }
 
 #[test]

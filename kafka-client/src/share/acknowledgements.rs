@@ -253,7 +253,7 @@ fn merge(outcomes: &mut Vec<AcknowledgeOutcome>, outcome: AcknowledgeOutcome) {
     match outcomes.last_mut() {
         Some(last)
             if last.partition == outcome.partition
-                && last.last + 1 == outcome.first
+                && last.last.checked_add(1) == Some(outcome.first)
                 && last.kind == outcome.kind
                 && last.result == outcome.result =>
         {

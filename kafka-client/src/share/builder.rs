@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::ShareConsumer;
 use crate::client::Client;
-use crate::config::{ConfigError, invalid};
+use crate::config::{ConfigError, Properties, invalid};
 
 #[derive(Debug, Clone)]
 pub(super) struct Options {
@@ -27,15 +27,17 @@ pub(super) struct Options {
 pub struct ShareConsumerBuilder {
     client: Client,
     options: Options,
+    from_properties: Result<(), ConfigError>,
 }
 
 impl Client {
-    /// Options for a member of a share group (KIP-932).
+    /// Options for a member of a share group (KIP-932). Defaults come from
+    /// [`from_properties`](Self::from_properties) if the client was made by it.
     ///
     /// Where the group begins, how long its locks last and how often a record is delivered are the group's configuration
     /// on the cluster (`share.auto.offset.reset`, which is `latest` by default, and others).
     pub fn share_consumer(&self, group: impl Into<String>) -> ShareConsumerBuilder {
-        let options = Options {
+        let mut options = Options {
             group: group.into(),
             topics: BTreeSet::new(),
             rack: None,
@@ -47,7 +49,31 @@ impl Client {
             fetch_max_bytes: 50 * 1024 * 1024,
             max_decompressed: 256 * 1024 * 1024,
         };
-        ShareConsumerBuilder { client: self.clone(), options }
+        // `build` tells what is wrong with a value, as it does for every other option.
+        let from_properties = options.read(self.properties());
+        ShareConsumerBuilder { client: self.clone(), options, from_properties }
+    }
+}
+
+impl Options {
+    fn read(&mut self, properties: &Properties) -> Result<(), ConfigError> {
+        self.rack = properties.get("client.rack").filter(|rack| !rack.is_empty()).map(str::to_owned);
+        self.is_implicit = properties.get("share.acknowledgement.mode") == Some("implicit");
+        let mode = properties.get("share.acquire.mode");
+        self.is_strict = mode.is_some_and(|mode| mode.eq_ignore_ascii_case("record_limit"));
+        for (key, place) in [
+            ("max.poll.records", &mut self.max_records),
+            ("fetch.min.bytes", &mut self.fetch_min_bytes),
+            ("fetch.max.bytes", &mut self.fetch_max_bytes),
+        ] {
+            if let Some(number) = properties.parsed(key, "a number")? {
+                *place = number;
+            }
+        }
+        if let Some(wait) = properties.millis("fetch.max.wait.ms")? {
+            self.fetch_max_wait = wait;
+        }
+        Ok(())
     }
 }
 
@@ -62,6 +88,12 @@ impl ShareConsumerBuilder {
     /// record releases it.
     pub fn implicit_acknowledgement(mut self) -> Self {
         self.options.is_implicit = true;
+        self
+    }
+
+    /// Records are released when they are dropped (Java's `share.acknowledgement.mode=explicit`). The default.
+    pub fn explicit_acknowledgement(mut self) -> Self {
+        self.options.is_implicit = false;
         self
     }
 
@@ -109,6 +141,7 @@ impl ShareConsumerBuilder {
     /// # Errors
     /// An option makes no sense.
     pub fn build(self) -> Result<ShareConsumer, ConfigError> {
+        self.from_properties?;
         let options = &self.options;
         if options.group.is_empty() {
             return Err(ConfigError::Missing { key: "group.id" });

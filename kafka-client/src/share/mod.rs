@@ -26,6 +26,7 @@
 //! Acknowledgements go to the broker that gave the records, together with the next fetch.
 
 mod acknowledgements;
+mod answer;
 mod builder;
 mod error;
 mod membership;

@@ -128,11 +128,15 @@ impl Session {
     }
 
     /// A request was answered without an error of the session.
-    pub(super) fn answered(&mut self, is_fetch: bool) {
+    pub(super) fn answered(&mut self) {
         self.epoch = self.epoch.checked_add(1).unwrap_or(1);
-        if is_fetch {
-            self.known = std::mem::take(&mut self.asked);
-        }
+    }
+
+    /// A fetch was. Returns the partitions it was about.
+    pub(super) fn answered_fetch(&mut self) -> BTreeSet<TopicIdPartition> {
+        self.answered();
+        self.known = std::mem::take(&mut self.asked);
+        self.known.clone()
     }
 
     /// The broker refused the request as a whole. Returns what became of the acknowledgements in it.
@@ -325,11 +329,11 @@ mod tests {
         let mut it = Fixture::new();
         let first = it.fetch(&[A, B]);
         assert_eq!((first.share_session_epoch, first.topics[0].partitions.len()), (0, 2));
-        it.session.answered(true);
+        it.session.answered_fetch();
         let second = it.fetch(&[A]);
         assert_eq!((second.share_session_epoch, second.topics.len()), (1, 0));
         assert_eq!(second.forgotten_topics_data[0].partitions, [1]);
-        it.session.answered(true);
+        it.session.answered_fetch();
         assert!(it.fetch(&[A]).forgotten_topics_data.is_empty());
     }
 
@@ -337,12 +341,12 @@ mod tests {
     fn acknowledgements_ride_along_with_a_fetch_and_go_alone_when_there_is_none() {
         let mut it = Fixture::new();
         it.fetch(&[A]);
-        it.session.answered(true);
+        it.session.answered_fetch();
         it.say(A, 5, AcknowledgeType::Accept);
         let fetch = it.fetch(&[A]);
         assert_eq!(fetch.topics[0].partitions[0].acknowledgement_batches[0].first_offset, 5);
         assert_eq!(it.session.queue.settle(A, &Ok(())).len(), 1);
-        it.session.answered(true);
+        it.session.answered_fetch();
         it.say(A, 6, AcknowledgeType::Accept);
         // Nobody wants records: it waits a moment for a fetch, then goes alone; at once if somebody waits for it.
         let (Plan::Wait(Some(at)), _) = it.plan(&[A], false, false) else { panic!("not waiting") };
@@ -356,11 +360,11 @@ mod tests {
     fn what_is_not_fetched_any_more_and_what_renews_is_acknowledged_alone() {
         let mut it = Fixture::new();
         it.fetch(&[A, B]);
-        it.session.answered(true);
+        it.session.answered_fetch();
         it.say(B, 1, AcknowledgeType::Accept);
         assert!(matches!(it.plan(&[A], true, false).0, Plan::Acknowledge(_)));
         it.session.queue.settle_all(&Ok(()));
-        it.session.answered(false);
+        it.session.answered();
         it.say(A, 2, AcknowledgeType::Renew);
         let (Plan::Acknowledge(renewal), _) = it.plan(&[A], true, false) else { panic!("not alone") };
         assert!(renewal.is_renew_ack);
@@ -370,7 +374,7 @@ mod tests {
     fn a_lost_session_is_opened_again_and_what_was_not_looked_at_goes_out_in_it() {
         let mut it = Fixture::new();
         it.fetch(&[A]);
-        it.session.answered(true);
+        it.session.answered_fetch();
         it.say(A, 5, AcknowledgeType::Accept);
         it.fetch(&[A]);
         assert!(it.session.refused(ErrorCode::ShareSessionNotFound, it.now).is_empty());
@@ -379,7 +383,7 @@ mod tests {
             (opening.share_session_epoch, opening.topics[0].partitions[0].acknowledgement_batches.len()),
             (0, 0)
         );
-        it.session.answered(true);
+        it.session.answered_fetch();
         assert_eq!(it.fetch(&[A]).topics[0].partitions[0].acknowledgement_batches.len(), 1);
         let lost = it.session.lost("cut");
         assert!(matches!(lost[0].result, Err(AcknowledgeError::Unanswered { .. })));
@@ -394,7 +398,7 @@ mod tests {
         assert!(none.is_none());
         assert_eq!(failed[0].result, Err(AcknowledgeError::Closed));
         it.fetch(&[A]);
-        it.session.answered(true);
+        it.session.answered_fetch();
         it.say(A, 6, AcknowledgeType::Accept);
         let (close, _) = it.session.close(&member, it.now);
         let close = close.unwrap();

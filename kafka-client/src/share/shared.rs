@@ -4,16 +4,14 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use kafka_wire::messages::share_fetch_response::{AcquiredRecords, PartitionData};
+use kafka_wire::ErrorCode;
 use kafka_wire::messages::{ShareAcknowledgeResponse, ShareFetchResponse};
-use kafka_wire::record_batch::RecordBatch;
-use kafka_wire::{ErrorCode, Uuid};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, broadcast};
 use tokio::time::Instant;
 
 use super::acknowledgements::{Rounds, Settled, result_of};
+use super::answer::{MAX_SAID, Read, read};
 use super::builder::Options;
 use super::membership::TopicIdPartition;
 use super::session::{FetchLimits, Member, Moment, Plan, Session};
@@ -177,7 +175,9 @@ impl Shared {
             self.settle(state, settled, None);
             return Err(code);
         }
-        session.answered(true);
+        // Nothing is taken that was not asked for, and no partition twice.
+        let mut asked = session.answered_fetch();
+        let mut left_to_say = MAX_SAID;
         let mut settled = Vec::new();
         let mut stale = None;
         let mut gaps = Vec::new();
@@ -189,10 +189,13 @@ impl Shared {
                     ErrorCode::None => {}
                     code => stale = Some(code),
                 }
+                let Some(named) = name(&cluster, partition).filter(|_| asked.remove(&partition)) else {
+                    continue;
+                };
                 let origin = Origin { broker, partition };
                 // The locks began a moment before; the broker's clock decides.
                 let until = now + lock;
-                for read in read(&cluster, &topic.topic_id, data, self.options.max_decompressed) {
+                for read in read(&named, data, self.options.max_decompressed, &mut left_to_say) {
                     match read {
                         Read::Record(record, delivery_count) => state.ready.push_back(Ready {
                             record,
@@ -236,7 +239,7 @@ impl Shared {
             self.settle(state, settled, None);
             return Err(code);
         }
-        session.answered(false);
+        session.answered();
         let mut settled = Vec::new();
         for topic in &response.responses {
             for data in &topic.partitions {
@@ -252,6 +255,8 @@ impl Shared {
     /// No answer came from a broker.
     pub(super) fn lost(&self, broker: i32, reason: &str) {
         let mut state = self.state.lock();
+        // The broker ends the session with its connection: what nobody has seen yet is anybody's again.
+        state.ready.retain(|ready| ready.origin.broker != broker);
         let settled = state.sessions.entry(broker).or_default().lost(reason);
         self.settle(&mut state, settled, None);
     }
@@ -406,87 +411,3 @@ fn name(cluster: &Cluster, (topic_id, partition): TopicIdPartition) -> Option<To
 fn leader(cluster: &Cluster, (topic_id, partition): TopicIdPartition) -> Option<i32> {
     cluster.topic_by_id(topic_id)?.partition(partition)?.leader
 }
-
-enum Read {
-    Record(ConsumerRecord, i16),
-    /// There is no record for the application at an offset that was given.
-    Nothing(i64, AcknowledgeType),
-}
-
-/// The acquired records of a partition, and what to say at once of acquired offsets without one.
-fn read(cluster: &Cluster, topic_id: &Uuid, data: PartitionData, max_decompressed: usize) -> Vec<Read> {
-    let acquired = data.acquired_records;
-    let Some(partition) = name(cluster, (*topic_id, data.partition_index)).filter(|_| !acquired.is_empty())
-    else {
-        return Vec::new();
-    };
-    let mut bytes: Bytes = data.records;
-    let mut reads = Vec::new();
-    // The first acquired offset of which nothing is said yet.
-    let mut open = Open { runs: acquired, run: 0, offset: i64::MIN };
-    while let Ok(Some(batch)) = RecordBatch::split_from(&mut bytes) {
-        let records = batch.verify_crc().and_then(|()| batch.records(max_decompressed));
-        let corrupt = match records {
-            _ if batch.is_control() => continue,
-            Ok(records) => records.into_iter().find_map(|record| match record {
-                Ok(record) => {
-                    open.skip_to(record.offset, AcknowledgeType::Gap, &mut reads);
-                    if let Some(delivery_count) = open.take(record.offset) {
-                        let record = ConsumerRecord::new(&partition, &batch, record);
-                        reads.push(Read::Record(record, delivery_count));
-                    }
-                    None
-                }
-                Err(error) => Some(error),
-            }),
-            Err(error) => Some(error),
-        };
-        if let Some(error) = corrupt {
-            // Nobody can read it: to be delivered again would help nobody (`ShareCompletedFetch`).
-            tracing::warn!(%partition, offset = batch.base_offset(), %error, "corrupt batch rejected");
-            open.skip_to(batch.base_offset(), AcknowledgeType::Gap, &mut reads);
-            open.skip_to(batch.next_offset(), AcknowledgeType::Reject, &mut reads);
-        }
-    }
-    open.skip_to(i64::MAX, AcknowledgeType::Gap, &mut reads);
-    reads
-}
-
-/// Goes through acquired offsets in order.
-struct Open {
-    runs: Vec<AcquiredRecords>,
-    run: usize,
-    /// Everything before is done.
-    offset: i64,
-}
-
-impl Open {
-    /// Says `kind` of everything acquired before `end`.
-    fn skip_to(&mut self, end: i64, kind: AcknowledgeType, reads: &mut Vec<Read>) {
-        while let Some(run) = self.runs.get(self.run) {
-            let mut at = run.first_offset.max(self.offset);
-            while at <= run.last_offset && at < end && reads.len() < MAX_SAID {
-                reads.push(Read::Nothing(at, kind));
-                at += 1;
-            }
-            if run.last_offset >= end {
-                break;
-            }
-            self.run += 1;
-        }
-        self.offset = self.offset.max(end);
-    }
-
-    /// The delivery count of an acquired offset.
-    fn take(&mut self, offset: i64) -> Option<i16> {
-        let run = self.runs.get(self.run)?;
-        if offset < run.first_offset || offset > run.last_offset || offset < self.offset {
-            return None;
-        }
-        self.offset = offset + 1;
-        Some(run.delivery_count)
-    }
-}
-
-/// No answer of a broker gives so many records; one that claims more is not believed, and its locks end by themselves.
-const MAX_SAID: usize = 1 << 20;

@@ -13,6 +13,7 @@ const SETTINGS: GroupSettings = GroupSettings {
     auto_offset_reset: OffsetReset::Latest,
     delivery_count_limit: 5,
     heartbeat_interval_ms: 5000,
+    is_committed: false,
     record_locks: 2000,
     lock_duration: Duration::from_secs(30),
     session_timeout: Duration::from_secs(45),

@@ -16,6 +16,8 @@ pub(crate) struct LogBatch {
     pub(crate) base_offset: i64,
     /// Inclusive.
     pub(crate) last_offset: i64,
+    /// Of a transaction that was aborted, which the group is not to see: it is archived instead of acquired.
+    pub(crate) is_aborted: bool,
 }
 
 /// How strictly `max_records` is meant (KIP-1206).
@@ -53,6 +55,11 @@ pub(crate) struct Acquired {
 impl SharePartition {
     /// Acquires records for a member. They are not on record as acquired: after a restart they are available.
     pub(crate) fn acquire(&mut self, acquire: &Acquire<'_>) -> Vec<Acquired> {
+        let acquired = self.acquire_all(acquire);
+        self.withhold_aborted(acquire.read, acquired)
+    }
+
+    fn acquire_all(&mut self, acquire: &Acquire<'_>) -> Vec<Acquired> {
         let (Some(first), Some(last)) = (acquire.read.first(), acquire.read.last()) else {
             return Vec::new();
         };
@@ -95,6 +102,31 @@ impl SharePartition {
             self.lock(&Run { first: fresh, last: until, value }, acquire, &mut acquired);
             self.advance();
         }
+        acquired
+    }
+
+    /// Archives what was acquired of aborted transactions (`SharePartition.filterAbortedTransactionalAcquiredRecords`).
+    /// That is not put on record: after a restart it is found out again.
+    fn withhold_aborted(&mut self, read: &[LogBatch], mut acquired: Vec<Acquired>) -> Vec<Acquired> {
+        let last = acquired.last().map_or(i64::MIN, |run| run.last);
+        for batch in
+            read.iter().take_while(|batch| batch.base_offset <= last).filter(|batch| batch.is_aborted)
+        {
+            let mut kept = Vec::with_capacity(acquired.len() + 1);
+            for run in acquired {
+                let (from, to) = (run.first.max(batch.base_offset), run.last.min(batch.last_offset));
+                if from > to {
+                    kept.push(run);
+                    continue;
+                }
+                let archived = InFlight { state: RecordState::Archived, delivery_count: run.delivery_count };
+                self.put(from, to, archived);
+                let (before, after) = (Acquired { last: from - 1, ..run }, Acquired { first: to + 1, ..run });
+                kept.extend([before, after].into_iter().filter(|piece| piece.first <= piece.last));
+            }
+            acquired = kept;
+        }
+        self.advance();
         acquired
     }
 

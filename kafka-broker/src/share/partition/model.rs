@@ -13,11 +13,31 @@ const LIMITS: Limits = Limits { delivery_count: 5, record_locks: 60, lock_durati
 
 #[derive(Debug, Clone)]
 enum Step {
-    Acquire { member: usize, batches: Vec<i64>, max_records: i64, strict: bool },
-    Acknowledge { member: usize, first: i64, count: i64, types: Vec<AcknowledgeType>, recorded: bool },
-    Leave { member: usize, recorded: bool },
-    Wait { secs: u64, recorded: bool },
-    LogStarts { by: i64 },
+    /// How many records each batch read has, and whether it was aborted.
+    Acquire {
+        member: usize,
+        batches: Vec<(i64, bool)>,
+        max_records: i64,
+        strict: bool,
+    },
+    Acknowledge {
+        member: usize,
+        first: i64,
+        count: i64,
+        types: Vec<AcknowledgeType>,
+        recorded: bool,
+    },
+    Leave {
+        member: usize,
+        recorded: bool,
+    },
+    Wait {
+        secs: u64,
+        recorded: bool,
+    },
+    LogStarts {
+        by: i64,
+    },
     Restart,
 }
 
@@ -133,8 +153,8 @@ fn run(steps: Vec<Step>) {
                 let mut base = partition.next_fetch_offset();
                 let read: Vec<_> = batches
                     .iter()
-                    .map(|count| {
-                        let batch = LogBatch { base_offset: base, last_offset: base + count - 1 };
+                    .map(|&(count, is_aborted)| {
+                        let batch = LogBatch { base_offset: base, last_offset: base + count - 1, is_aborted };
                         base += count;
                         batch
                     })
@@ -152,26 +172,52 @@ fn run(steps: Vec<Step>) {
                 });
                 let count: i64 = acquired.iter().map(|run| run.last - run.first + 1).sum();
                 assert!(could || count == 0, "acquired from a full window");
-                // Somebody who reads from the next fetch offset gets something.
-                assert!(!could || read.is_empty() || count > 0, "nothing acquired");
                 assert!(!strict || count <= max_records);
-                let whole = batches.iter().max().copied().unwrap_or(0);
+                let whole = batches.iter().map(|(count, _)| *count).max().unwrap_or(0);
                 assert!(count < max_records + whole.max(1));
+                let was_aborted = |offset: i64| {
+                    read.iter().any(|it| it.is_aborted && (it.base_offset..=it.last_offset).contains(&offset))
+                };
+                // What was aborted is archived as far as it would have been acquired; the model takes that as it is.
+                let mut withheld = 0;
+                for run in partition.in_flight.iter().filter(|run| run.value.state == RecordState::Archived) {
+                    for offset in run.first..=run.last {
+                        let known = model.offsets.get(&offset);
+                        if matches!(known, None | Some(Offset::Available(_))) && was_aborted(offset) {
+                            model.offsets.insert(offset, Offset::Done);
+                            withheld += 1;
+                        }
+                    }
+                }
+                for offset in model.end..partition.end_offset() {
+                    let gone = offset < partition.start_offset();
+                    assert!(!gone || was_aborted(offset), "{offset} is passed over");
+                }
+                for offset in model.start..partition.start_offset() {
+                    let is_done = matches!(model.offsets.get(&offset), Some(Offset::Done));
+                    assert!(is_done || was_aborted(offset), "{offset} is passed over");
+                    model.offsets.insert(offset, Offset::Done);
+                    withheld += 1;
+                }
+                // Somebody who reads from the next fetch offset gets something.
+                assert!(!could || read.is_empty() || count + withheld > 0, "nothing acquired");
                 for run in acquired {
                     for offset in run.first..=run.last {
                         let delivered = match model.offsets.get(&offset) {
                             Some(Offset::Available(count)) => *count,
                             None => {
-                                assert_eq!(offset, model.end);
-                                model.end += 1;
+                                assert!(offset >= model.end);
                                 0
                             }
                             other => panic!("{offset} was {other:?}"),
                         };
                         assert_eq!(run.delivery_count, delivered + 1);
+                        assert!(!was_aborted(offset), "{offset} was aborted");
                         model.offsets.insert(offset, Offset::Acquired(delivered + 1, member, now + LOCK));
                     }
                 }
+                model.end = model.end.max(partition.end_offset());
+                model.advance();
             }
             Step::Acknowledge { member, first, count, types, recorded } => {
                 let types = if types.len() == 1 {
@@ -274,7 +320,7 @@ fn acknowledge_type() -> impl Strategy<Value = AcknowledgeType> {
 fn step() -> impl Strategy<Value = Step> {
     let recorded = || prop::bool::weighted(0.9);
     prop_oneof![
-        5 => (0usize..3, prop::collection::vec(1i64..8, 0..5), 1i64..20, any::<bool>()).prop_map(
+        5 => (0usize..3, prop::collection::vec((1i64..8, prop::bool::weighted(0.2)), 0..5), 1i64..20, any::<bool>()).prop_map(
             |(member, batches, max_records, strict)| Step::Acquire { member, batches, max_records, strict }
         ),
         6 => (0usize..3, -3i64..12, 1i64..12, prop::collection::vec(acknowledge_type(), 1..4), recorded()).prop_map(
@@ -296,7 +342,7 @@ proptest! {
 
 fn acquire(partition: &mut SharePartition, last: i64, max_records: i64, now: Instant) -> Vec<Acquired> {
     let base_offset = partition.next_fetch_offset();
-    let read = [LogBatch { base_offset, last_offset: last }];
+    let read = [LogBatch { base_offset, last_offset: last, is_aborted: false }];
     let member: Arc<str> = "m".into();
     let mode = AcquireMode::BatchOptimized;
     partition.acquire(&Acquire { member: &member, read: &read, max_records, batch_size: 500, mode, now })
@@ -337,7 +383,7 @@ fn what_compaction_took_away_is_not_waited_for() {
     let now = Instant::now();
     let mut partition = SharePartition::new(0, &[], LIMITS);
     let member: Arc<str> = "m".into();
-    let read = [LogBatch { base_offset: 5, last_offset: 6 }];
+    let read = [LogBatch { base_offset: 5, last_offset: 6, is_aborted: false }];
     let mode = AcquireMode::BatchOptimized;
     let acquired = partition.acquire(&Acquire {
         member: &member,
@@ -364,4 +410,22 @@ fn an_acknowledgement_of_anothers_record_changes_nothing() {
     let transition = partition.acknowledge("m", &[accept(0, 9)], now).unwrap();
     partition.commit(transition);
     assert_eq!(partition.start_offset(), 10);
+}
+
+#[test]
+fn what_was_aborted_is_given_to_nobody_and_not_waited_for() {
+    let now = Instant::now();
+    let mut partition = SharePartition::new(0, &[], LIMITS);
+    let member: Arc<str> = "m".into();
+    let batch = |base_offset, last_offset, is_aborted| LogBatch { base_offset, last_offset, is_aborted };
+    let read = [batch(0, 3, true), batch(4, 5, false), batch(6, 8, true), batch(9, 9, false)];
+    let mode = AcquireMode::BatchOptimized;
+    let ask = Acquire { member: &member, read: &read, max_records: 10, batch_size: 500, mode, now };
+    let acquired = partition.acquire(&ask);
+    let given: Vec<_> = acquired.iter().map(|run| (run.first, run.last)).collect();
+    assert_eq!(given, [(4, 5), (9, 9)]);
+    assert_eq!(partition.start_offset(), 4);
+    let accept = |first, last| Acknowledgement { first, last, types: vec![AcknowledgeType::Accept] };
+    let accepted = partition.acknowledge("m", &[accept(4, 5), accept(9, 9)], now).unwrap();
+    assert_eq!(accepted.start_offset, 10);
 }
