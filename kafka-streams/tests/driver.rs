@@ -126,8 +126,10 @@ fn word_count(store: impl Fn() -> Store<String, i64>) -> Topology {
 
 #[test]
 fn words_are_counted_through_a_repartition_topic() {
-    let mut driver = TestDriver::with_partitions(&word_count(|| Store::kv("counts")), "app", 3).unwrap();
+    let driver = TestDriver::with_partitions(&word_count(|| Store::kv("counts")), "app", 3).unwrap();
+    let mut driver = driver.manual_commit();
     driver.input::<(), String>("lines").pipe((), "a b a".into(), 7).unwrap();
+    driver.commit().unwrap();
     let mut counts = driver.output::<String, i64>("word-counts").read_all().unwrap();
     counts.sort();
     assert_eq!(counts, [("a".into(), 1), ("a".into(), 2), ("b".into(), 1)]);
@@ -211,10 +213,8 @@ fn tables_pass_deletions_on() {
             .unwrap();
     }
     let out = driver.output::<String, Option<String>>("out").read_all().unwrap();
-    assert_eq!(
-        out,
-        [("k".to_owned(), Some("ANN".to_owned())), ("k".to_owned(), None), ("k".to_owned(), None)]
-    );
+    // Once: the filter knows from the store that the second deletion tells nobody anything new.
+    assert_eq!(out, [("k".to_owned(), Some("ANN".to_owned())), ("k".to_owned(), None)]);
     assert_eq!(driver.store::<String, String>("users-store").unwrap().all().unwrap(), []);
 }
 

@@ -5,6 +5,7 @@ mod fuzz;
 mod generate;
 mod jars;
 mod kafka;
+mod parity;
 mod peers;
 mod simulate;
 mod test;
@@ -21,6 +22,8 @@ cargo xtask fuzz [TARGET [SECS]]  fuzz one target or all (needs cargo-fuzz and a
 cargo xtask simulate [--seeds N] [--seed S] [--profile P]  producers against a cluster that fails (all, calm, network,
                                  restarts, disk, retention, nodes, power, topics); --seed replays a run, --from N
                                  begins there
+cargo xtask parity [--seed N] [--cases N] [--family F] [--differences N] [--spec FILE]  random topologies and inputs,
+                                 run by kafka-streams and by Java's TopologyTestDriver, and compared
 cargo xtask kafka start [PORT]   start a real Apache Kafka on 127.0.0.1:PORT (19092)
 cargo xtask kafka stop [PORT]    stop it
 cargo xtask kafka run CLASS ...  run one of Kafka's tools, e.g. org.apache.kafka.tools.TopicCommand
@@ -39,6 +42,7 @@ fn main() -> ExitCode {
         ["foreign"] => return test::foreign(&root),
         ["vectors"] => kafka::write_vectors(&root),
         ["fuzz", rest @ ..] => fuzz::run(&root, rest),
+        ["parity", rest @ ..] => parity::run(&root, rest),
         ["peers"] => peers::run(&root),
         ["simulate", rest @ ..] => simulate::run(&root, rest),
         ["kafka", rest @ ..] => kafka::run(&root, rest),

@@ -79,6 +79,7 @@ impl Run<'_> {
         self.step("oldest Rust", Self::oldest_rust)?;
         self.step("examples", Self::examples)?;
         self.step("foreign clients on our broker", Self::foreign_clients)?;
+        self.step("kafka-streams beside Java's", Self::parity)?;
         self.step("Apache Kafka", Self::apache_kafka)
     }
 
@@ -210,6 +211,17 @@ impl Run<'_> {
         let mut arguments = vec!["--workspace", "--test", "it", "--", "--ignored"];
         arguments.extend(&foreign.tests);
         self.tests(&arguments, &foreign.environment())
+    }
+
+    /// Random topologies and inputs in both test drivers.
+    fn parity(&mut self) -> Result<(), String> {
+        if let Err(missing) = kafka_can_run() {
+            self.note(&format!("kafka-streams was NOT compared with Java's Kafka Streams: {missing}"));
+            return Ok(());
+        }
+        let jars = Jars::find_or_fetch(self.root)?;
+        let folder = jars.folder.to_string_lossy().into_owned();
+        self.tests(&["--workspace", "--test", "java", "--", "--ignored"], &[("KAFKA_JARS", &folder)])
     }
 
     /// The same integration suite on the real thing, and what needs its jars.

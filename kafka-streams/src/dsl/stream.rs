@@ -10,7 +10,7 @@ use crate::processor::{
     Sink, TaskBuilder,
 };
 use crate::serde::SharedSerde;
-use crate::topology::{NodeId, NodeKind, RepartitionSpec, StoreKind, TopicRef, naming};
+use crate::topology::{NodeId, NodeKind, RepartitionSpec, StoreKind, TableInfo, TopicRef, naming};
 
 /// A stream of records. See [the module](crate::dsl) for why methods consume it.
 #[must_use = "a stream does nothing until it is written, grouped or looked at"]
@@ -165,7 +165,9 @@ impl<K: Send + 'static, V: Send + 'static> KStream<K, V> {
         let node = graph.add_node(name, NodeKind::Processor { stores: Vec::new() }, parents);
         drop(graph);
         let outlets = Outlets::new();
-        for parent in [&self.outlets, &other.outlets] {
+        // A stream merged with itself has each of its records once, as in Java.
+        let others = (!Arc::ptr_eq(&self.outlets, &other.outlets)).then_some(&other.outlets);
+        for parent in std::iter::once(&self.outlets).chain(others) {
             let children = Arc::clone(&outlets);
             let factory = move |tasks: &mut TaskBuilder<'_>| {
                 tasks.relay(node, |tasks| Ok(Forward(children.build(tasks)?)))
@@ -240,7 +242,8 @@ impl<K: Send + 'static, V: Send + 'static> KStream<K, V> {
 }
 
 impl<K: Send + 'static, V: Clone + Send + 'static> KStream<K, V> {
-    /// The latest value of each key, kept in a store.
+    /// The latest value of each key; a null value deletes the row. Rows are kept if the store has a name, or as soon as
+    /// a join or a grouping needs them.
     pub fn to_table(self, store: Store<K, V>) -> KTable<K, V> {
         let mut graph = self.graph.lock();
         let name = graph.generate_name(naming::TO_TABLE);
@@ -250,24 +253,29 @@ impl<K: Send + 'static, V: Clone + Send + 'static> KStream<K, V> {
             .unwrap_or_else(|| graph.generate_name(&format!("{}{}", naming::TO_TABLE, naming::STATE_STORE)));
         drop(graph);
         let stream = if self.repartition_required {
-            let given = store.name.is_some();
-            let base = if given { store_name.clone() } else { name.clone() };
-            let names = RepartitionNames { base, given, partitions: None };
+            // Named after the operator, whatever the store is called.
+            let names = RepartitionNames { base: name.clone(), given: false, partitions: None };
             self.repartition_with(names, Arc::clone(&store.key), Arc::clone(&store.value))
         } else {
             self
         };
+        let is_kept = store.name.is_some();
         let store = store.named(store_name);
         let mut graph = stream.graph.lock();
-        let node = graph.add_table(name, store.spec(StoreKind::KeyValue), stream.node);
+        let node = graph.add_node(name, NodeKind::Processor { stores: Vec::new() }, vec![stream.node]);
+        let info = TableInfo { lazy_store: Some(store.spec(StoreKind::KeyValue)), ..TableInfo::default() };
+        graph.tables.insert(node, info);
+        if is_kept {
+            graph.keep_rows(node);
+        }
         drop(graph);
         let outlets = Outlets::new();
         let rows = Outlets::<K, Option<V>>::new();
-        let children = Arc::clone(&rows);
+        let (children, value) = (Arc::clone(&rows), Arc::clone(&store.value));
+        let row = Arc::new(move |_: &K, row: V| (!value.is_null(&row)).then_some(row));
         let factory = move |tasks: &mut TaskBuilder<'_>| {
             let out = children.build(tasks)?;
-            let node: Box<dyn Node<K, V>> =
-                Box::new(MapValues { map: Arc::new(|_: &K, value: V| Some(value)), out });
+            let node: Box<dyn Node<K, V>> = Box::new(MapValues { map: Arc::clone(&row), out });
             Ok(node)
         };
         stream.outlets.attach(node, Arc::new(factory));

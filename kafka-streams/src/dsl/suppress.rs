@@ -133,6 +133,8 @@ impl<K: Send + 'static, V: Clone + Send + 'static> KTable<K, V> {
             logged: suppressed.logged,
             ..StoreSpec::default()
         };
+        // The buffer holds what a row was before (its "prior value").
+        graph.send_old(self.node);
         let node = graph.add_node(name, NodeKind::Processor { stores: vec![store_name] }, vec![self.node]);
         graph.stores.push(spec.clone());
         graph.tables.insert(node, TableInfo { parents: vec![self.node], ..TableInfo::default() });

@@ -208,6 +208,8 @@ impl<K: Send + 'static, V: Clone + Send + 'static> KTable<K, V> {
     ) -> Self {
         let keep = Arc::new(keep);
         let value = self.serdes.value.clone();
+        // Where it costs no store, what a row was tells which deletions nobody downstream has use for.
+        let knows_old = self.graph.lock().send_old_if_kept(self.node);
         let test = Arc::clone(&keep);
         let derive = move |key: &K, row: V| (test(key, &row) == when).then_some(row);
         // The filter itself asks the store what the row was.
@@ -217,6 +219,9 @@ impl<K: Send + 'static, V: Clone + Send + 'static> KTable<K, V> {
             out,
         });
         filtered.serdes.value = filtered.serdes.value.or(value);
+        if let Some(info) = filtered.graph.lock().tables.get_mut(&filtered.node) {
+            info.send_old = knows_old;
+        }
         filtered
     }
 

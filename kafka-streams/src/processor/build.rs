@@ -190,10 +190,8 @@ impl<'a> TaskBuilder<'a> {
     ) -> Result<StoreToken<WindowStore<K, V>>, StreamsError> {
         let records = self.rows_template(spec, value);
         let config = match spec.kind {
-            StoreKind::Window { retention_ms, retain_duplicates, scanned } => {
-                WindowStoreConfig { retention_ms, retain_duplicates, scanned }
-            }
-            _ => WindowStoreConfig { retention_ms: i64::MAX, retain_duplicates: false, scanned: true },
+            StoreKind::Window { retention_ms, scanned, .. } => WindowStoreConfig { retention_ms, scanned },
+            _ => WindowStoreConfig { retention_ms: i64::MAX, scanned: true },
         };
         self.store(spec, |place, changelog| {
             WindowStore::new(RowsConfig { place, changelog, ..records }, Arc::clone(key), &config)

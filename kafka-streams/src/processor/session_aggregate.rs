@@ -51,8 +51,14 @@ where
         observed.saturating_sub(self.windows.grace).saturating_sub(self.windows.gap)
     }
 
-    /// A session begins, grows or is replaced by a longer one.
-    fn put(&mut self, window: Windowed<K>, change: Change<A>, cx: &mut Context<'_>) -> NodeResult {
+    /// A session begins, grows or is replaced by a longer one. The changelog has the time of the record that did it.
+    fn put(
+        &mut self,
+        window: Windowed<K>,
+        change: Change<A>,
+        (now, headers): (i64, &Headers),
+        cx: &mut Context<'_>,
+    ) -> NodeResult {
         let Windowed { key, start, end } = &window;
         let store = cx.stores.get(self.store)?;
         match self.emit {
@@ -62,14 +68,14 @@ where
                     Some(_) => self.open.insert(place, key.clone()),
                     None => self.open.remove(&place),
                 };
-                store.put(key, *start, *end, change.new, *end)
+                store.put(key, *start, *end, change.new, now)
             }
             Emit::OnUpdate if self.forwarding.cached => {
-                let (headers, send_old) = (Headers::default(), self.forwarding.send_old);
-                store.put_held(key, *start, *end, change.new, *end, &headers, send_old)
+                let send_old = self.forwarding.send_old;
+                store.put_held(key, *start, *end, change.new, now, headers, send_old)
             }
             Emit::OnUpdate => {
-                store.put(key, *start, *end, change.new.clone(), *end)?;
+                store.put(key, *start, *end, change.new.clone(), now)?;
                 let (timestamp, headers) = (*end, Headers::default());
                 self.out.forward(Record { key: window, value: change, timestamp, headers }, cx)
             }
@@ -144,12 +150,17 @@ where
             for session in sessions {
                 let window = Windowed { key: key.clone(), start: session.start, end: session.end };
                 let old = self.forwarding.send_old.then_some(session.value);
-                self.put(window, Change { old, new: None }, cx)?;
+                self.put(window, Change { old, new: None }, (timestamp, &headers), cx)?;
             }
         }
         self.close(&headers, cx)?;
         let merged = self.update.update(&key, &value, merged);
-        self.put(Windowed { key, start, end }, Change { old: None, new: Some(merged) }, cx)
+        self.put(
+            Windowed { key, start, end },
+            Change { old: None, new: Some(merged) },
+            (timestamp, &headers),
+            cx,
+        )
     }
 }
 
@@ -165,9 +176,6 @@ where
             return Ok(());
         }
         for (key, start, end, row) in cx.stores.get(self.store)?.take_held()? {
-            if row.before.is_none() && row.value.is_none() {
-                continue;
-            }
             let (key, value) = (Windowed { key, start, end }, Change { old: row.before, new: row.value });
             self.out.forward(Record { key, value, timestamp: end, headers: row.headers }, cx)?;
         }

@@ -226,10 +226,11 @@ where
 {
     fn process(&mut self, record: Record<K, This>, cx: &mut Context<'_>) -> NodeResult {
         self.join(&record, cx)?;
-        if self.key.is_null(&record.key) || self.value.is_null(&record.value) {
+        if self.key.is_null(&record.key) {
             return Ok(());
         }
-        let Record { key, value, timestamp, .. } = record;
-        cx.stores.get(self.own)?.put(&key, timestamp, Some(value), timestamp)
+        let Record { key, value, timestamp, headers } = record;
+        let value = (!self.value.is_null(&value)).then_some(value);
+        cx.stores.get(self.own)?.add(&key, timestamp, value, timestamp, &headers)
     }
 }

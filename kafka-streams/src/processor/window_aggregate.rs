@@ -148,9 +148,6 @@ impl<K: Clone + Send + 'static, A: Clone + Send + 'static> WindowedOut<K, A> {
             return Ok(());
         }
         for (key, start, row) in cx.stores.get(self.store)?.take_held()? {
-            if self.forwarding.send_old && row.before.is_none() && row.value.is_none() {
-                continue;
-            }
             let key = Windowed { key, start, end: ends.end_of(start) };
             let value = Change { old: row.before, new: row.value };
             self.out.forward(Record { key, value, timestamp: row.timestamp, headers: row.headers }, cx)?;

@@ -124,7 +124,7 @@ impl Task {
 
     /// Records that operators left out so far: too late, or without a key.
     pub(crate) fn dropped(&self) -> u64 {
-        self.dropped
+        self.dropped + self.stores.iter().map(|store| store.dropped()).sum::<u64>()
     }
 
     pub(crate) fn add(&mut self, topic: &str, batch: RawBatch) {

@@ -44,6 +44,8 @@ pub(crate) struct RowsConfig<V> {
 /// What downstream has not seen of a cached row.
 struct Held<V> {
     before: Option<V>,
+    /// There was a row before, whether or not anybody wants to know which.
+    existed: bool,
     headers: Headers,
 }
 
@@ -78,6 +80,7 @@ struct Logged {
     key: Bytes,
     value: Option<Bytes>,
     timestamp: i64,
+    headers: Headers,
 }
 
 pub(crate) struct Rows<V> {
@@ -210,7 +213,8 @@ impl<V: Clone + 'static> Rows<V> {
                 Some(held) => held.headers.clone_from(headers),
                 None => {
                     let before = if keep_before { row.value.clone() } else { None };
-                    row.held = Some(Box::new(Held { before, headers: headers.clone() }));
+                    let existed = row.value.is_some();
+                    row.held = Some(Box::new(Held { before, existed, headers: headers.clone() }));
                     self.held.push(at);
                 }
             }
@@ -225,6 +229,12 @@ impl<V: Clone + 'static> Rows<V> {
 
     /// Sets or deletes a row without a look at what it was.
     pub(crate) fn put(&mut self, key: &[u8], value: Option<V>, timestamp: i64) -> Result<(), Failure> {
+        let at = self.set(key, value, timestamp);
+        self.changed(at)
+    }
+
+    #[inline]
+    fn set(&mut self, key: &[u8], value: Option<V>, timestamp: i64) -> u32 {
         let at = match self.index.get(key, &self.rows) {
             Some(at) => at,
             None => self.insert(key, None, 0),
@@ -233,36 +243,64 @@ impl<V: Clone + 'static> Rows<V> {
             row.value = value;
             row.timestamp = timestamp;
         }
-        self.changed(at)
+        at
     }
 
     #[inline]
     fn changed(&mut self, at: u32) -> Result<(), Failure> {
-        let Some(row) = self.rows.get_mut(at as usize) else { return Ok(()) };
-        if !row.dirty {
-            row.dirty = true;
-            self.dirty.push(at);
-        }
+        self.mark(at);
         if self.config.records == ChangelogRecords::EachUpdate
+            && let Some(row) = self.rows.get(at as usize)
             && row.held.is_none()
-            && let Some(topic) = &self.config.changelog
         {
-            let mut out = Vec::new();
-            let value = serialize(&self.config, topic, row.value.as_ref(), &mut out)?;
-            let key = Bytes::copy_from_slice(row.key.get(self.config.prefix..).unwrap_or_default());
-            let (value, timestamp) = (value.then(|| out.into()), row.timestamp);
-            self.log.push(Logged { key, value, timestamp });
+            let logged =
+                logged(&self.config, &row.key, row.value.as_ref(), row.timestamp, &Headers::default())?;
+            self.log.extend(logged);
         }
         Ok(())
     }
 
-    /// What is held back, in the order of the last changes.
+    #[inline]
+    fn mark(&mut self, at: u32) {
+        if let Some(row) = self.rows.get_mut(at as usize)
+            && !std::mem::replace(&mut row.dirty, true)
+        {
+            self.dirty.push(at);
+        }
+    }
+
+    /// An update for a changelog of all updates, whether or not it changes a row.
+    pub(crate) fn log_update(
+        &mut self,
+        key: &[u8],
+        value: Option<&V>,
+        timestamp: i64,
+        headers: &Headers,
+    ) -> Result<(), Failure> {
+        if self.config.records == ChangelogRecords::EachUpdate {
+            self.log.extend(logged(&self.config, key, value, timestamp, headers)?);
+        }
+        Ok(())
+    }
+
+    /// As [`Rows::put`] for an update that [`Rows::log_update`] knows of.
+    pub(crate) fn put_logged(&mut self, key: &[u8], value: Option<V>, timestamp: i64) -> Result<(), Failure> {
+        let at = self.set(key, value, timestamp);
+        self.mark(at);
+        Ok(())
+    }
+
+    /// What is held back, in the order of the last changes. A row that came and went meanwhile never was.
     pub(crate) fn take_held(&mut self) -> Vec<HeldRow<V>> {
         let (rows, mut held) = (&mut self.rows, std::mem::take(&mut self.held));
         held.sort_by_key(|at| rows.get(*at as usize).map(|row| row.updated));
         let taken = held.iter().filter_map(|at| {
             let row = rows.get_mut(*at as usize)?;
-            let Held { before, headers } = *row.held.take()?;
+            let Held { before, existed, headers } = *row.held.take()?;
+            if !existed && row.value.is_none() {
+                row.dirty = false;
+                return None;
+            }
             let (value, timestamp) = (row.value.clone(), row.timestamp);
             let key = Bytes::copy_from_slice(&row.key);
             Some(HeldRow { key, before, value, timestamp, headers })
@@ -410,8 +448,8 @@ impl<V: Clone + 'static> Rows<V> {
         let Some(topic) = self.config.changelog.clone() else { return Ok(()) };
         let headers = Headers::default();
         let task = self.config.place.task;
-        let mut send = |key: &[u8], value: Option<&[u8]>, timestamp: i64| {
-            let (topic, headers) = (&topic, &headers);
+        let mut send = |key: &[u8], value: Option<&[u8]>, timestamp: i64, headers: &Headers| {
+            let topic = &topic;
             let partition = Some(partition);
             let record =
                 Outgoing { topic, partition, key: Some(key), partition_by: None, value, timestamp, headers };
@@ -419,8 +457,8 @@ impl<V: Clone + 'static> Rows<V> {
                 .send(record)
                 .map_err(|reason| Box::new(StreamsError::Send { task, topic: Arc::clone(topic), reason }))
         };
-        for Logged { key, value, timestamp } in self.log.drain(..) {
-            send(&key, value.as_deref(), timestamp)?;
+        for Logged { key, value, timestamp, headers } in self.log.drain(..) {
+            send(&key, value.as_deref(), timestamp, &headers)?;
         }
         if self.config.records == ChangelogRecords::EachUpdate && self.held_never() {
             return Ok(());
@@ -430,11 +468,12 @@ impl<V: Clone + 'static> Rows<V> {
             self.dirty.sort_by_key(|at| rows.get(*at as usize).map(|row| row.updated));
         }
         let mut out = std::mem::take(&mut self.buffer);
-        for row in self.dirty.iter().filter_map(|at| self.rows.get(*at as usize)) {
+        let changed = self.dirty.iter().filter_map(|at| self.rows.get(*at as usize)).filter(|row| row.dirty);
+        for row in changed {
             out.clear();
             let is_some = serialize(&self.config, &topic, row.value.as_ref(), &mut out)?;
             let key = row.key.get(self.config.prefix..).unwrap_or_default();
-            send(key, is_some.then_some(out.as_slice()), row.timestamp)?;
+            send(key, is_some.then_some(out.as_slice()), row.timestamp, &headers)?;
         }
         self.buffer = out;
         Ok(())
@@ -548,6 +587,21 @@ impl<V: Clone + 'static> Rows<V> {
         let encoded = self.config.value.serialize(SerdeContext::value(self.topic()), value, &mut out)?;
         Ok((encoded == Encoded::Bytes).then(|| out.into()))
     }
+}
+
+/// An update as its changelog has it; `None` where there is no changelog.
+fn logged<V: 'static>(
+    config: &RowsConfig<V>,
+    key: &[u8],
+    value: Option<&V>,
+    timestamp: i64,
+    headers: &Headers,
+) -> Result<Option<Logged>, Failure> {
+    let Some(topic) = &config.changelog else { return Ok(None) };
+    let mut out = Vec::new();
+    let value = serialize(config, topic, value, &mut out)?.then(|| out.into());
+    let key = Bytes::copy_from_slice(key.get(config.prefix..).unwrap_or_default());
+    Ok(Some(Logged { key, value, timestamp, headers: headers.clone() }))
 }
 
 /// False for null.

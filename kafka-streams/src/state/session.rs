@@ -80,10 +80,14 @@ impl<K: 'static, V: Clone + 'static> SessionStore<K, V> {
         if let Some(first) = self.segments.advance(end) {
             self.rows.expire(&first.to_be_bytes())?;
         }
-        if self.segments.is_over(end) || !self.encode_key(key)? {
+        if !self.encode_key(key)? {
             return Ok(());
         }
         self.complete(start, end);
+        if self.segments.drops(end) {
+            // It changes nothing, but Java's changelog has it.
+            return self.rows.log_update(&self.from, value.as_ref(), timestamp, &Headers::default());
+        }
         self.rows.put(&self.from, value, timestamp)
     }
 
@@ -102,7 +106,7 @@ impl<K: 'static, V: Clone + 'static> SessionStore<K, V> {
         if let Some(first) = self.segments.advance(end) {
             self.rows.expire(&first.to_be_bytes())?;
         }
-        if self.segments.is_over(end) || !self.encode_key(key)? {
+        if self.segments.drops(end) || !self.encode_key(key)? {
             return Ok(());
         }
         self.complete(start, end);
@@ -207,6 +211,10 @@ impl<K: Send + 'static, V: Clone + Send + 'static> RowStore for SessionStore<K, 
 
     fn rows_mut(&mut self) -> &mut Rows<V> {
         &mut self.rows
+    }
+
+    fn dropped(&self) -> u64 {
+        self.segments.dropped
     }
 
     fn restored_key(&mut self, key: &[u8]) -> Option<Bytes> {

@@ -17,6 +17,10 @@ pub(crate) trait TaskStore: Any + Send {
     fn changelog(&self) -> Option<Arc<str>>;
     /// Rows that changed since the last commit.
     fn dirty_rows(&self) -> usize;
+    /// Rows that were put too late to be kept.
+    fn dropped(&self) -> u64 {
+        0
+    }
     /// Sends what changed. The rows stay uncommitted until [`TaskStore::commit`].
     fn write_changelog(
         &mut self,
@@ -39,6 +43,11 @@ pub(crate) trait RowStore: Any + Send {
 
     fn rows_mut(&mut self) -> &mut Rows<Self::Value>;
 
+    /// As [`TaskStore::dropped`].
+    fn dropped(&self) -> u64 {
+        0
+    }
+
     /// A changelog record's key as the key of its row, copied: a fetched slice keeps its whole batch in memory, and rows
     /// live longer than that. `None` for a row whose time is over, or that no version of this library wrote.
     fn restored_key(&mut self, key: &[u8]) -> Option<Bytes>;
@@ -55,6 +64,10 @@ impl<S: RowStore> TaskStore for S {
 
     fn dirty_rows(&self) -> usize {
         self.rows().dirty_rows()
+    }
+
+    fn dropped(&self) -> u64 {
+        RowStore::dropped(self)
     }
 
     fn write_changelog(

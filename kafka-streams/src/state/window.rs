@@ -31,11 +31,19 @@ pub(super) struct Segments {
     pub(super) stream_time: i64,
     /// Rows in segments before this one are gone.
     first: i64,
+    /// Rows that came too late.
+    pub(super) dropped: u64,
 }
 
 impl Segments {
     pub(super) fn new(retention: i64) -> Self {
-        Self { interval: (retention / 2).max(SHORTEST_SEGMENT_MS), retention, stream_time: -1, first: 0 }
+        Self {
+            interval: (retention / 2).max(SHORTEST_SEGMENT_MS),
+            retention,
+            stream_time: -1,
+            first: 0,
+            dropped: 0,
+        }
     }
 
     pub(super) fn of(&self, time: i64) -> i64 {
@@ -65,13 +73,18 @@ impl Segments {
     pub(super) fn is_over(&self, time: i64) -> bool {
         time < self.earliest()
     }
+
+    /// As [`Segments::is_over`] of a row that is put: then it is dropped, and counted.
+    pub(super) fn drops(&mut self, time: i64) -> bool {
+        let is_over = self.is_over(time);
+        self.dropped += u64::from(is_over);
+        is_over
+    }
 }
 
 /// How a window store is kept, beside its rows.
 pub(crate) struct WindowStoreConfig {
     pub(crate) retention_ms: i64,
-    /// Each put makes a row of its own (`retainDuplicates`).
-    pub(crate) retain_duplicates: bool,
     /// Stretches of time are looked at for each record; otherwise windows are known by their starts.
     pub(crate) scanned: bool,
 }
@@ -80,7 +93,6 @@ pub(crate) struct WindowStore<K, V> {
     rows: Rows<V>,
     key: SharedSerde<K>,
     segments: Segments,
-    retain_duplicates: bool,
     scanned: bool,
     sequence: u32,
     from: Vec<u8>,
@@ -100,7 +112,6 @@ impl<K: 'static, V: Clone + 'static> WindowStore<K, V> {
             scanned: config.scanned,
             key,
             segments: Segments::new(config.retention_ms),
-            retain_duplicates: config.retain_duplicates,
             sequence: 0,
             from: Vec::new(),
         }
@@ -147,10 +158,14 @@ impl<K: 'static, V: Clone + 'static> WindowStore<K, V> {
         change: impl FnOnce(Option<(V, i64)>) -> (Option<V>, i64),
     ) -> Result<(), Failure> {
         self.advance(start)?;
-        if self.segments.is_over(start) || !self.encode_key(key)? {
+        if !self.encode_key(key)? {
             return Ok(());
         }
         self.complete(start, 0);
+        if self.segments.drops(start) {
+            let (value, timestamp) = change(None);
+            return self.rows.log_update(&self.from, value.as_ref(), timestamp, &Headers::default());
+        }
         self.rows.update(&self.from, change)
     }
 
@@ -164,7 +179,7 @@ impl<K: 'static, V: Clone + 'static> WindowStore<K, V> {
         change: impl FnOnce(Option<(V, i64)>) -> (Option<V>, i64),
     ) -> Result<(), Failure> {
         self.advance(start)?;
-        if self.segments.is_over(start) || !self.encode_key(key)? {
+        if self.segments.drops(start) || !self.encode_key(key)? {
             return Ok(());
         }
         self.complete(start, 0);
@@ -202,7 +217,8 @@ impl<K: 'static, V: Clone + 'static> WindowStore<K, V> {
         self.rows.get(&self.from)
     }
 
-    /// Adds or changes a row. A null where duplicates are kept changes nothing.
+    /// Sets or deletes the row of a window. One that is too late changes nothing; a changelog of all updates has it
+    /// nevertheless, as in Java.
     pub(crate) fn put(
         &mut self,
         key: &K,
@@ -210,23 +226,39 @@ impl<K: 'static, V: Clone + 'static> WindowStore<K, V> {
         value: Option<V>,
         timestamp: i64,
     ) -> Result<(), Failure> {
-        if value.is_none() && self.retain_duplicates {
-            return Ok(());
-        }
         self.advance(start)?;
-        let sequence = match self.retain_duplicates {
-            // As Java counts: from 1, without the sign bit.
-            true => {
-                self.sequence = self.sequence.wrapping_add(1) & 0x7fff_ffff;
-                self.sequence
-            }
-            false => 0,
-        };
-        if self.segments.is_over(start) || !self.encode_key(key)? {
+        if !self.encode_key(key)? {
             return Ok(());
         }
-        self.complete(start, sequence);
+        self.complete(start, 0);
+        if self.segments.drops(start) {
+            return self.rows.log_update(&self.from, value.as_ref(), timestamp, &Headers::default());
+        }
         self.rows.put(&self.from, value, timestamp)
+    }
+
+    /// Adds a row where duplicates are kept. A null changes nothing, nor does a row that is too late; a changelog of
+    /// all updates has them nevertheless, as in Java, with the headers.
+    pub(crate) fn add(
+        &mut self,
+        key: &K,
+        start: i64,
+        value: Option<V>,
+        timestamp: i64,
+        headers: &Headers,
+    ) -> Result<(), Failure> {
+        self.advance(start)?;
+        // As Java counts: from 1, without the sign bit.
+        self.sequence = self.sequence.wrapping_add(1) & 0x7fff_ffff;
+        if !self.encode_key(key)? {
+            return Ok(());
+        }
+        self.complete(start, self.sequence);
+        self.rows.log_update(&self.from, value.as_ref(), timestamp, headers)?;
+        if self.segments.drops(start) || value.is_none() {
+            return Ok(());
+        }
+        self.rows.put_logged(&self.from, value, timestamp)
     }
 
     /// Looks at the visible rows of a key whose windows begin between two times, both included, in the order of time,
@@ -307,6 +339,10 @@ impl<K: Send + 'static, V: Clone + Send + 'static> RowStore for WindowStore<K, V
 
     fn rows_mut(&mut self) -> &mut Rows<V> {
         &mut self.rows
+    }
+
+    fn dropped(&self) -> u64 {
+        self.segments.dropped
     }
 
     fn restored_key(&mut self, key: &[u8]) -> Option<Bytes> {

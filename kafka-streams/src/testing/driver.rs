@@ -306,8 +306,10 @@ impl TestDriver {
         if self.commit_each_record { self.commit() } else { Ok(()) }
     }
 
-    /// Runs tasks until nothing is left to read. Returns how many records were processed.
+    /// Runs tasks until nothing is left to read, with a commit after each record where records are committed one by one.
+    /// Returns how many records were processed.
     fn process(&mut self) -> Result<usize, DriverError> {
+        let limit = if self.commit_each_record { 1 } else { usize::MAX };
         let mut total = 0;
         loop {
             let mut processed = 0;
@@ -331,7 +333,12 @@ impl TestDriver {
                     let records = Box::new(records.into_iter().map(Ok));
                     task.add(&topic, RawBatch { records, next_offset: *position });
                 }
-                processed += task.process(usize::MAX, self.wall_time, &mut self.logs)?;
+                let done = task.process(limit, self.wall_time, &mut self.logs)?;
+                if done > 0 && self.commit_each_record {
+                    self.committed.extend(task.prepare_commit(self.wall_time, &mut self.logs)?);
+                    task.finish_commit()?;
+                }
+                processed += done;
             }
             if processed == 0 {
                 return Ok(total);

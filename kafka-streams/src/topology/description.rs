@@ -71,9 +71,8 @@ fn describe_nodes(graph: &Graph, sub: &SubTopology) -> Vec<NodeDescription> {
         .keys()
         .map(|id| (*id, Counted { size: 1, predecessors: Vec::new(), successors: Vec::new() }))
         .collect();
-    let mut order: Vec<(&str, usize)> = names.iter().map(|(id, name)| (*name, *id)).collect();
-    order.sort_unstable();
-    let mut by_hash: Vec<Named<'_>> = order.iter().map(|(name, id)| Named(name, *id)).collect();
+    // Nodes in one bucket keep the order in which they were added.
+    let mut by_hash: Vec<Named<'_>> = names.iter().map(|(id, name)| Named(name, *id)).collect();
     hash_set_order(&mut by_hash);
     for Named(_, id) in by_hash {
         let parents = graph.nodes.get(id).map(|node| node.parents.clone()).unwrap_or_default();

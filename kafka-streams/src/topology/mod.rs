@@ -200,6 +200,26 @@ impl Graph {
         }
     }
 
+    /// As [`Graph::send_old`], if that takes no new store. Whether it does.
+    pub(crate) fn send_old_if_kept(&mut self, table: NodeId) -> bool {
+        let Some(info) = self.tables.get(&table) else { return false };
+        if info.send_old {
+            return true;
+        }
+        if info.store.is_some() {
+            self.send_old(table);
+            return true;
+        }
+        let parents = info.parents.clone();
+        if parents.is_empty() || !parents.into_iter().all(|parent| self.send_old_if_kept(parent)) {
+            return false;
+        }
+        if let Some(info) = self.tables.get_mut(&table) {
+            info.send_old = true;
+        }
+        true
+    }
+
     /// Adds a source, or joins the one that reads the same topics already.
     pub(crate) fn add_source(
         &mut self,

@@ -12,7 +12,8 @@ pub(crate) struct SubTopology {
     pub(crate) stores: BTreeSet<String>,
 }
 
-/// Union-find over edges and shared stores. Numbers go by the sources' names, as Java gives them.
+/// Union-find over edges and shared stores. Numbers go by the nodes' order, as Java gives them
+/// (`InternalTopologyBuilder.makeNodeGroups`).
 pub(super) fn cut(graph: &Graph) -> Vec<SubTopology> {
     let mut roots: Vec<usize> = (0..graph.nodes.len()).collect();
     let mut store_owner = BTreeMap::<&str, NodeId>::new();
@@ -26,15 +27,9 @@ pub(super) fn cut(graph: &Graph) -> Vec<SubTopology> {
             unite(&mut roots, id, owner);
         }
     }
-    let mut order: Vec<NodeId> = (0..graph.nodes.len()).collect();
-    order.sort_by_key(|id| {
-        let node = graph.nodes.get(*id);
-        let is_source = node.is_some_and(|node| matches!(node.kind, NodeKind::Source { .. }));
-        (!is_source, node.map(|node| node.name.as_str()))
-    });
     let mut by_root = BTreeMap::<usize, usize>::new();
     let mut subtopologies = Vec::<SubTopology>::new();
-    for id in order {
+    for id in 0..graph.nodes.len() {
         let root = find(&mut roots, id);
         let index = *by_root.entry(root).or_insert_with(|| {
             subtopologies.push(SubTopology {
