@@ -15,17 +15,17 @@ use kafka_client::consumer::{CloseOptions, Consumer, ConsumerBuilder, OffsetAndM
 use kafka_client::{Client, OffsetReset, Record, TopicPartition};
 use tokio::time::{Instant, timeout};
 
-const TOPIC: &str = "t";
-const RECORDS: usize = 120;
+pub(crate) const TOPIC: &str = "t";
+pub(crate) const RECORDS: usize = 120;
 /// Of virtual time. More than any time-out of the client's.
-const FOREVER: Duration = Duration::from_secs(3600);
+pub(crate) const FOREVER: Duration = Duration::from_secs(3600);
 /// After which a member that vanished is out of the group (`group.consumer.session.timeout.ms`), also of virtual time.
 const SESSION: Duration = Duration::from_secs(45);
 /// No call waits more often than that.
 const MAX_AWAITS: usize = 500;
 
 /// Polls `future` until it is done, or was found waiting `times` times: then it is dropped there.
-async fn drop_at<F: Future>(times: usize, future: F) -> Option<F::Output> {
+pub(crate) async fn drop_at<F: Future>(times: usize, future: F) -> Option<F::Output> {
     let mut future = pin!(future);
     let mut waited = 0;
     poll_fn(|context| match future.as_mut().poll(context) {
@@ -39,7 +39,7 @@ async fn drop_at<F: Future>(times: usize, future: F) -> Option<F::Output> {
 }
 
 /// Makes the call anew, dropped at its first await, its second, and so on, until it is done before it is dropped.
-async fn at_every_await<T>(
+pub(crate) async fn at_every_await<T>(
     what: &str,
     mut call: impl AsyncFnMut() -> T,
     mut dropped: impl AsyncFnMut(usize) -> TestResult,
@@ -53,7 +53,7 @@ async fn at_every_await<T>(
     Err(format!("{what} is not done after {MAX_AWAITS} awaits").into())
 }
 
-async fn client_with_records() -> TestResult<Client> {
+pub(crate) async fn client_with_records() -> TestResult<Client> {
     let broker = Arc::new(Broker::builder().start().await?);
     let connector = move |_host: String, _port: u16| {
         let broker = broker.clone();

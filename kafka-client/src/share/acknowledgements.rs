@@ -1,5 +1,6 @@
 //! What the application says of records, until the broker that gave them has heard it. Pure.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
@@ -61,9 +62,17 @@ impl Queue {
         self.waiting.values().any(|said| said.values().any(|said| said.kind == AcknowledgeType::Renew))
     }
 
-    pub(super) fn push(&mut self, partition: TopicIdPartition, offset: i64, said: Said, now: Instant) {
+    /// Something is said. Returns what was said of the same record before and nobody has been told.
+    pub(super) fn push(
+        &mut self,
+        partition: TopicIdPartition,
+        offset: i64,
+        said: Said,
+        now: Instant,
+    ) -> Option<Settled> {
         self.since.get_or_insert(now);
-        self.waiting.entry(partition).or_default().insert(offset, said);
+        let before = self.waiting.entry(partition).or_default().insert(offset, said);
+        before.map(|said| Settled::superseded(partition, offset, said))
     }
 
     /// Takes what waits, as runs: it is in flight from now on. What may be too late goes only when nothing else waits, in a
@@ -138,18 +147,23 @@ impl Queue {
         partitions.into_iter().flat_map(|partition| self.settle(partition, result)).collect()
     }
 
-    /// The broker did not look at what is in flight: it waits again.
-    pub(super) fn put_back(&mut self, now: Instant) {
+    /// The broker did not look at what is in flight: it waits again. Returns that of which something newer was said
+    /// meanwhile.
+    pub(super) fn put_back(&mut self, now: Instant) -> Vec<Settled> {
+        let mut superseded = Vec::new();
         if !self.in_flight.is_empty() {
             self.since.get_or_insert(now);
         }
         for (partition, said) in std::mem::take(&mut self.in_flight) {
             let waiting = self.waiting.entry(partition).or_default();
             for (offset, said) in said {
-                // What was said meanwhile is newer.
-                waiting.entry(offset).or_insert(said);
+                match waiting.entry(offset) {
+                    Entry::Vacant(entry) => drop(entry.insert(said)),
+                    Entry::Occupied(_) => superseded.push(Settled::superseded(partition, offset, said)),
+                }
             }
         }
+        superseded
     }
 
     /// Nothing can be told any more.
@@ -170,6 +184,12 @@ pub(super) struct Settled {
     pub(super) offset: i64,
     pub(super) said: Said,
     pub(super) result: Result<(), AcknowledgeError>,
+}
+
+impl Settled {
+    fn superseded(partition: TopicIdPartition, offset: i64, said: Said) -> Self {
+        Self { partition, offset, said, result: Err(AcknowledgeError::Superseded) }
+    }
 }
 
 /// Who waits for what became of records.
@@ -302,6 +322,29 @@ mod tests {
         assert_eq!(runs, [(0, 1), (2, 2), (4, 4)]);
         assert_eq!(queue.settle(A, &Ok(())).len(), 4);
         assert!(queue.settle_all(&Ok(())).is_empty());
+    }
+
+    /// A session was lost before an acknowledgement was sent, and the record came again in the next one: the first word
+    /// was forgotten, and whoever had asked for a commit waited for it forever.
+    #[test]
+    fn a_newer_word_on_a_record_settles_the_one_before() {
+        let now = Instant::now();
+        let (mut queue, mut rounds) = (Queue::default(), Rounds::default());
+        let until = now + Duration::from_secs(30);
+        assert!(queue.push(A, 0, rounds.say(AcknowledgeType::Accept, until, None), now).is_none());
+        let mut commit = rounds.commit();
+        let before = queue.push(A, 0, rounds.say(AcknowledgeType::Release, until, None), now);
+        rounds.settled(before.into_iter().collect(), name);
+        let outcomes = commit.try_recv().unwrap();
+        assert_eq!(outcomes[0].result, Err(AcknowledgeError::Superseded));
+        // The same where the first one was on its way to a broker that did not look at it.
+        queue.take(now);
+        let mut commit = rounds.commit();
+        queue.push(A, 0, rounds.say(AcknowledgeType::Accept, until, None), now);
+        rounds.settled(queue.put_back(now), name);
+        assert_eq!(commit.try_recv().unwrap()[0].result, Err(AcknowledgeError::Superseded));
+        queue.take(now);
+        assert_eq!(queue.settle(A, &Ok(()))[0].said.kind, AcknowledgeType::Accept);
     }
 
     #[test]

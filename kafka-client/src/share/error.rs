@@ -48,6 +48,10 @@ pub enum AcknowledgeError {
         /// What happened.
         reason: String,
     },
+    /// Something newer was said of the record before the broker was told: the record had been delivered again, or a renewal
+    /// was followed by another word.
+    #[error("something newer was said of the record first")]
+    Superseded,
     /// The consumer was closed before.
     #[error("the consumer is closed")]
     Closed,

@@ -146,10 +146,7 @@ impl Session {
             // It has not looked at them: its session is not ours. They go out in a new one.
             ErrorCode::ShareSessionNotFound
             | ErrorCode::InvalidShareSessionEpoch
-            | ErrorCode::ShareSessionLimitReached => {
-                self.queue.put_back(now);
-                Vec::new()
-            }
+            | ErrorCode::ShareSessionLimitReached => self.queue.put_back(now),
             code => self.queue.settle_all(&Err(AcknowledgeError::Refused { code })),
         }
     }

@@ -213,7 +213,7 @@ impl Shared {
         settled.extend(session.queue.settle_all(&Ok(())));
         for (partition, offset, kind, until) in gaps {
             let said = state.rounds.say(kind, until, None);
-            session.queue.push(partition, offset, said, now);
+            settled.extend(session.queue.push(partition, offset, said, now));
         }
         self.settle(state, settled, None);
         if !state.ready.is_empty() {
@@ -341,7 +341,8 @@ impl Shared {
         }
         let session = state.sessions.entry(origin.broker).or_default();
         let is_first = !session.queue.is_waiting();
-        session.queue.push(origin.partition, offset, said, now);
+        let superseded = session.queue.push(origin.partition, offset, said, now);
+        self.settle(state, superseded.into_iter().collect(), None);
         if is_first || wakes {
             self.wake();
         }
