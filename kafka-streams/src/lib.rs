@@ -38,14 +38,14 @@ pub mod topology;
 pub use config::StreamsConfig;
 pub use dsl::{
     BufferConfig, Consumed, Emit, Grouped, JoinWindows, Joined, KGroupedStream, KGroupedTable, KStream,
-    KTable, Produced, SessionWindowedKStream, SessionWindows, SlidingWindowedKStream, SlidingWindows,
-    SplitStream, Store, StreamJoined, StreamsBuilder, Suppressed, TableJoined, TimeWindowedKStream,
-    TimeWindows, UnlimitedWindows, Windowed, WindowedBy, Windows,
+    KTable, Produced, Repartitioned, SessionWindowedKStream, SessionWindows, SlidingWindowedKStream,
+    SlidingWindows, SplitStream, Store, StreamJoined, StreamsBuilder, Suppressed, TableJoined,
+    TimeWindowedKStream, TimeWindows, UnlimitedWindows, Windowed, WindowedBy, Windows,
 };
 pub use error::{InvalidTopology, Part, RecordPosition, StreamsError, TaskId, TopologyError};
 pub use processor::{
-    Change, FixedKeyProcessor, FixedKeyRecord, Processor, ProcessorError, ProcessorResult, PunctuationType,
-    Record, TimestampExtractor,
+    Change, FixedKeyProcessor, FixedKeyRecord, Partitions, Processor, ProcessorError, ProcessorResult,
+    PunctuationType, Record, TimestampExtractor,
 };
 pub use runtime::{KafkaStreams, State};
 pub use state::ChangelogRecords;

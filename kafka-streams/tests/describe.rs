@@ -364,3 +364,15 @@ fn processors_read_as_in_java() {
     });
     check("process_without_store", |b| text(b, "in").process((), |()| Pass).named("pass").to("out"));
 }
+
+#[test]
+fn sinks_and_repartitions_with_options_read_as_in_java() {
+    check("sink_by_record", |b| {
+        let values = text(b, "in").map_values(|_, v| v);
+        values.to(Produced::<String, String>::by_record(|record| record.value.clone()));
+    });
+    check("repartition_options", |b| {
+        let wide = Repartitioned::<String, String>::auto().named("wide").partitions(6);
+        text(b, "in").repartition(wide).to("out");
+    });
+}

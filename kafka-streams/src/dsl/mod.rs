@@ -3,6 +3,7 @@
 //! Methods consume their handle. To use a stream twice, clone the handle: this is where `K` and `V` must be `Clone`,
 //! and the only place where records are cloned.
 
+mod fallible;
 mod grouped;
 mod join;
 mod joined;
@@ -36,8 +37,8 @@ pub use windows::{Emit, SessionWindows, SlidingWindows, TimeWindows, UnlimitedWi
 
 use crate::error::{InvalidTopology, StreamsError};
 use crate::processor::{
-    Change, Forwarding, Node, Out, Outlets, Source, SourceFactory, StoreGetter, TableOut, TableSource,
-    TaskBuilder, TimestampExtractor,
+    Change, Forwarding, Node, NodeName, Out, Outlets, Source, SourceFactory, StoreGetter, TableOut,
+    TableSource, TaskBuilder, TimestampExtractor,
 };
 use crate::serde::{Nullable, SharedSerde};
 use crate::topology::{Graph, NodeId, NodeKind, StoreKind, TableInfo, TopicRef, Topology, naming};
@@ -151,7 +152,7 @@ fn attach_stateless<K, V, K2, V2, N>(
     parent: NodeId,
     parent_outlets: &Outlets<K, V>,
     prefix: &str,
-    make: impl Fn(Out<K2, V2>) -> N + Send + Sync + 'static,
+    make: impl Fn(NodeName, Out<K2, V2>) -> N + Send + Sync + 'static,
 ) -> (NodeId, Arc<Outlets<K2, V2>>)
 where
     K: Send + 'static,
@@ -167,8 +168,8 @@ where
     let outlets = Outlets::new();
     let children = Arc::clone(&outlets);
     let factory = move |tasks: &mut TaskBuilder<'_>| {
-        let node: Box<dyn Node<K, V>> = Box::new(make(children.build(tasks)?));
-        Ok(node)
+        let made: Box<dyn Node<K, V>> = Box::new(make(tasks.name(node), children.build(tasks)?));
+        Ok(made)
     };
     parent_outlets.attach(node, Arc::new(factory));
     (node, outlets)

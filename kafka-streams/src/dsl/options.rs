@@ -2,7 +2,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::external;
-use crate::processor::TimestampExtractor;
+use crate::processor::{
+    ExtractedFrom, Partitions, Record, StreamPartitioner, TimestampExtractor, TopicChooser,
+};
 use crate::serde::{HasSerde, SharedSerde};
 use crate::state::ChangelogRecords;
 use crate::topology::{StoreKind, StoreSpec, TopicRef};
@@ -37,6 +39,14 @@ impl<K, V> Consumed<K, V> {
     pub fn timestamps(mut self, extractor: TimestampExtractor<K, V>) -> Self {
         self.timestamps = extractor;
         self
+    }
+
+    /// The records have the times that this function says; see [`TimestampExtractor::Custom`].
+    pub fn timestamps_by(
+        self,
+        extract: impl Fn(&ExtractedFrom<'_, K, V>) -> i64 + Send + Sync + 'static,
+    ) -> Self {
+        self.timestamps(TimestampExtractor::custom(extract))
     }
 
     /// Reads values with this serde.
@@ -77,9 +87,16 @@ impl<K: HasSerde, V: HasSerde> From<Vec<String>> for Consumed<K, V> {
     }
 }
 
+/// Which topic a sink writes to.
+pub(crate) enum SinkTarget<K, V> {
+    Topic(TopicRef),
+    ByRecord(TopicChooser<K, V>),
+}
+
 /// Where a stream is written. A topic's name becomes one by `into()`.
 pub struct Produced<K, V> {
-    pub(crate) topic: TopicRef,
+    pub(crate) target: SinkTarget<K, V>,
+    pub(crate) partitioner: Option<StreamPartitioner<K, V>>,
     pub(crate) name: Option<String>,
     pub(crate) key: SharedSerde<K>,
     pub(crate) value: SharedSerde<V>,
@@ -88,7 +105,34 @@ pub struct Produced<K, V> {
 impl<K, V> Produced<K, V> {
     /// Writes to this topic with serdes of one's own.
     pub fn with(topic: impl AsRef<str>, key: SharedSerde<K>, value: SharedSerde<V>) -> Self {
-        Self { topic: external(topic.as_ref()), name: None, key, value }
+        Self {
+            target: SinkTarget::Topic(external(topic.as_ref())),
+            partitioner: None,
+            name: None,
+            key,
+            value,
+        }
+    }
+
+    /// Writes each record to the topic that `choose` says (`TopicNameExtractor`), with serdes of one's own. The topics
+    /// must be there.
+    pub fn by_record_with<T: AsRef<str>>(
+        choose: impl Fn(&Record<K, V>) -> T + Send + Sync + 'static,
+        key: SharedSerde<K>,
+        value: SharedSerde<V>,
+    ) -> Self {
+        let choose = move |record: &Record<K, V>, topic: &mut String| topic.push_str(choose(record).as_ref());
+        Self { target: SinkTarget::ByRecord(Arc::new(choose)), partitioner: None, name: None, key, value }
+    }
+
+    /// Chooses each record's partitions by topic, key, value and the number of partitions (`StreamPartitioner`,
+    /// KIP-837). Default: by the key, as Java's producer does.
+    pub fn partitioner(
+        mut self,
+        partitioner: impl Fn(&str, &K, &V, i32) -> Partitions + Send + Sync + 'static,
+    ) -> Self {
+        self.partitioner = Some(Arc::new(partitioner));
+        self
     }
 
     /// Names the sink node.
@@ -102,6 +146,13 @@ impl<K: HasSerde, V: HasSerde> Produced<K, V> {
     /// Writes to this topic with the types' own serdes.
     pub fn to(topic: impl AsRef<str>) -> Self {
         Self::with(topic, K::serde(), V::serde())
+    }
+}
+
+impl<K: HasSerde, V: HasSerde> Produced<K, V> {
+    /// Writes each record to the topic that `choose` says, with the types' own serdes.
+    pub fn by_record<T: AsRef<str>>(choose: impl Fn(&Record<K, V>) -> T + Send + Sync + 'static) -> Self {
+        Self::by_record_with(choose, K::serde(), V::serde())
     }
 }
 
@@ -159,10 +210,56 @@ named_serdes!(
     /// How a stream is grouped: a name and the serdes for the repartition topic.
     Grouped
 );
-named_serdes!(
-    /// How a stream is repartitioned: a name and the serdes for the repartition topic.
-    Repartitioned
-);
+/// How a stream is repartitioned: a name, the serdes for the repartition topic, and how it is partitioned.
+pub struct Repartitioned<K, V> {
+    pub(crate) name: Option<String>,
+    pub(crate) key: SharedSerde<K>,
+    pub(crate) value: SharedSerde<V>,
+    pub(crate) partitions: Option<i32>,
+    pub(crate) partitioner: Option<StreamPartitioner<K, V>>,
+}
+
+impl<K, V> Repartitioned<K, V> {
+    /// With serdes of one's own, without a name.
+    pub fn with(key: SharedSerde<K>, value: SharedSerde<V>) -> Self {
+        Self { name: None, key, value, partitions: None, partitioner: None }
+    }
+
+    /// Names it: the repartition topic is then `applicationId-name-repartition`, whatever else the topology gains or
+    /// loses.
+    pub fn named(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// How many partitions the topic has. Default: as many as the largest topic upstream.
+    pub fn partitions(mut self, partitions: i32) -> Self {
+        self.partitions = Some(partitions.max(1));
+        self
+    }
+
+    /// As [`Produced::partitioner`].
+    pub fn partitioner(
+        mut self,
+        partitioner: impl Fn(&str, &K, &V, i32) -> Partitions + Send + Sync + 'static,
+    ) -> Self {
+        self.partitioner = Some(Arc::new(partitioner));
+        self
+    }
+}
+
+impl<K: HasSerde, V: HasSerde> Repartitioned<K, V> {
+    /// With a generated name, which changes when the topology does.
+    pub fn auto() -> Self {
+        Self::with(K::serde(), V::serde())
+    }
+}
+
+impl<K: HasSerde, V: HasSerde> From<&str> for Repartitioned<K, V> {
+    fn from(name: &str) -> Self {
+        Self::auto().named(name)
+    }
+}
 
 /// A key-value state store: what it is called and how it behaves.
 pub struct Store<K, V> {

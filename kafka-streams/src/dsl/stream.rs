@@ -1,13 +1,14 @@
 use std::sync::Arc;
 
+use super::options::SinkTarget;
 use super::{
     Grouped, KGroupedStream, KTable, Produced, Repartitioned, SharedGraph, SplitStream, Store,
     attach_stateless, attach_table, source,
 };
 use crate::error::{StreamsError, TopologyError};
 use crate::processor::{
-    Filter, FlatMap, FlatMapValues, ForEach, Forward, Map, MapValues, Node, Out, Outlets, Peek, SelectKey,
-    Sink, TaskBuilder,
+    Destination, Filter, FlatMap, FlatMapValues, ForEach, Forward, Map, MapValues, Node, NodeName, Out,
+    Outlets, Peek, SelectKey, Sink, StreamPartitioner, TaskBuilder,
 };
 use crate::serde::SharedSerde;
 use crate::topology::{NodeId, NodeKind, RepartitionSpec, StoreKind, TableInfo, TopicRef, naming};
@@ -65,6 +66,16 @@ impl<K: Send + 'static, V: Send + 'static> KStream<K, V> {
         prefix: &str,
         changes_key: bool,
         make: impl Fn(Out<K2, V2>) -> N + Send + Sync + 'static,
+    ) -> KStream<K2, V2> {
+        self.then_named(prefix, changes_key, move |_, out| make(out))
+    }
+
+    /// For nodes that need their name, for errors.
+    pub(crate) fn then_named<K2: Send + 'static, V2: Send + 'static, N: Node<K, V> + 'static>(
+        self,
+        prefix: &str,
+        changes_key: bool,
+        make: impl Fn(NodeName, Out<K2, V2>) -> N + Send + Sync + 'static,
     ) -> KStream<K2, V2> {
         let (node, outlets) = attach_stateless(&self.graph, self.node, &self.outlets, prefix, make);
         KStream::new(&self.graph, node, outlets, self.repartition_required || changes_key)
@@ -182,9 +193,14 @@ impl<K: Send + 'static, V: Send + 'static> KStream<K, V> {
         let produced = topic.into();
         let mut graph = self.graph.lock();
         let name = graph.name_or(produced.name, naming::SINK);
-        let node = graph.add_node(name, NodeKind::Sink { topic: produced.topic.clone() }, vec![self.node]);
+        let topic = match &produced.target {
+            SinkTarget::Topic(topic) => Some(topic.clone()),
+            SinkTarget::ByRecord(_) => None,
+        };
+        let node = graph.add_node(name, NodeKind::Sink { topic }, vec![self.node]);
         drop(graph);
-        attach_sink(&self.outlets, node, produced.topic, produced.key, produced.value, None);
+        let Produced { target, key, value, partitioner, .. } = produced;
+        attach_sink(&self.outlets, node, SinkSpec { target, key, value, partitioner, repartition: None });
     }
 
     /// Groups by the key as it is. Repartitions only if the key changed since the records were read.
@@ -211,9 +227,11 @@ impl<K: Send + 'static, V: Send + 'static> KStream<K, V> {
     pub fn repartition(self, repartitioned: impl Into<Repartitioned<K, V>>) -> Self {
         let options = repartitioned.into();
         let given = options.name.is_some();
+        let partitions = options.partitions;
         // The one place where Java burns no number for a given name.
         let base = options.name.unwrap_or_else(|| self.graph.lock().generate_name(naming::REPARTITION));
-        self.repartition_with(RepartitionNames { base, given, partitions: None }, options.key, options.value)
+        let names = RepartitionNames { base, given, partitions };
+        self.repartition_by(names, options.key, options.value, options.partitioner)
     }
 
     pub(crate) fn repartition_with(
@@ -221,6 +239,16 @@ impl<K: Send + 'static, V: Send + 'static> KStream<K, V> {
         names: RepartitionNames,
         key: SharedSerde<K>,
         value: SharedSerde<V>,
+    ) -> Self {
+        self.repartition_by(names, key, value, None)
+    }
+
+    fn repartition_by(
+        self,
+        names: RepartitionNames,
+        key: SharedSerde<K>,
+        value: SharedSerde<V>,
+        partitioner: Option<StreamPartitioner<K, V>>,
     ) -> Self {
         let topic_name: Arc<str> = Arc::from(format!("{}{}", names.base, naming::REPARTITION_SUFFIX));
         let topic = TopicRef::Internal(Arc::clone(&topic_name));
@@ -231,12 +259,13 @@ impl<K: Send + 'static, V: Send + 'static> KStream<K, V> {
         let source_name = graph.name_or(given("source"), naming::SOURCE);
         graph.repartitions.push(RepartitionSpec { name: topic_name, partitions: names.partitions });
         let filter = graph.add_node(filter_name, NodeKind::Processor { stores: Vec::new() }, vec![self.node]);
-        let sink = graph.add_node(sink_name, NodeKind::Sink { topic: topic.clone() }, vec![filter]);
+        let sink = graph.add_node(sink_name, NodeKind::Sink { topic: Some(topic.clone()) }, vec![filter]);
         let node = graph.add_source(source_name, vec![topic.clone()], None);
         let outlets = Outlets::new();
         graph.add_source_factory(node, source(node, Arc::clone(&key), Arc::clone(&value), &outlets));
         drop(graph);
-        attach_sink(&self.outlets, sink, topic, key, value, Some(node));
+        let (target, repartition) = (SinkTarget::Topic(topic), Some(node));
+        attach_sink(&self.outlets, sink, SinkSpec { target, key, value, partitioner, repartition });
         KStream::new(&self.graph, node, outlets, false)
     }
 }
@@ -284,22 +313,34 @@ impl<K: Send + 'static, V: Clone + Send + 'static> KStream<K, V> {
     }
 }
 
+/// What a sink needs to know.
+pub(crate) struct SinkSpec<K, V> {
+    pub(crate) target: SinkTarget<K, V>,
+    pub(crate) key: SharedSerde<K>,
+    pub(crate) value: SharedSerde<V>,
+    pub(crate) partitioner: Option<StreamPartitioner<K, V>>,
+    /// The source behind a repartition topic.
+    pub(crate) repartition: Option<NodeId>,
+}
+
 pub(crate) fn attach_sink<K: Send + 'static, V: Send + 'static>(
     outlets: &Outlets<K, V>,
     node: NodeId,
-    topic: TopicRef,
-    key: SharedSerde<K>,
-    value: SharedSerde<V>,
-    repartition: Option<NodeId>,
+    spec: SinkSpec<K, V>,
 ) {
+    let SinkSpec { target, key, value, partitioner, repartition } = spec;
     let factory = move |tasks: &mut TaskBuilder<'_>| -> Result<Box<dyn Node<K, V>>, StreamsError> {
         // Before a repartition topic: a record without a key belongs to no group, but a left join may take it.
         let drop_null_keys = repartition.is_some_and(|source| !tasks.topology.graph.takes_null_keys(source));
         Ok(Box::new(Sink {
             name: tasks.name(node),
-            topic: tasks.topic(&topic),
+            destination: match &target {
+                SinkTarget::Topic(topic) => Destination::Topic(tasks.topic(topic)),
+                SinkTarget::ByRecord(choose) => Destination::by_record(Arc::clone(choose)),
+            },
             key: Arc::clone(&key),
             value: Arc::clone(&value),
+            partitioner: partitioner.clone(),
             drop_null_keys,
             key_bytes: Vec::new(),
             value_bytes: Vec::new(),

@@ -85,7 +85,9 @@ impl<K: Send + 'static, V: Send + 'static> KTable<K, V> {
     /// The changes as a stream; `None` where a row was deleted.
     pub fn to_stream(self) -> KStream<K, Option<V>> {
         let (node, outlets) =
-            attach_stateless(&self.graph, self.node, &self.outlets, naming::TABLE_TO_STREAM, ToStream);
+            attach_stateless(&self.graph, self.node, &self.outlets, naming::TABLE_TO_STREAM, |_, out| {
+                ToStream(out)
+            });
         KStream::new(&self.graph, node, outlets, false)
     }
 

@@ -3,6 +3,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::options::SinkTarget;
+use super::stream::SinkSpec;
 use super::{Grouped, KTable, Store, attach_sink, source};
 use crate::processor::{Change, Forwarding, Node, Outlets, TableAggregate, TableGroup, TaskBuilder};
 use crate::serde::{Encoded, Serde, SerdeContext, SerdeError, SharedSerde};
@@ -128,7 +130,7 @@ impl<K: Send + 'static, V: Send + 'static> KGroupedTable<K, V> {
         let topic_name: Arc<str> = Arc::from(format!("{base}{}", naming::REPARTITION_SUFFIX));
         let topic = TopicRef::Internal(Arc::clone(&topic_name));
         graph.repartitions.push(RepartitionSpec { name: topic_name, partitions: None });
-        let sink = graph.add_node(sink_name, NodeKind::Sink { topic: topic.clone() }, vec![select]);
+        let sink = graph.add_node(sink_name, NodeKind::Sink { topic: Some(topic.clone()) }, vec![select]);
         let source_node = graph.add_source(source_name, vec![topic.clone()], None);
         let node = graph.add_table(name, spec, source_node);
         let arrived = Outlets::<K, Change<V>>::new();
@@ -138,7 +140,14 @@ impl<K: Send + 'static, V: Send + 'static> KGroupedTable<K, V> {
             source(source_node, Arc::clone(&grouped.key), Arc::clone(&serde), &arrived),
         );
         drop(graph);
-        attach_sink(&changes, sink, topic, grouped.key, serde, None);
+        let sink_spec = SinkSpec {
+            target: SinkTarget::Topic(topic),
+            key: grouped.key,
+            value: serde,
+            partitioner: None,
+            repartition: None,
+        };
+        attach_sink(&changes, sink, sink_spec);
         let outlets = Outlets::new();
         let (children, kept) = (Arc::clone(&outlets), store.clone());
         let (add, subtract) = (Arc::new(add), Arc::new(subtract));

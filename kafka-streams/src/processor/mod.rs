@@ -9,6 +9,7 @@ mod aggregate;
 mod build;
 mod context;
 mod custom;
+mod fallible;
 mod nodes;
 mod schedules;
 mod session_aggregate;
@@ -32,11 +33,13 @@ pub use custom::{
     FixedKey, FixedKeyProcessor, FixedKeyProcessorContext, FixedKeyRecord, Operator, Processor,
     ProcessorContext, ProcessorError, ProcessorResult, TaskContext,
 };
+pub(crate) use fallible::{TryFilter, TryFlatMap, TryMapValues};
 pub(crate) use nodes::{Called, NodeToken, Nodes, Relay};
 pub(crate) use schedules::Schedules;
 pub use schedules::{PunctuationType, Schedule};
 pub(crate) use session_aggregate::{Merge, SessionAggregate, SessionGetter};
-pub(crate) use sink::Sink;
+pub(crate) use sink::{Destination, Sink, TopicChooser};
+pub use sink::{Partitions, StreamPartitioner};
 pub(crate) use source::{RawRecord, Source, SourceNode, Waiting as WaitingRecord};
 pub(crate) use split::{Arm, Predicate, Split};
 pub(crate) use stateless::{

@@ -226,6 +226,18 @@ mod tests {
     use crate::{Grouped, Store, StreamsBuilder};
 
     #[test]
+    fn a_repartition_topic_is_as_wide_as_was_asked() {
+        let builder = StreamsBuilder::new();
+        let wide = crate::Repartitioned::<String, String>::auto().named("wide").partitions(7);
+        let _ =
+            builder.stream("in").repartition(wide).group_by_key(Grouped::auto()).count(Store::kv("counts"));
+        let counts = [(TopicRef::External(Arc::from("in")), 2)];
+        let topics = internal_topics(&builder.build().unwrap(), "app", counts.into());
+        let topics: Vec<_> = topics.iter().map(|topic| (&*topic.name, topic.partitions)).collect();
+        assert_eq!(topics, [("app-wide-repartition", 7), ("app-counts-changelog", 7)]);
+    }
+
+    #[test]
     fn internal_topics_are_as_wide_as_what_feeds_them() {
         let builder = StreamsBuilder::new();
         let lines = builder.stream::<String, String>("narrow").merge(builder.stream("wide"));

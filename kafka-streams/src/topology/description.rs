@@ -42,6 +42,8 @@ pub enum NodeDescriptionKind {
     Processor(Vec<String>),
     /// Writes to this topic.
     Sink(String),
+    /// Writes to a topic that each record says.
+    DynamicSink,
 }
 
 /// A node while the description is put together. Java counts paths, not nodes: a node behind two others counts
@@ -103,7 +105,10 @@ fn describe_nodes(graph: &Graph, sub: &SubTopology) -> Vec<NodeDescription> {
                         hash_set_order(&mut stores);
                         NodeDescriptionKind::Processor(stores)
                     }
-                    NodeKind::Sink { topic } => NodeDescriptionKind::Sink(topic.name().to_owned()),
+                    NodeKind::Sink { topic: Some(topic) } => {
+                        NodeDescriptionKind::Sink(topic.name().to_owned())
+                    }
+                    NodeKind::Sink { topic: None } => NodeDescriptionKind::DynamicSink,
                 },
                 successors: counted.successors.iter().map(name_of).collect(),
                 predecessors: counted.predecessors.iter().map(name_of).collect(),
@@ -192,6 +197,11 @@ impl fmt::Display for NodeDescription {
             }
             NodeDescriptionKind::Sink(topic) => {
                 writeln!(f, "Sink: {} (topic: {topic})", self.name)?;
+                writeln!(f, "      <-- {}", list(&self.predecessors))
+            }
+            // Java prints the extractor's `toString`; a closure has none.
+            NodeDescriptionKind::DynamicSink => {
+                writeln!(f, "Sink: {} (extractor class: closure)", self.name)?;
                 writeln!(f, "      <-- {}", list(&self.predecessors))
             }
         }

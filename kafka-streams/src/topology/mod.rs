@@ -50,9 +50,17 @@ pub(crate) fn changelog_topic(application_id: &str, store: &str) -> Arc<str> {
 
 #[derive(Clone)]
 pub(crate) enum NodeKind {
-    Source { topics: Vec<TopicRef>, factories: Vec<SourceFactory> },
-    Processor { stores: Vec<String> },
-    Sink { topic: TopicRef },
+    Source {
+        topics: Vec<TopicRef>,
+        factories: Vec<SourceFactory>,
+    },
+    Processor {
+        stores: Vec<String>,
+    },
+    /// Without a topic: each record says its own.
+    Sink {
+        topic: Option<TopicRef>,
+    },
 }
 
 #[derive(Clone)]
@@ -282,7 +290,7 @@ impl Graph {
                 continue;
             }
             let internal = match self.nodes.get(node).map(|node| &node.kind) {
-                Some(NodeKind::Sink { topic: TopicRef::Internal(topic) }) => Some(topic),
+                Some(NodeKind::Sink { topic: Some(TopicRef::Internal(topic)) }) => Some(topic),
                 _ => None,
             };
             let follows = |next: &GraphNode| match (&next.kind, internal) {
@@ -314,7 +322,7 @@ impl Graph {
         problems.extend(topics.into_iter().map(|name| TopologyError::DuplicateRepartition { name }));
         let topics = self.nodes.iter().flat_map(|node| match &node.kind {
             NodeKind::Source { topics, .. } => topics.clone(),
-            NodeKind::Sink { topic } => vec![topic.clone()],
+            NodeKind::Sink { topic } => topic.clone().into_iter().collect(),
             NodeKind::Processor { .. } => Vec::new(),
         });
         let names: BTreeSet<String> = topics

@@ -46,7 +46,7 @@ pub(super) fn cut(graph: &Graph) -> Vec<SubTopology> {
         match &node.kind {
             NodeKind::Source { topics, .. } => sub.source_topics.extend(topics.iter().cloned()),
             NodeKind::Sink { topic } => {
-                sub.sink_topics.insert(topic.clone());
+                sub.sink_topics.extend(topic.clone());
             }
             NodeKind::Processor { stores } => sub.stores.extend(stores.iter().cloned()),
         }

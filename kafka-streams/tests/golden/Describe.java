@@ -175,11 +175,19 @@ public class Describe {
             b.<String, String>stream("left").process(Pass::new, Named.as("writer"), "shared").to("out");
             b.<String, String>stream("right").processValues(PassValue::new, "shared").to("out");
         });
+        topology("sink_by_record", b -> b.<String, String>stream("in").mapValues(v -> v).to(new ByRecord()));
+        topology("repartition_options", b -> b.<String, String>stream("in")
+            .repartition(Repartitioned.<String, String>as("wide").withNumberOfPartitions(6)).to("out"));
         topology("process_without_store", b -> b.<String, String>stream("in").process(Pass::new, Named.as("pass")).to("out"));
     }
 
     static StoreBuilder<KeyValueStore<String, String>> keyValues(String name) {
         return Stores.keyValueStoreBuilder(Stores.inMemoryKeyValueStore(name), Serdes.String(), Serdes.String());
+    }
+
+    static class ByRecord implements org.apache.kafka.streams.processor.TopicNameExtractor<String, String> {
+        public String extract(String key, String value, org.apache.kafka.streams.processor.RecordContext record) { return value; }
+        @Override public String toString() { return "closure"; }
     }
 
     static class Pass implements Processor<String, String, String, String> {
