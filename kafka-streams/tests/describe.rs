@@ -376,3 +376,18 @@ fn sinks_and_repartitions_with_options_read_as_in_java() {
         text(b, "in").repartition(wide).to("out");
     });
 }
+
+#[test]
+fn cogroups_read_as_in_java() {
+    let append = |_: &String, value: &String, all: &mut String| all.push_str(value);
+    check("cogroup", |b| {
+        let left = text(b, "left").group_by_key(Grouped::auto()).cogroup(append);
+        let both = left.cogroup(text(b, "right").group_by(Grouped::auto(), |_, v| v.clone()), |_, _, _| {});
+        both.aggregate(String::new, Store::kv("totals")).to_stream().to("out");
+    });
+    check("cogroup_windowed", |b| {
+        let left = text(b, "left").group_by("lefts", |_, v| v.clone()).cogroup(append);
+        let both = left.cogroup(text(b, "right").group_by_key(Grouped::auto()), |_, _, _| {});
+        to_out(both.aggregate_in(TimeWindows::tumbling(TEN), String::new, Store::auto()));
+    });
+}

@@ -131,6 +131,50 @@ fn sessions_that_close_are_forwarded_once() {
     assert_eq!(out, rows(&[("b@15-15", 1, 15), ("a@10-18", 2, 18)]));
 }
 
+#[test]
+fn streams_of_different_values_fill_one_windowed_aggregate() {
+    let build = |cut: &'static str| {
+        let builder = StreamsBuilder::new();
+        let right = builder.stream::<String, i64>("right").group_by_key("r");
+        let both = builder
+            .stream::<String, String>("left")
+            .group_by_key("l")
+            .cogroup(|_, text, total: &mut i64| *total += text.len() as i64)
+            .cogroup(right, |_, number, total| *total += number);
+        let grace = ms(1000);
+        let table = match cut {
+            "time" => both.aggregate_in(TimeWindows::tumbling(ms(10)).grace(grace), || 0, Store::window("w")),
+            "sliding" => {
+                both.aggregate_in_sliding(SlidingWindows::of(ms(10)).grace(grace), || 0, Store::window("w"))
+            }
+            _ => {
+                let sessions = SessionWindows::gap(ms(10)).grace(grace);
+                both.aggregate_in_sessions(sessions, || 0, |_, all, more| *all += more, Store::session("w"))
+            }
+        };
+        table.to_stream().map(|w, total| (format!("{}@{}-{}", w.key, w.start, w.end), total)).to("out");
+        let mut driver = TestDriver::new(&builder.build().unwrap()).unwrap();
+        driver.input::<String, String>("left").pipe("k".into(), "abc".into(), 12).unwrap();
+        driver.input::<String, i64>("right").pipe("k".into(), 10, 17).unwrap();
+        driver.crash_and_restore().unwrap();
+        driver.input::<String, String>("left").pipe("k".into(), "x".into(), 19).unwrap();
+        let out = driver.output::<String, Option<i64>>("out").read_all().unwrap();
+        out.into_iter()
+            .filter_map(|(window, total)| Some((window, total?)))
+            .collect::<std::collections::BTreeMap<_, _>>()
+    };
+    assert_eq!(build("time"), [("k@10-20".to_owned(), 14)].into());
+    assert_eq!(
+        build("session"),
+        [("k@12-12".to_owned(), 3), ("k@12-17".to_owned(), 13), ("k@12-19".to_owned(), 14)].into()
+    );
+    let sliding = build("sliding");
+    assert_eq!(
+        (sliding["k@2-12"], sliding["k@7-17"], sliding["k@9-19"], sliding["k@13-23"]),
+        (3, 13, 14, 11)
+    );
+}
+
 proptest! {
     /// A sliding window is there for each stretch of time that ends with a record or begins right after one, and has
     /// exactly the records in it.

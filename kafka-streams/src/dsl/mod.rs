@@ -3,6 +3,7 @@
 //! Methods consume their handle. To use a stream twice, clone the handle: this is where `K` and `V` must be `Clone`,
 //! and the only place where records are cloned.
 
+mod cogroup;
 mod fallible;
 mod grouped;
 mod join;
@@ -21,6 +22,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+pub use cogroup::CogroupedKStream;
 pub use grouped::KGroupedStream;
 pub use join::TableJoined;
 pub use joined::{JoinWindows, Joined, StreamJoined};

@@ -7,18 +7,18 @@ use super::grouped::Placed;
 use super::table::Serdes;
 use super::windows::millis;
 use super::{Emit, KGroupedStream, KTable, SessionWindows, SlidingWindows, Store, Windowed, Windows};
-use crate::error::TopologyError;
+use crate::error::{StreamsError, TopologyError};
 use crate::processor::{
-    Closing, Forwarding, Merge, Outlets, SessionAggregate, SessionGetter, SlidingAggregate, TaskBuilder,
-    WindowAggregate, WindowGetter, WindowUpdate, WindowedOut,
+    Change, Closing, Forwarding, Merge, Node, Out, Outlets, SessionAggregate, SessionGetter,
+    SlidingAggregate, TaskBuilder, WindowAggregate, WindowGetter, WindowUpdate, WindowedOut,
 };
 use crate::serde::SharedSerde;
 use crate::topology::{StoreKind, naming};
 
 /// An initial value and what a record adds to it.
-struct Fold<I, F> {
-    initial: I,
-    add: F,
+pub(super) struct Fold<I, F> {
+    pub(super) initial: I,
+    pub(super) add: F,
 }
 
 impl<K, V, A, I, F> WindowUpdate<K, V, A> for Fold<I, F>
@@ -37,9 +37,9 @@ where
 }
 
 /// A fold whose results can be merged.
-struct MergeFold<I, F, M> {
-    fold: Fold<I, F>,
-    merge: M,
+pub(super) struct MergeFold<I, F, M> {
+    pub(super) fold: Fold<I, F>,
+    pub(super) merge: M,
 }
 
 impl<K, V, A, I, F, M> WindowUpdate<K, V, A> for MergeFold<I, F, M>
@@ -221,7 +221,7 @@ fn retention<K, V>(
 
 fn window_table<K, A>(
     placed: Placed<K, impl Send + 'static, A>,
-    outlets: Arc<Outlets<Windowed<K>, crate::processor::Change<A>>>,
+    outlets: Arc<Outlets<Windowed<K>, Change<A>>>,
     size_ms: i64,
     grace_ms: i64,
 ) -> KTable<Windowed<K>, A>
@@ -248,8 +248,8 @@ fn windowed_out<K, A>(
     node: usize,
     store: &Store<K, A>,
     emit: Emit,
-    children: &Outlets<Windowed<K>, crate::processor::Change<A>>,
-) -> Result<WindowedOut<K, A>, crate::error::StreamsError>
+    out: Out<Windowed<K>, Change<A>>,
+) -> Result<WindowedOut<K, A>, StreamsError>
 where
     K: Clone + Send + 'static,
     A: Clone + Send + 'static,
@@ -263,8 +263,82 @@ where
         emit,
         observed: -1,
         closing: Closing::default(),
-        out: children.build(tasks)?,
+        out,
     })
+}
+
+/// A node that aggregates by windows, for the table `node`.
+pub(super) fn time_aggregate<K, V, A, U, W>(
+    tasks: &mut TaskBuilder<'_>,
+    node: usize,
+    (store, emit): (&Store<K, A>, Emit),
+    windows: Arc<W>,
+    update: Arc<U>,
+    out: Out<Windowed<K>, Change<A>>,
+) -> Result<Box<dyn Node<K, V>>, StreamsError>
+where
+    K: Clone + Send + 'static,
+    V: Send + 'static,
+    A: Clone + Send + 'static,
+    U: WindowUpdate<K, V, A>,
+    W: Windows,
+{
+    let out = windowed_out(tasks, node, store, emit, out)?;
+    let aggregate = WindowAggregate { windows, update, out, matched: Vec::new(), values: PhantomData };
+    Ok(tasks.called_if(store.cached, aggregate))
+}
+
+/// As [`time_aggregate`], by sliding windows.
+pub(super) fn sliding_aggregate<K, V, A, U>(
+    tasks: &mut TaskBuilder<'_>,
+    node: usize,
+    (store, emit): (&Store<K, A>, Emit),
+    (windows, value): (SlidingWindows, &SharedSerde<V>),
+    update: Arc<U>,
+    out: Out<Windowed<K>, Change<A>>,
+) -> Result<Box<dyn Node<K, V>>, StreamsError>
+where
+    K: Clone + Send + 'static,
+    V: Send + 'static,
+    A: Clone + Send + 'static,
+    U: WindowUpdate<K, V, A>,
+{
+    let out = windowed_out(tasks, node, store, emit, out)?;
+    let value = Arc::clone(value);
+    Ok(tasks.called_if(store.cached, SlidingAggregate { windows, value, update, out }))
+}
+
+/// As [`time_aggregate`], by sessions.
+pub(super) fn session_aggregate<K, V, A, U>(
+    tasks: &mut TaskBuilder<'_>,
+    node: usize,
+    (store, emit): (&Store<K, A>, Emit),
+    windows: SessionWindows,
+    update: Arc<U>,
+    out: Out<Windowed<K>, Change<A>>,
+) -> Result<Box<dyn Node<K, V>>, StreamsError>
+where
+    K: Clone + Send + 'static,
+    V: Send + 'static,
+    A: Clone + Send + 'static,
+    U: Merge<K, V, A>,
+{
+    let info = tasks.table(node);
+    let spec = info.store.unwrap_or_default();
+    let aggregate = SessionAggregate {
+        store: tasks.session(&spec, &store.key, &store.value)?,
+        key: Arc::clone(&store.key),
+        windows,
+        update,
+        forwarding: Forwarding { cached: store.cached, send_old: info.send_old },
+        emit,
+        observed: -1,
+        open: BTreeMap::new(),
+        knows_restored: false,
+        out,
+        values: PhantomData,
+    };
+    Ok(tasks.called_if(store.cached, aggregate))
 }
 
 impl<K: Clone + Send + 'static, V: Send + 'static, W: Windows> TimeWindowedKStream<K, V, W> {
@@ -287,11 +361,8 @@ impl<K: Clone + Send + 'static, V: Send + 'static, W: Windows> TimeWindowedKStre
         let (size_ms, grace_ms) = (windows.size_ms(), windows.grace_ms());
         let (windows, update) = (Arc::new(windows), Arc::new(update));
         let factory = move |tasks: &mut TaskBuilder<'_>| {
-            let out = windowed_out(tasks, node, &kept, emit, &children)?;
-            let (windows, update) = (Arc::clone(&windows), Arc::clone(&update));
-            let aggregate =
-                WindowAggregate { windows, update, out, matched: Vec::new(), values: PhantomData };
-            Ok(tasks.called_if(kept.cached, aggregate))
+            let out = children.build(tasks)?;
+            time_aggregate(tasks, node, (&kept, emit), Arc::clone(&windows), Arc::clone(&update), out)
         };
         placed.stream.outlets.attach(node, Arc::new(factory));
         window_table(placed, outlets, size_ms, grace_ms)
@@ -318,9 +389,8 @@ impl<K: Clone + Send + 'static, V: Send + 'static> SlidingWindowedKStream<K, V> 
         let (children, kept, node) = (Arc::clone(&outlets), placed.store.clone(), placed.node);
         let update = Arc::new(update);
         let factory = move |tasks: &mut TaskBuilder<'_>| {
-            let out = windowed_out(tasks, node, &kept, emit, &children)?;
-            let (value, update) = (Arc::clone(&value), Arc::clone(&update));
-            Ok(tasks.called_if(kept.cached, SlidingAggregate { windows, value, update, out }))
+            let out = children.build(tasks)?;
+            sliding_aggregate(tasks, node, (&kept, emit), (windows, &value), Arc::clone(&update), out)
         };
         placed.stream.outlets.attach(node, Arc::new(factory));
         window_table(placed, outlets, windows.difference, windows.grace)
@@ -396,22 +466,8 @@ impl<K: Clone + Send + 'static, V: Send + 'static> SessionWindowedKStream<K, V> 
         let (children, kept, node) = (Arc::clone(&outlets), placed.store.clone(), placed.node);
         let update = Arc::new(update);
         let factory = move |tasks: &mut TaskBuilder<'_>| {
-            let info = tasks.table(node);
-            let spec = info.store.unwrap_or_default();
-            let aggregate = SessionAggregate {
-                store: tasks.session(&spec, &kept.key, &kept.value)?,
-                key: Arc::clone(&kept.key),
-                windows,
-                update: Arc::clone(&update),
-                forwarding: Forwarding { cached: kept.cached, send_old: info.send_old },
-                emit,
-                observed: -1,
-                open: BTreeMap::new(),
-                knows_restored: false,
-                out: children.build(tasks)?,
-                values: PhantomData,
-            };
-            Ok(tasks.called_if(kept.cached, aggregate))
+            let out = children.build(tasks)?;
+            session_aggregate(tasks, node, (&kept, emit), windows, Arc::clone(&update), out)
         };
         placed.stream.outlets.attach(node, Arc::new(factory));
         let store = placed.store;

@@ -156,6 +156,14 @@ public class Describe {
             .leftJoin(b.<String, String>table("right"), (l, r) -> l, Named.as("both")).toStream().to("out"));
         topology("table_outer_join", b -> b.<String, String>table("left")
             .outerJoin(b.<String, String>table("right", store("rights")), (l, r) -> l, store("both")).toStream().to("out"));
+        topology("cogroup", b -> b.<String, String>stream("left").groupByKey()
+            .<String>cogroup((k, v, a) -> a + v)
+            .cogroup(b.<String, String>stream("right").groupBy((k, v) -> v), (k, v, a) -> a)
+            .aggregate(() -> "", Materialized.<String, String, KeyValueStore<Bytes, byte[]>>as("totals")).toStream().to("out"));
+        topology("cogroup_windowed", b -> b.<String, String>stream("left").groupBy((k, v) -> v, Grouped.as("lefts"))
+            .<String>cogroup((k, v, a) -> a + v)
+            .cogroup(b.<String, String>stream("right").groupByKey(), (k, v, a) -> a)
+            .windowedBy(TimeWindows.ofSizeWithNoGrace(ten)).aggregate(() -> "").toStream().to("out"));
         topology("table_join_chain", b -> {
             KTable<String, String> first = b.<String, String>table("a").join(b.<String, String>table("b"), (l, r) -> l);
             KTable<String, String> second = first.leftJoin(b.<String, String>table("c"), (l, r) -> l, Materialized.with(Serdes.String(), Serdes.String()));
