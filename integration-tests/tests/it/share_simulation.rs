@@ -197,7 +197,7 @@ async fn work(
                 let record = next?.ok_or("the consumer ended")?;
                 ledger.lock().delivered(number, &record);
                 let is_calm = Instant::now() >= calm;
-                handle(number, record, if is_calm { 99 } else { random.below(100) }, &ledger).await;
+                handle(number, record, if is_calm { 99 } else { random.below(100) }, &ledger).await?;
             }
             if random.chance(0.1) {
                 let committed = timeout(FOREVER, consumer.commit()).await;
@@ -214,7 +214,7 @@ async fn work(
     Ok(())
 }
 
-async fn handle(number: u64, mut record: ShareRecord, choice: u64, ledger: &Mutex<Ledger>) {
+async fn handle(number: u64, mut record: ShareRecord, choice: u64, ledger: &Mutex<Ledger>) -> TestResult {
     let say = |record: &ShareRecord, kind| ledger.lock().said(number, record, kind);
     match choice {
         0..15 => {
@@ -236,7 +236,7 @@ async fn handle(number: u64, mut record: ShareRecord, choice: u64, ledger: &Mute
         }
         30..35 => {
             sleep(LOCK / 2).await;
-            if timeout(FOREVER, record.renew()).await.expect("a renewal ends").is_ok() {
+            if timeout(FOREVER, record.renew()).await.map_err(|_| "a renewal does not end")?.is_ok() {
                 say(&record, AcknowledgeType::Renew);
                 sleep(LOCK / 2 + Duration::from_millis(500)).await;
             }
@@ -248,6 +248,7 @@ async fn handle(number: u64, mut record: ShareRecord, choice: u64, ledger: &Mute
             record.accept();
         }
     }
+    Ok(())
 }
 
 async fn leave(consumer: ShareConsumer, politely: bool) {

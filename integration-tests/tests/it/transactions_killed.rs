@@ -44,14 +44,18 @@ async fn found(client: &Client) -> TestResult<BTreeMap<u32, [usize; PARTITIONS a
 }
 
 /// One transaction after the other until it is over; returns how each ended, as far as the client knows.
-async fn tell(producer: Producer, begun: Arc<AtomicU32>, over: Arc<AtomicBool>) -> BTreeMap<u32, Told> {
+async fn tell(
+    producer: Producer,
+    begun: Arc<AtomicU32>,
+    over: Arc<AtomicBool>,
+) -> TestResult<BTreeMap<u32, Told>> {
     let mut told = BTreeMap::new();
     while !over.load(Ordering::SeqCst) {
         let number = begun.fetch_add(1, Ordering::SeqCst);
         let open = match producer.begin().await {
             Ok(open) => open,
             Err(error) if error.is_retriable() => continue,
-            Err(error) => panic!("begin: {error}"),
+            Err(error) => return Err(error.into()),
         };
         for at in 0..EACH * PARTITIONS {
             let record = Record::to(TOPIC).partition(at % PARTITIONS).value(number.to_string());
@@ -68,7 +72,7 @@ async fn tell(producer: Producer, begun: Arc<AtomicU32>, over: Arc<AtomicBool>) 
         };
         told.insert(number, ended);
     }
-    told
+    Ok(told)
 }
 
 /// Kills come at any moment, so also between an end's two phases, when the coordinator has the decision on record and
@@ -97,7 +101,7 @@ async fn what_the_client_tells_of_a_transaction_is_true_though_the_broker_is_kil
     }
     goes_on().await?;
     over.store(true, Ordering::SeqCst);
-    let told = timeout(PATIENCE, teller).await??;
+    let told = timeout(PATIENCE, teller).await???;
 
     let whole = [EACH as usize; PARTITIONS as usize];
     let found = found(&Client::connect(&address).await?).await?;
