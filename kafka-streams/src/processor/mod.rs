@@ -3,7 +3,7 @@
 //! A task builds a sub-topology once, as concrete nodes that own what lies behind them. Between two nodes a
 //! record moves by one virtual call with its own types: nothing is boxed, cloned, locked or serialized. What more
 //! than one node reaches (a store, a node with several parents, a node that a commit or a clock calls) lies in the
-//! task, in [`Stores`] and [`Nodes`], and is reached by a typed token.
+//! task, in `Stores` and `Nodes`, and is reached by a typed token.
 
 mod aggregate;
 mod build;
