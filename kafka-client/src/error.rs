@@ -1,5 +1,6 @@
 use crate::config::ConfigError;
 use crate::consumer::{CommitError, ConsumeError, OffsetsError};
+use crate::group::GroupMemberError;
 use crate::net::RequestError;
 use crate::producer::{FlushTimeout, SendError};
 
@@ -29,13 +30,16 @@ pub enum Error {
     /// Offsets could not be looked up.
     #[error(transparent)]
     Offsets(#[from] OffsetsError),
+    /// A member of a group is none any more.
+    #[error(transparent)]
+    GroupMember(#[from] GroupMemberError),
 }
 
 impl Error {
     /// Whether the same call may succeed later without the caller changing anything.
     pub fn is_retriable(&self) -> bool {
         match self {
-            Self::Config(_) => false,
+            Self::Config(_) | Self::GroupMember(_) => false,
             Self::Request(error) => error.is_retriable(),
             Self::Send(error) => error.is_retriable(),
             Self::Flush(_) => true,
@@ -48,7 +52,7 @@ impl Error {
     /// Whether the call may have taken effect although it failed.
     pub fn possibly_written(&self) -> bool {
         match self {
-            Self::Config(_) | Self::Consume(_) | Self::Offsets(_) => false,
+            Self::Config(_) | Self::Consume(_) | Self::Offsets(_) | Self::GroupMember(_) => false,
             Self::Request(error) => error.possibly_written(),
             Self::Send(error) => error.possibly_written(),
             Self::Flush(_) => true,

@@ -212,3 +212,39 @@ async fn closing_that_is_dropped_at_any_await_goes_on_and_the_next_member_skips_
     }
     Err("closing never ends".into())
 }
+
+#[tokio::test(start_paused = true)]
+async fn streams_of_partitions_that_are_dropped_at_any_await_lose_and_double_none() -> TestResult {
+    let client = client_with_records().await?;
+    let consumer = group(&client, "streams").build()?;
+    let mut streams = consumer.partition_streams();
+    let nothing = async |_| Ok(());
+    let stream = at_every_await("streams.next", async || streams.next().await, nothing).await?;
+    let mut stream = stream.ok_or("the consumer ended")??;
+    let (mut offsets, mut drops) = (Vec::new(), 0);
+    let mut call = 0;
+    while offsets.len() < RECORDS {
+        call += 1;
+        assert!(drop_at(1, stream.revoking()).await.is_none());
+        match timeout(FOREVER, drop_at(1 + call % 3, stream.next())).await? {
+            Some(record) => offsets.push(record.ok_or("the stream ended")??.offset),
+            None => drops += 1,
+        }
+    }
+    assert_eq!(offsets, (0..RECORDS as i64).collect::<Vec<_>>());
+    assert!(drops > 0);
+
+    let closing = tokio::spawn({
+        let consumer = consumer.clone();
+        async move { consumer.close().await }
+    });
+    let end = at_every_await("revoking", async || stream.revoking().await, nothing).await?;
+    assert_eq!(Some(end), stream.end_reason());
+    assert!(at_every_await("stream.next", async || stream.next().await, nothing).await?.is_none());
+    stream.release();
+    timeout(FOREVER, closing).await???;
+    let next = group(&client, "streams").build()?;
+    let committed = timeout(FOREVER, next.committed([partition()])).await??;
+    assert_eq!(committed.into_values().next().map(|of| of.offset), Some(RECORDS as i64));
+    Ok(())
+}

@@ -11,6 +11,7 @@ use crate::client::Client;
 use crate::config::{ConfigError, Properties, invalid};
 use crate::group::classic::MembershipConfig;
 use crate::group::member::Topics;
+use crate::group::requests::Terms;
 use crate::group::{Assignor, CooperativeStickyAssignor, GroupProtocol, RangeAssignor, assignor};
 
 /// Options of a [`Consumer`]; made by [`Client::consumer`]. Defaults are the Java consumer's unless said otherwise.
@@ -92,11 +93,18 @@ impl Options {
         MembershipConfig {
             group,
             instance_id: self.instance_id.clone(),
-            rack: self.rack.clone(),
             session_timeout: self.session_timeout,
             heartbeat_interval: self.heartbeat_interval,
-            max_poll_interval: self.max_poll_interval,
-            assignors: self.assignors.clone(),
+            max_poll_interval: Some(self.max_poll_interval),
+        }
+    }
+
+    /// The rebalance time-out is the poll interval, as in Java.
+    pub(super) fn terms(&self) -> Terms {
+        Terms {
+            instance_id: self.instance_id.clone(),
+            session_timeout: self.session_timeout,
+            rebalance_timeout: self.max_poll_interval,
         }
     }
 }

@@ -122,7 +122,7 @@ pub enum IsolationLevel {
 }
 
 /// How long [`Consumer::close`] tries to commit and to leave the group.
-const CLOSE_TIMEOUT: Duration = membership::LEAVE_TIMEOUT;
+const CLOSE_TIMEOUT: Duration = crate::group::shell::LEAVE_TIMEOUT;
 
 /// Reads records of topics or partitions; made by [`Client::consumer`].
 ///

@@ -10,8 +10,10 @@ use proptest::prelude::*;
 use tokio::time::Instant;
 
 use super::assignor::{Assignment, Assignor, CooperativeStickyAssignor, RangeAssignor};
-use super::classic::{Action, JoinAnswer, Joined, Membership, MembershipConfig, Partitioning};
+use super::classic::{Action, Ask, JoinAnswer, Joined, Membership, MembershipConfig};
+use super::duty::Term;
 use super::member::{Failure, GroupExit, Identity};
+use super::partitions::{NewlyOwned, Partitioning, Partitions};
 use super::{GroupError, protocol};
 use crate::TopicPartition;
 
@@ -23,24 +25,26 @@ fn tp(partition: i32) -> TopicPartition {
     TopicPartition::new("t", partition)
 }
 
-fn config(assignors: Vec<Arc<dyn Assignor>>) -> MembershipConfig {
+fn config() -> MembershipConfig {
     MembershipConfig {
         group: "g".into(),
         instance_id: None,
-        rack: None,
         session_timeout: SESSION,
         heartbeat_interval: INTERVAL,
-        max_poll_interval: MAX_POLL,
-        assignors,
+        max_poll_interval: Some(MAX_POLL),
     }
 }
 
-fn eager(now: Instant) -> Membership {
-    Membership::new(config(vec![Arc::new(RangeAssignor)]), Some(vec![Arc::from("t")]), now)
+fn reading(assignor: impl Assignor + 'static) -> Partitions {
+    Partitions::new(vec![Arc::new(assignor)], None, Some(vec![Arc::from("t")]))
 }
 
-fn cooperative(now: Instant) -> Membership {
-    Membership::new(config(vec![Arc::new(CooperativeStickyAssignor)]), Some(vec![Arc::from("t")]), now)
+fn eager(now: Instant) -> Membership<Partitions> {
+    Membership::new(config(), reading(RangeAssignor), now)
+}
+
+fn cooperative(now: Instant) -> Membership<Partitions> {
+    Membership::new(config(), reading(CooperativeStickyAssignor), now)
 }
 
 fn assignment(partitions: &[i32]) -> Bytes {
@@ -50,12 +54,13 @@ fn assignment(partitions: &[i32]) -> Bytes {
     })
 }
 
+fn term(member: &str, generation: i32, leader: &str, protocol: &str) -> Term {
+    Term { generation, member_id: member.into(), leader: leader.into(), protocol: protocol.into() }
+}
+
 fn follower(member: &str, generation: i32, protocol: &str) -> JoinAnswer {
     JoinAnswer::Joined(Joined {
-        member_id: member.into(),
-        generation,
-        protocol: protocol.into(),
-        leader: "someone".into(),
+        term: term(member, generation, "someone", protocol),
         skip_assignment: false,
         members: Vec::new(),
     })
@@ -79,10 +84,10 @@ fn partitioned_over(partitions: &[&str]) -> Partitioning {
 }
 
 /// Takes a new member into `generation` with these partitions.
-fn enter(member: &mut Membership, now: Instant, generation: i32, partitions: &[i32]) {
-    let Some(Action::Join { protocols, .. }) = member.poll(now) else { panic!("no join") };
+fn enter(member: &mut Membership<Partitions>, now: Instant, generation: i32, partitions: &[i32]) {
+    let Some(Action::Ask(Ask::Join { protocols, .. })) = member.poll(now) else { panic!("no join") };
     member.joined(now, follower("m", generation, &protocols[0].0));
-    assert!(matches!(member.poll(now), Some(Action::Sync { .. })));
+    assert!(matches!(member.poll(now), Some(Action::Ask(Ask::Sync { .. }))));
     member.synced(now, Ok(assignment(partitions)));
 }
 
@@ -90,15 +95,19 @@ fn enter(member: &mut Membership, now: Instant, generation: i32, partitions: &[i
 fn a_member_joins_again_under_the_id_the_coordinator_gave_it() {
     let now = Instant::now();
     let mut member = eager(now);
-    assert!(matches!(member.poll(now), Some(Action::Join { member_id, .. }) if member_id.is_empty()));
+    assert!(
+        matches!(member.poll(now), Some(Action::Ask(Ask::Join { member_id, .. })) if member_id.is_empty())
+    );
     member.joined(now, JoinAnswer::MemberIdRequired("m-1".into()));
-    assert!(matches!(member.poll(now), Some(Action::Join { member_id, .. }) if member_id == "m-1"));
+    assert!(matches!(member.poll(now), Some(Action::Ask(Ask::Join { member_id, .. })) if member_id == "m-1"));
     // A failed attempt does not forget it either (KIP-394).
     member.joined(now, JoinAnswer::Failed(Failure::Unanswered));
     assert_eq!(member.poll(now), Some(Action::ForgetCoordinator));
     assert_eq!(member.poll(now), None);
     let later = member.wake_at().unwrap();
-    assert!(matches!(member.poll(later), Some(Action::Join { member_id, .. }) if member_id == "m-1"));
+    assert!(
+        matches!(member.poll(later), Some(Action::Ask(Ask::Join { member_id, .. })) if member_id == "m-1")
+    );
 }
 
 #[test]
@@ -106,11 +115,14 @@ fn heartbeats_go_out_each_interval_whatever_the_application_does() {
     let now = Instant::now();
     let mut member = eager(now);
     enter(&mut member, now, 1, &[0, 1]);
-    assert_eq!(member.poll(now), Some(Action::Assign { added: vec![tp(0), tp(1)], all: vec![tp(0), tp(1)] }));
+    assert_eq!(
+        member.poll(now),
+        Some(Action::Take(NewlyOwned { added: vec![tp(0), tp(1)], all: vec![tp(0), tp(1)] }))
+    );
     for beat in 1..20u32 {
         let at = now + INTERVAL * beat;
         assert_eq!(member.wake_at(), Some(at));
-        assert_eq!(member.poll(at), Some(Action::Heartbeat(identity("m", 1))));
+        assert_eq!(member.poll(at), Some(Action::Ask(Ask::Heartbeat(identity("m", 1)))));
         assert_eq!(member.poll(at), None);
         member.heartbeat_answered(at, 1, Ok(()));
     }
@@ -121,14 +133,14 @@ fn an_eager_member_gives_everything_up_before_it_joins_again() {
     let now = Instant::now();
     let mut member = eager(now);
     enter(&mut member, now, 1, &[0, 1]);
-    assert!(matches!(member.poll(now), Some(Action::Assign { .. })));
+    assert!(matches!(member.poll(now), Some(Action::Take(_))));
     member.heartbeat_answered(now, 1, Err(Failure::Refused(ErrorCode::RebalanceInProgress)));
-    assert_eq!(member.poll(now), Some(Action::Release { partitions: vec![tp(0), tp(1)], lost: false }));
+    assert_eq!(member.poll(now), Some(Action::Release { what: vec![tp(0), tp(1)], lost: false }));
     assert_eq!(member.poll(now), None, "the application has not let go yet");
     let later = now + INTERVAL;
-    assert_eq!(member.poll(later), Some(Action::Heartbeat(identity("m", 1))), "alive meanwhile");
+    assert_eq!(member.poll(later), Some(Action::Ask(Ask::Heartbeat(identity("m", 1)))), "alive meanwhile");
     member.released(later);
-    assert!(matches!(member.poll(later), Some(Action::Join { member_id, .. }) if member_id == "m"));
+    assert!(matches!(member.poll(later), Some(Action::Ask(Ask::Join { member_id, .. })) if member_id == "m"));
 }
 
 #[test]
@@ -136,21 +148,21 @@ fn a_cooperative_member_keeps_reading_and_joins_again_after_a_revocation() {
     let now = Instant::now();
     let mut member = cooperative(now);
     enter(&mut member, now, 1, &[0, 1]);
-    assert!(matches!(member.poll(now), Some(Action::Assign { .. })));
+    assert!(matches!(member.poll(now), Some(Action::Take(_))));
     member.heartbeat_answered(now, 1, Err(Failure::Refused(ErrorCode::RebalanceInProgress)));
 
-    let Some(Action::Join { protocols, .. }) = member.poll(now) else { panic!("no release first") };
+    let Some(Action::Ask(Ask::Join { protocols, .. })) = member.poll(now) else { panic!("no release first") };
     let said = protocol::decode_subscription("m".into(), None, protocols[0].1.clone()).unwrap();
     assert_eq!((said.owned, said.generation), (vec![tp(0), tp(1)], Some(1)));
 
     member.joined(now, follower("m", 2, "cooperative-sticky"));
-    assert!(matches!(member.poll(now), Some(Action::Sync { .. })));
+    assert!(matches!(member.poll(now), Some(Action::Ask(Ask::Sync { .. }))));
     member.synced(now, Ok(assignment(&[0])));
-    assert_eq!(member.poll(now), Some(Action::Release { partitions: vec![tp(1)], lost: false }));
+    assert_eq!(member.poll(now), Some(Action::Release { what: vec![tp(1)], lost: false }));
     assert_eq!(member.poll(now), None);
     member.released(now);
-    assert_eq!(member.poll(now), Some(Action::Assign { added: vec![], all: vec![tp(0)] }));
-    let Some(Action::Join { protocols, .. }) = member.poll(now) else { panic!("no second join") };
+    assert_eq!(member.poll(now), Some(Action::Take(NewlyOwned { added: vec![], all: vec![tp(0)] })));
+    let Some(Action::Ask(Ask::Join { protocols, .. })) = member.poll(now) else { panic!("no second join") };
     let said = protocol::decode_subscription("m".into(), None, protocols[0].1.clone()).unwrap();
     assert_eq!(said.owned, vec![tp(0)]);
 }
@@ -160,11 +172,13 @@ fn partitions_of_an_unknown_member_are_lost_not_revoked() {
     let now = Instant::now();
     let mut member = cooperative(now);
     enter(&mut member, now, 1, &[0]);
-    assert!(matches!(member.poll(now), Some(Action::Assign { .. })));
+    assert!(matches!(member.poll(now), Some(Action::Take(_))));
     member.heartbeat_answered(now, 1, Err(Failure::Refused(ErrorCode::UnknownMemberId)));
-    assert_eq!(member.poll(now), Some(Action::Release { partitions: vec![tp(0)], lost: true }));
+    assert_eq!(member.poll(now), Some(Action::Release { what: vec![tp(0)], lost: true }));
     member.released(now);
-    assert!(matches!(member.poll(now), Some(Action::Join { member_id, .. }) if member_id.is_empty()));
+    assert!(
+        matches!(member.poll(now), Some(Action::Ask(Ask::Join { member_id, .. })) if member_id.is_empty())
+    );
 }
 
 #[test]
@@ -172,7 +186,7 @@ fn a_heartbeat_answer_of_an_older_generation_is_ignored() {
     let now = Instant::now();
     let mut member = cooperative(now);
     enter(&mut member, now, 2, &[0]);
-    assert!(matches!(member.poll(now), Some(Action::Assign { .. })));
+    assert!(matches!(member.poll(now), Some(Action::Take(_))));
     member.heartbeat_answered(now, 1, Err(Failure::Refused(ErrorCode::IllegalGeneration)));
     assert_eq!(member.poll(now), None);
 }
@@ -181,14 +195,14 @@ fn a_heartbeat_answer_of_an_older_generation_is_ignored() {
 fn a_fenced_instance_is_the_end() {
     let now = Instant::now();
     let mut member = Membership::new(
-        MembershipConfig { instance_id: Some("i".into()), ..config(vec![Arc::new(RangeAssignor)]) },
-        Some(vec![Arc::from("t")]),
+        MembershipConfig { instance_id: Some("i".into()), ..config() },
+        reading(RangeAssignor),
         now,
     );
     enter(&mut member, now, 1, &[0]);
-    assert!(matches!(member.poll(now), Some(Action::Assign { .. })));
+    assert!(matches!(member.poll(now), Some(Action::Take(_))));
     member.heartbeat_answered(now, 1, Err(Failure::Refused(ErrorCode::FencedInstanceId)));
-    assert_eq!(member.poll(now), Some(Action::Release { partitions: vec![tp(0)], lost: true }));
+    assert_eq!(member.poll(now), Some(Action::Release { what: vec![tp(0)], lost: true }));
     let fenced = GroupError::Fenced { group: "g".into(), instance: "i".into() };
     assert_eq!(member.poll(now), Some(Action::Fail(fenced)));
     member.released(now);
@@ -200,14 +214,14 @@ fn a_member_whose_application_is_silent_leaves_and_comes_back_with_it() {
     let now = Instant::now();
     let mut member = eager(now);
     enter(&mut member, now, 1, &[0]);
-    assert!(matches!(member.poll(now), Some(Action::Assign { .. })));
+    assert!(matches!(member.poll(now), Some(Action::Take(_))));
     let late = now + MAX_POLL;
-    assert_eq!(member.poll(late), Some(Action::Release { partitions: vec![tp(0)], lost: true }));
-    assert_eq!(member.poll(late), Some(Action::Leave(identity("m", 1))));
+    assert_eq!(member.poll(late), Some(Action::Release { what: vec![tp(0)], lost: true }));
+    assert_eq!(member.poll(late), Some(Action::Ask(Ask::Leave(identity("m", 1)))));
     member.released(late);
     assert_eq!((member.poll(late), member.wake_at()), (None, None));
     member.polled(late + INTERVAL);
-    assert!(matches!(member.poll(late + INTERVAL), Some(Action::Join { .. })));
+    assert!(matches!(member.poll(late + INTERVAL), Some(Action::Ask(Ask::Join { .. }))));
 }
 
 #[test]
@@ -215,17 +229,17 @@ fn close_leaves_the_group_unless_the_member_is_static() {
     for instance in [None, Some("i".to_owned())] {
         let now = Instant::now();
         let mut member = Membership::new(
-            MembershipConfig { instance_id: instance.clone(), ..config(vec![Arc::new(RangeAssignor)]) },
-            Some(vec![Arc::from("t")]),
+            MembershipConfig { instance_id: instance.clone(), ..config() },
+            reading(RangeAssignor),
             now,
         );
         enter(&mut member, now, 1, &[0]);
-        assert!(matches!(member.poll(now), Some(Action::Assign { .. })));
+        assert!(matches!(member.poll(now), Some(Action::Take(_))));
         member.leave(GroupExit::Default);
-        assert_eq!(member.poll(now), Some(Action::Release { partitions: vec![tp(0)], lost: false }));
+        assert_eq!(member.poll(now), Some(Action::Release { what: vec![tp(0)], lost: false }));
         member.released(now);
         match member.poll(now) {
-            Some(Action::Leave(_)) => assert_eq!(instance, None),
+            Some(Action::Ask(Ask::Leave(_))) => assert_eq!(instance, None),
             None => assert!(instance.is_some()),
             other => panic!("{other:?}"),
         }
@@ -238,7 +252,7 @@ fn an_unknown_member_that_is_closing_still_closes() {
     let now = Instant::now();
     let mut member = eager(now);
     enter(&mut member, now, 1, &[0]);
-    assert!(matches!(member.poll(now), Some(Action::Assign { .. })));
+    assert!(matches!(member.poll(now), Some(Action::Take(_))));
     member.leave(GroupExit::Default);
     assert!(matches!(member.poll(now), Some(Action::Release { .. })));
     member.heartbeat_answered(now, 1, Err(Failure::Refused(ErrorCode::UnknownMemberId)));
@@ -253,27 +267,24 @@ fn the_leader_joins_again_when_a_topic_grows() {
     let now = Instant::now();
     let mut member = eager(now);
     lead(&mut member, now);
-    assert_eq!(member.poll(now), Some(Action::CountPartitions(vec![Arc::from("t")])));
-    member.counted(Partitioning::default());
-    let Some(Action::Sync { assignments, .. }) = member.poll(now) else { panic!() };
+    assert_eq!(member.poll(now), Some(Action::Lead(vec![Arc::from("t")])));
+    member.assign(Partitioning::default());
+    let Some(Action::Ask(Ask::Sync { assignments, .. })) = member.poll(now) else { panic!() };
     member.synced(now, Ok(assignments[0].1.clone()));
-    assert_eq!(member.poll(now), Some(Action::Assign { added: vec![], all: vec![] }));
+    assert_eq!(member.poll(now), Some(Action::Take(NewlyOwned { added: vec![], all: vec![] })));
     assert_eq!(member.watched_topics(), [Arc::from("t")]);
     member.topics_changed(&partitioned(2));
-    assert!(matches!(member.poll(now), Some(Action::Join { .. })));
+    assert!(matches!(member.poll(now), Some(Action::Ask(Ask::Join { .. }))));
 }
 
 /// Takes a new member into generation 1, as the leader of itself.
-fn lead(member: &mut Membership, now: Instant) {
-    let Some(Action::Join { protocols, .. }) = member.poll(now) else { panic!() };
+fn lead(member: &mut Membership<Partitions>, now: Instant) {
+    let Some(Action::Ask(Ask::Join { protocols, .. })) = member.poll(now) else { panic!() };
     let (name, metadata) = protocols[0].clone();
     member.joined(
         now,
         JoinAnswer::Joined(Joined {
-            member_id: "m".into(),
-            generation: 1,
-            protocol: name,
-            leader: "m".into(),
+            term: term("m", 1, "m", &name),
             skip_assignment: false,
             members: vec![("m".into(), None, metadata)],
         }),
@@ -285,15 +296,15 @@ fn lead(member: &mut Membership, now: Instant) {
 fn a_leader_joins_again_when_a_replica_turns_up_in_another_rack() {
     let now = Instant::now();
     for (rack, joins_again) in [(None, false), (Some("a"), true)] {
-        let mut config = config(vec![Arc::new(RangeAssignor)]);
-        config.rack = rack.map(str::to_owned);
-        let mut member = Membership::new(config, Some(vec![Arc::from("t")]), now);
+        let rack = rack.map(str::to_owned);
+        let duty = Partitions::new(vec![Arc::new(RangeAssignor)], rack, Some(vec![Arc::from("t")]));
+        let mut member = Membership::new(config(), duty, now);
         lead(&mut member, now);
-        assert!(matches!(member.poll(now), Some(Action::CountPartitions(_))));
-        member.counted(partitioned_over(&["ab", "b"]));
-        let Some(Action::Sync { assignments, .. }) = member.poll(now) else { panic!() };
+        assert!(matches!(member.poll(now), Some(Action::Lead(_))));
+        member.assign(partitioned_over(&["ab", "b"]));
+        let Some(Action::Ask(Ask::Sync { assignments, .. })) = member.poll(now) else { panic!() };
         member.synced(now, Ok(assignments[0].1.clone()));
-        assert!(matches!(member.poll(now), Some(Action::Assign { .. })));
+        assert!(matches!(member.poll(now), Some(Action::Take(_))));
         for unchanged in [&["ab", "b"], &["a", ""]] {
             member.topics_changed(&partitioned_over(unchanged));
             assert_eq!(member.poll(now), None, "{unchanged:?}");
@@ -365,10 +376,7 @@ impl Coordinator {
             answers.insert(
                 id.clone(),
                 JoinAnswer::Joined(Joined {
-                    member_id: id.clone(),
-                    generation: self.generation,
-                    protocol: seat.protocol.0.clone(),
-                    leader: self.leader.clone(),
+                    term: term(id, self.generation, &self.leader, &seat.protocol.0),
                     skip_assignment: false,
                     members,
                 }),
@@ -393,12 +401,22 @@ impl Coordinator {
 
 /// One consumer process of the simulation.
 struct Process {
-    member: Membership,
+    member: Membership<Partitions>,
     holds: BTreeSet<TopicPartition>,
     joining_as: Option<String>,
     syncing: Option<Identity>,
     release_at: Option<(Instant, Vec<TopicPartition>, bool)>,
+    /// So many answers do not reach it, although the coordinator does what was asked.
+    answers_to_lose: u32,
     alive: bool,
+}
+
+impl Process {
+    fn loses_answer(&mut self) -> bool {
+        let loses = self.answers_to_lose > 0;
+        self.answers_to_lose = self.answers_to_lose.saturating_sub(1);
+        loses
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -408,6 +426,7 @@ enum Shock {
     Crash(usize),
     Grow,
     ForgetMember(usize),
+    LoseAnswers(usize, u32),
     Wait(u64),
 }
 
@@ -418,6 +437,7 @@ fn any_shock() -> impl Strategy<Value = Shock> {
         1 => (0..6usize).prop_map(Shock::Crash),
         1 => Just(Shock::Grow),
         1 => (0..6usize).prop_map(Shock::ForgetMember),
+        2 => (0..6usize, 1..6u32).prop_map(|(process, answers)| Shock::LoseAnswers(process, answers)),
         4 => (1..40u64).prop_map(Shock::Wait),
     ]
 }
@@ -437,14 +457,15 @@ impl World {
         match shock {
             Shock::Start if self.processes.len() < 6 => self.processes.push(Process {
                 member: Membership::new(
-                    config(vec![Arc::clone(&self.assignor)]),
-                    Some(vec![Arc::from("t")]),
+                    config(),
+                    Partitions::new(vec![Arc::clone(&self.assignor)], None, Some(vec![Arc::from("t")])),
                     now,
                 ),
                 holds: BTreeSet::new(),
                 joining_as: None,
                 syncing: None,
                 release_at: None,
+                answers_to_lose: 0,
                 alive: true,
             }),
             Shock::Start => {}
@@ -471,6 +492,11 @@ impl World {
                         let unknown = Failure::Refused(ErrorCode::UnknownMemberId);
                         process.member.joined(now, JoinAnswer::Failed(unknown));
                     }
+                }
+            }
+            Shock::LoseAnswers(i, answers) => {
+                if let Some(process) = self.processes.get_mut(*i) {
+                    process.answers_to_lose += answers;
                 }
             }
             Shock::Wait(seconds) => {
@@ -500,7 +526,9 @@ impl World {
                 for process in self.processes.iter_mut().filter(|process| process.alive) {
                     if let Some(answer) = process.joining_as.as_ref().and_then(|id| answers.get(id)) {
                         process.joining_as = None;
-                        process.member.joined(now, answer.clone());
+                        let is_lost = process.loses_answer();
+                        let lost = JoinAnswer::Failed(Failure::Unanswered);
+                        process.member.joined(now, if is_lost { lost } else { answer.clone() });
                     }
                 }
             }
@@ -538,21 +566,25 @@ impl World {
             };
             if let Some(answer) = answer {
                 process.syncing = None;
-                member.synced(now, answer);
+                let answer = if process.loses_answer() { Err(Failure::Unanswered) } else { answer };
+                process.member.synced(now, answer);
                 busy = true;
             }
         }
-        while let Some(action) = member.poll(now) {
+        while let Some(action) = process.member.poll(now) {
             busy = true;
             match action {
-                Action::Join { member_id, protocols, .. } => {
+                Action::Ask(Ask::Join { member_id, protocols, .. }) => {
                     match self.coordinator.join(member_id, protocols[0].clone(), now) {
                         Ok(id) => process.joining_as = Some(id),
-                        Err(answer) => member.joined(now, answer),
+                        Err(_) if process.loses_answer() => {
+                            process.member.joined(now, JoinAnswer::Failed(Failure::Unanswered));
+                        }
+                        Err(answer) => process.member.joined(now, answer),
                     }
                 }
-                Action::CountPartitions(_) => member.counted(topics.clone()),
-                Action::Sync { identity, assignments, .. } => {
+                Action::Lead(_) => process.member.assign(topics.clone()),
+                Action::Ask(Ask::Sync { identity, assignments, .. }) => {
                     if identity.member_id == self.coordinator.leader
                         && self.coordinator.check(&identity, now).is_ok()
                     {
@@ -560,17 +592,20 @@ impl World {
                     }
                     process.syncing = Some(identity);
                 }
-                Action::Heartbeat(identity) => {
-                    let answer = self.coordinator.check(&identity, now);
-                    member.heartbeat_answered(now, identity.generation, answer);
+                Action::Ask(Ask::Heartbeat(identity)) => {
+                    let mut answer = self.coordinator.check(&identity, now);
+                    if process.loses_answer() {
+                        answer = Err(Failure::Unanswered);
+                    }
+                    process.member.heartbeat_answered(now, identity.generation, answer);
                 }
-                Action::Leave(identity) => {
+                Action::Ask(Ask::Leave(identity)) => {
                     if self.coordinator.members.remove(&identity.member_id).is_some() {
                         self.coordinator.rebalancing = true;
                     }
                 }
                 Action::ForgetCoordinator => {}
-                Action::Release { partitions, lost } => {
+                Action::Release { what: partitions, lost } => {
                     if lost {
                         // The real shell drops them at once: no one waits for an application that lost them.
                         process.holds.clear();
@@ -579,7 +614,7 @@ impl World {
                         process.release_at = Some((now + self.release_delay, partitions, lost));
                     }
                 }
-                Action::Assign { all, .. } => process.holds = all.into_iter().collect(),
+                Action::Take(NewlyOwned { all, .. }) => process.holds = all.into_iter().collect(),
                 Action::Fail(error) => panic!("{error}"),
             }
         }

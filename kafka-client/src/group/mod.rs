@@ -1,13 +1,18 @@
 //! Membership of a group: assignors, and a state machine for each protocol: the classic one (JoinGroup, SyncGroup,
-//! Heartbeat, LeaveGroup) and that of KIP-848 (ConsumerGroupHeartbeat).
+//! Heartbeat, LeaveGroup) and that of KIP-848 (ConsumerGroupHeartbeat). [`GroupMember`] is a member of a group that divides
+//! something else than partitions.
 
 pub mod assignor;
 pub(crate) mod classic;
 pub(crate) mod consumer;
+pub(crate) mod duty;
 mod heartbeat;
 pub(crate) mod member;
+mod opaque;
+pub(crate) mod partitions;
 pub(crate) mod protocol;
 pub(crate) mod requests;
+pub(crate) mod shell;
 
 #[cfg(test)]
 mod classic_tests;
@@ -21,6 +26,10 @@ pub use assignor::{
     StickyAssignor,
 };
 pub use member::{GroupExit, GroupProtocol};
+pub use opaque::{
+    GroupAssignment, GroupEvent, GroupMember, GroupMemberBuilder, GroupMemberError, GroupToAssign,
+    MemberToAssign,
+};
 
 /// Why a consumer cannot be, or stay, a member of its group. All of these are final: the consumer has given up
 /// its partitions and does not join again.

@@ -1,6 +1,5 @@
 //! The requests of group members, as both protocols' shells send them.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,9 +13,11 @@ use kafka_wire::messages::{
     JoinGroupRequest, LeaveGroupRequest, SyncGroupRequest, TopicName,
 };
 use kafka_wire::{ErrorCode, Request, StrBytes};
+use tokio::time::Instant;
 
-use super::classic::{JoinAnswer, Joined};
+use super::classic::{Ask, JoinAnswer, Joined, Membership};
 use super::consumer::{Beat, BeatAnswer, PartitionId};
+use super::duty::{Duty, Term};
 use super::member::{Failure, Identity};
 use crate::client::Client;
 use crate::cluster::CoordinatorKind;
@@ -105,21 +106,77 @@ async fn ask<R: Request>(
 
 // ---- the classic protocol
 
-/// What JoinGroup says besides who joins.
-#[derive(Debug)]
-pub(crate) struct JoinTerms {
+/// What the coordinator must know of a member besides what it offers.
+#[derive(Debug, Clone)]
+pub(crate) struct Terms {
     pub instance_id: Option<String>,
     pub session_timeout: Duration,
     pub rebalance_timeout: Duration,
-    pub protocols: Vec<(String, Bytes)>,
-    /// Empty for none.
-    pub reason: Cow<'static, str>,
 }
 
-pub(crate) async fn join(host: &impl Host, member_id: &str, terms: JoinTerms) -> JoinAnswer {
-    let timeout = host.client().request_timeout().max(terms.rebalance_timeout + JOIN_GRACE);
+impl Terms {
+    /// JoinGroup and SyncGroup are answered when everybody has come, or not in time.
+    fn patience(&self, host: &impl Host) -> Duration {
+        host.client().request_timeout().max(self.rebalance_timeout + JOIN_GRACE)
+    }
+}
+
+/// What came of an [`Ask`].
+pub(crate) enum Heard {
+    Joined(JoinAnswer),
+    Synced(Result<Bytes, Failure>),
+    /// Of the heartbeat of that generation.
+    Heartbeat(i32, Result<(), Failure>),
+    Left,
+}
+
+impl Heard {
+    pub(crate) fn tell<D: Duty>(self, member: &mut Membership<D>, now: Instant) {
+        match self {
+            Self::Joined(answer) => member.joined(now, answer),
+            Self::Synced(answer) => member.synced(now, answer),
+            Self::Heartbeat(generation, answer) => member.heartbeat_answered(now, generation, answer),
+            Self::Left => {}
+        }
+    }
+}
+
+impl Ask {
+    /// Whether the member waits for the answer: a newer such request replaces this one, whose answer is not heard.
+    pub(crate) fn is_exchange(&self) -> bool {
+        matches!(self, Self::Join { .. } | Self::Sync { .. })
+    }
+
+    pub(crate) async fn send(self, host: &impl Host, terms: &Terms) -> Heard {
+        match self {
+            Self::Join { member_id, protocols, reason } => {
+                Heard::Joined(join(host, &member_id, terms, protocols, &reason).await)
+            }
+            Self::Sync { identity, protocol, assignments } => {
+                Heard::Synced(sync(host, &identity, &protocol, assignments, terms).await)
+            }
+            Self::Heartbeat(identity) => {
+                Heard::Heartbeat(identity.generation, heartbeat(host, &identity).await)
+            }
+            Self::Leave(identity) => {
+                leave(host, &identity).await;
+                Heard::Left
+            }
+        }
+    }
+}
+
+/// Without a reason if that is empty.
+async fn join(
+    host: &impl Host,
+    member_id: &str,
+    terms: &Terms,
+    protocols: Vec<(String, Bytes)>,
+    reason: &str,
+) -> JoinAnswer {
+    let timeout = terms.patience(host);
     let build = |version: i16| {
-        let protocols = terms.protocols.into_iter().map(|(name, metadata)| {
+        let protocols = protocols.into_iter().map(|(name, metadata)| {
             JoinGroupRequestProtocol::default().with_name(string(&name)).with_metadata(metadata)
         });
         let mut request = JoinGroupRequest::default()
@@ -132,8 +189,8 @@ pub(crate) async fn join(host: &impl Host, member_id: &str, terms: JoinTerms) ->
         if version >= JOIN_WITH_INSTANCE_VERSION {
             request.group_instance_id = terms.instance_id.as_deref().map(string);
         }
-        if version >= JOIN_WITH_REASON_VERSION && !terms.reason.is_empty() {
-            let reason: String = terms.reason.chars().take(MAX_REASON_CHARS).collect();
+        if version >= JOIN_WITH_REASON_VERSION && !reason.is_empty() {
+            let reason: String = reason.chars().take(MAX_REASON_CHARS).collect();
             request.reason = Some(StrBytes::from_string(reason));
         }
         Ok(request)
@@ -144,10 +201,12 @@ pub(crate) async fn join(host: &impl Host, member_id: &str, terms: JoinTerms) ->
     };
     match ErrorCode::from(response.error_code) {
         ErrorCode::None => JoinAnswer::Joined(Joined {
-            member_id: response.member_id.to_string(),
-            generation: response.generation_id,
-            protocol: response.protocol_name.map(|name| name.to_string()).unwrap_or_default(),
-            leader: response.leader.to_string(),
+            term: Term {
+                generation: response.generation_id,
+                member_id: response.member_id.to_string(),
+                leader: response.leader.to_string(),
+                protocol: response.protocol_name.map(|name| name.to_string()).unwrap_or_default(),
+            },
             skip_assignment: response.skip_assignment,
             members: response
                 .members
@@ -163,15 +222,15 @@ pub(crate) async fn join(host: &impl Host, member_id: &str, terms: JoinTerms) ->
     }
 }
 
-/// Answered once the leader has assigned, which takes it at most `rebalance_timeout`.
-pub(crate) async fn sync(
+/// Answered once the leader has assigned.
+async fn sync(
     host: &impl Host,
     identity: &Identity,
     protocol: &str,
     assignments: Vec<(String, Bytes)>,
-    rebalance_timeout: Duration,
+    terms: &Terms,
 ) -> Result<Bytes, Failure> {
-    let timeout = host.client().request_timeout().max(rebalance_timeout + JOIN_GRACE);
+    let timeout = terms.patience(host);
     let build = |version: i16| {
         let assignments = assignments.into_iter().map(|(member_id, assignment)| {
             SyncGroupRequestAssignment::default()
@@ -197,7 +256,7 @@ pub(crate) async fn sync(
     Ok(response.assignment)
 }
 
-pub(crate) async fn heartbeat(host: &impl Host, identity: &Identity) -> Result<(), Failure> {
+async fn heartbeat(host: &impl Host, identity: &Identity) -> Result<(), Failure> {
     let build = |version: i16| {
         let mut request = HeartbeatRequest::default()
             .with_group_id(group_id(host))
@@ -213,7 +272,7 @@ pub(crate) async fn heartbeat(host: &impl Host, identity: &Identity) -> Result<(
 }
 
 /// On a connection where no JoinGroup of ours is held back.
-pub(crate) async fn leave(host: &impl Host, identity: &Identity) {
+async fn leave(host: &impl Host, identity: &Identity) {
     let mut goodbye = Goodbye::default();
     while goodbye.must_be_repeated(host, leave_once(host, identity).await).await {}
 }
@@ -228,7 +287,7 @@ async fn leave_once(host: &impl Host, identity: &Identity) -> Result<(), Failure
             .with_member_id(string(&identity.member_id))
             .with_group_instance_id(identity.instance_id.as_deref().map(string));
         if version >= LEAVE_WITH_REASON_VERSION {
-            member.reason = Some(StrBytes::from_static_str("the consumer is being closed"));
+            member.reason = Some(StrBytes::from_static_str("the member is being closed"));
         }
         Ok(request.with_members(vec![member]))
     };

@@ -175,8 +175,7 @@ impl Edit<'_> {
             return Err(ErrorCode::InconsistentGroupProtocol);
         }
         // Who has to revoke goes through with that first.
-        let behind = self.group.epoch.epoch > member.current.epoch
-            && member.current.state != MemberState::UnrevokedPartitions;
+        let behind = self.is_behind(member) && member.current.state != MemberState::UnrevokedPartitions;
         let assigned = encode_assignment(&by_name(each(&member.current.assigned), image));
         if behind {
             self.expect_join(member_id);
@@ -196,7 +195,7 @@ impl Edit<'_> {
         if member.current.epoch != request.generation_id {
             return Err(ErrorCode::IllegalGeneration);
         }
-        let has_news = member.current.epoch < self.group.epoch.epoch
+        let has_news = self.is_behind(member)
             || match member.current.state {
                 MemberState::Stable => false,
                 MemberState::UnrevokedPartitions => true,
@@ -227,6 +226,12 @@ impl Edit<'_> {
         };
         self.remove_member(&member_id);
         Ok(())
+    }
+
+    /// Whether joining again brings a member on: its target has changed, or will be computed then. A group epoch whose
+    /// target is not due yet is no reason: the member would join and sync without a pause until it is.
+    fn is_behind(&self, member: &Member) -> bool {
+        member.current.epoch < self.group.target_epoch.epoch || self.is_assignment_due()
     }
 
     fn heard_from(&mut self, member_id: &str, step: impl FnOnce(Option<Instant>) -> Option<Instant>) {

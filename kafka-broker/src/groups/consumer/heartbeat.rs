@@ -292,14 +292,19 @@ impl Edit<'_> {
         self.push(ConsumerRecord::Group(Some(GroupEpoch { epoch, metadata_hash })));
     }
 
-    /// Computes the target assignment of a new group epoch, unless the last one is too young.
-    fn assign_if_due(&mut self, image: &Image) {
-        let GroupEpoch { epoch, .. } = self.group.epoch;
+    /// Whether there is a group epoch without a target assignment, and the last one is not too young for another.
+    pub(super) fn is_assignment_due(&self) -> bool {
         let interval = i64::try_from(self.settings().assignment_interval.as_millis()).unwrap_or(i64::MAX);
         let age_ms = self.now.ms.saturating_sub(self.group.target_epoch.at_ms);
-        if epoch <= self.group.target_epoch.epoch || (0..interval).contains(&age_ms) {
+        self.group.epoch.epoch > self.group.target_epoch.epoch && !(0..interval).contains(&age_ms)
+    }
+
+    /// Computes the target assignment of a new group epoch, unless the last one is too young.
+    fn assign_if_due(&mut self, image: &Image) {
+        if !self.is_assignment_due() {
             return;
         }
+        let GroupEpoch { epoch, .. } = self.group.epoch;
         let spec = self.group.spec(image);
         let assigned = self.group.assignor(self.config).assign(&spec);
         let ids = spec.members.iter().map(|member| member.id.to_owned());

@@ -8,7 +8,7 @@ use super::super::classic::{NamedPartitions, assignment, encode_assignment};
 use super::super::record::text;
 use super::super::testing::{Harness, config, join_request, protocol, secs};
 use super::super::{CallId, GroupConfig};
-use super::tests::{Client, World};
+use super::tests::{Client, World, with_interval};
 use super::{ConsumerGroupConfig, GroupState};
 
 /// A consumer of topic `t` that owns what it says.
@@ -83,6 +83,32 @@ fn a_classic_group_goes_over_member_by_member_without_a_partition_having_two_own
     assert_eq!(world.harness.leave(&old, None), ErrorCode::None);
     assert_eq!((world.beat(&mut new), new.owned.len()), (ErrorCode::None, 4));
     assert_eq!(world.harness.heartbeat(&old, 2), ErrorCode::UnknownMemberId);
+}
+
+/// A member that found a newer group epoch without a target joined and synced in a loop until the last target was old
+/// enough for another.
+#[test]
+fn a_classic_member_waits_in_peace_for_a_target_that_is_not_due() {
+    let consumer = with_interval(secs(2));
+    let mut world = World::with(GroupConfig { consumer, ..config() }, &[("t", 4)]);
+    let old = classic_group(&mut world);
+    let (mut new, mut late) = (Client::new("new", &["t"]), Client::new("late", &["t"]));
+    world.join(&mut new);
+    world.join(&mut late);
+    assert_eq!((world.group().epoch.epoch, world.group().target_epoch.epoch), (3, 2));
+    assert_eq!(world.harness.heartbeat(&old, 1), ErrorCode::RebalanceInProgress);
+    join(&mut world.harness, 5, joining(&old, &[0, 1, 2, 3]));
+    let call = world.harness.sync(&old, 1, &[]);
+    let kept = synced(&world.harness, call).unwrap();
+    assert_eq!(join(&mut world.harness, 5, joining(&old, &kept)).generation_id, 2);
+    let call = world.harness.sync(&old, 2, &[]);
+    assert_eq!(synced(&world.harness, call), Ok(kept.clone()));
+    assert_eq!(world.harness.heartbeat(&old, 2), ErrorCode::None);
+
+    world.harness.advance(secs(2));
+    assert_eq!(world.harness.heartbeat(&old, 2), ErrorCode::RebalanceInProgress);
+    join(&mut world.harness, 5, joining(&old, &kept));
+    assert_eq!(world.group().target_epoch.epoch, 3);
 }
 
 #[test]

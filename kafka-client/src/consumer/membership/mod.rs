@@ -4,14 +4,9 @@
 mod handover;
 mod pattern;
 
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use futures::StreamExt;
-use futures::stream::FuturesUnordered;
 use kafka_wire::ErrorCode;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -26,26 +21,21 @@ use crate::TopicPartition;
 use crate::client::Client;
 use crate::cluster::Cluster;
 use crate::group::GroupError;
-use crate::group::classic::{self, JoinAnswer, Membership, Partitioning};
+use crate::group::classic::{Action, ActionOf, Membership};
 use crate::group::consumer::{self, BeatAnswer, ConsumerMembership, ConsumerMembershipConfig};
 use crate::group::member::{Failure, GroupExit, GroupProtocol, Identity, Topics};
+use crate::group::partitions::{Partitioning, Partitions};
 use crate::group::protocol::PROTOCOL_TYPE;
-use crate::group::requests::{self, Host, JoinTerms};
+use crate::group::requests::{self, Heard, Host};
+use crate::group::shell::{BoxFuture, LEAVE_TIMEOUT, UnderWay, wait_for_close};
 use crate::net::{Pool, RequestError};
 
-/// How long leaving may take, rebalance callbacks and retries included, also when the consumer was dropped and
-/// nobody waits for it.
-pub(super) const LEAVE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often the leader looks whether a topic that is subscribed to but does not exist was created.
 const MISSING_TOPIC_INTERVAL: Duration = Duration::from_secs(1);
 
-type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
-
 enum Event {
-    Joined(JoinAnswer),
+    Heard(Heard),
     Counted(Partitioning),
-    Synced(Result<Bytes, Failure>),
-    HeartbeatAnswered(i32, Result<(), Failure>),
     ConsumerHeartbeatAnswered(u64, Result<BeatAnswer, Failure>),
     TopicsNamed,
     TopicsListed,
@@ -54,7 +44,7 @@ enum Event {
 
 /// The member, in the protocol that it speaks.
 enum Member {
-    Classic(Membership),
+    Classic(Membership<Partitions>),
     Consumer(ConsumerMembership),
 }
 
@@ -92,10 +82,8 @@ impl Host for Shared {
 struct GroupTask {
     shared: Arc<Shared>,
     member: Member,
-    /// The exchange that a classic member waits for: a newer one replaces it, and its answer is not heard.
-    exchange: Option<BoxFuture<Event>>,
-    /// Heartbeats, leaving, and questions about topics.
-    requests: FuturesUnordered<BoxFuture<Event>>,
+    /// Exchanges with the coordinator, and questions about topics.
+    under_way: UnderWay<Event>,
     handovers: Handovers,
     missing_topics_due: Option<Instant>,
     /// A classic member looks itself for the topics that match its pattern.
@@ -131,8 +119,7 @@ pub(super) async fn run(
             // In this order, so that a run on a paused clock and one thread is always the same; what is due by time is
             // looked at after each event.
             biased;
-            event = next_exchange(&mut task.exchange) => task.handle(event),
-            Some(event) = task.requests.next(), if !task.requests.is_empty() => task.handle(event),
+            event = task.under_way.next() => task.handle(event),
             done = task.handovers.next() => task.handed_over(done),
             Some(command) = commands.recv() => task.obey(command),
             _ = rounds.changed() => task.watch_topics(),
@@ -143,25 +130,6 @@ pub(super) async fn run(
             }
             () = sleep_until(wake_at) => {}
         }
-    }
-}
-
-/// A consumer that is dropped leaves as its options say.
-async fn wait_for_close(closing: &mut watch::Receiver<Option<GroupExit>>) -> GroupExit {
-    match closing.wait_for(Option::is_some).await {
-        Ok(exit) => exit.unwrap_or_default(),
-        Err(_) => GroupExit::Default,
-    }
-}
-
-async fn next_exchange(exchange: &mut Option<BoxFuture<Event>>) -> Event {
-    match exchange {
-        Some(running) => {
-            let event = running.await;
-            *exchange = None;
-            event
-        }
-        None => std::future::pending().await,
     }
 }
 
@@ -176,8 +144,7 @@ impl GroupTask {
         Self {
             shared,
             member,
-            exchange: None,
-            requests: FuturesUnordered::new(),
+            under_way: UnderWay::default(),
             handovers: Handovers::default(),
             missing_topics_due: None,
             pattern,
@@ -189,7 +156,7 @@ impl GroupTask {
     }
 
     fn is_idle(&self) -> bool {
-        self.requests.is_empty() && self.handovers.is_empty()
+        self.under_way.is_idle() && self.handovers.is_empty()
     }
 
     fn wake_at(&self) -> Option<Instant> {
@@ -232,12 +199,8 @@ impl GroupTask {
     fn handle(&mut self, event: Event) {
         let now = Instant::now();
         match (event, &mut self.member) {
-            (Event::Joined(answer), Member::Classic(member)) => member.joined(now, answer),
-            (Event::Counted(topics), Member::Classic(member)) => member.counted(topics),
-            (Event::Synced(answer), Member::Classic(member)) => member.synced(now, answer),
-            (Event::HeartbeatAnswered(generation, answer), Member::Classic(member)) => {
-                member.heartbeat_answered(now, generation, answer);
-            }
+            (Event::Heard(heard), Member::Classic(member)) => heard.tell(member, now),
+            (Event::Counted(topics), Member::Classic(member)) => member.assign(topics),
             (Event::ConsumerHeartbeatAnswered(number, answer), Member::Consumer(member)) => {
                 let has_joined = answer.is_ok() && member.identity().generation < 0;
                 match answer {
@@ -268,7 +231,9 @@ impl GroupTask {
         let now = Instant::now();
         match (command, &mut self.member) {
             (Command::Subscribe(topics), _) => self.subscribe(topics, now),
-            (Command::EnforceRebalance, Member::Classic(member)) => member.enforce_rebalance(),
+            (Command::EnforceRebalance, Member::Classic(member)) => {
+                member.enforce_rebalance();
+            }
             // There the coordinator decides when to assign anew.
             (Command::EnforceRebalance, Member::Consumer(_)) => {}
             (Command::CommitRefused { generation, code }, member) => {
@@ -332,7 +297,7 @@ impl GroupTask {
     fn ask_for_topics(&mut self, now: Instant) {
         if self.pattern.as_mut().is_some_and(|pattern| pattern.is_due(now)) {
             let shared = Arc::clone(&self.shared);
-            self.requests.push(Box::pin(async move {
+            self.under_way.push(Box::pin(async move {
                 // Without an answer what is known already is looked through again.
                 let _ = shared.client.refresh_all_topics().await;
                 Event::TopicsListed
@@ -354,53 +319,26 @@ impl GroupTask {
         }
     }
 
-    fn perform(&mut self, action: classic::Action, now: Instant) {
-        use classic::Action;
+    fn perform(&mut self, action: ActionOf<Partitions>, now: Instant) {
         let shared = Arc::clone(&self.shared);
         match action {
-            Action::Join { member_id, protocols, reason } => {
-                let terms = JoinTerms {
-                    instance_id: shared.options.instance_id.clone(),
-                    session_timeout: shared.options.session_timeout,
-                    rebalance_timeout: shared.options.max_poll_interval,
-                    protocols,
-                    reason,
-                };
-                self.exchange = Some(Box::pin(async move {
-                    Event::Joined(requests::join(&*shared, &member_id, terms).await)
-                }));
+            Action::Ask(ask) => {
+                let terms = shared.options.terms();
+                self.under_way.ask(shared, terms, ask, Event::Heard);
             }
-            Action::CountPartitions(topics) => {
-                self.exchange = Some(Box::pin(async move {
+            Action::Lead(topics) => {
+                self.under_way.exchange(Box::pin(async move {
                     // Stale counts would be corrected by one more rebalance, so failing here is no harm.
                     let refreshed = shared.client.refresh_topics(&topics).await;
                     let cluster = refreshed.unwrap_or_else(|_| shared.client.cluster());
                     Event::Counted(partitioning(&cluster, &topics))
                 }));
             }
-            Action::Sync { identity, protocol, assignments } => {
-                self.exchange = Some(Box::pin(async move {
-                    let timeout = shared.options.max_poll_interval;
-                    Event::Synced(requests::sync(&*shared, &identity, &protocol, assignments, timeout).await)
-                }));
-            }
-            Action::Heartbeat(identity) => {
-                self.requests.push(Box::pin(async move {
-                    let answer = requests::heartbeat(&*shared, &identity).await;
-                    Event::HeartbeatAnswered(identity.generation, answer)
-                }));
-            }
-            Action::Leave(identity) => {
-                self.requests.push(Box::pin(async move {
-                    requests::leave(&*shared, &identity).await;
-                    Event::Left
-                }));
-            }
             Action::ForgetCoordinator => shared.forget_coordinator(),
-            Action::Release { partitions, lost } => self.release(partitions, lost, now),
-            Action::Assign { added, .. } => {
+            Action::Release { what, lost } => self.release(what, lost, now),
+            Action::Take(partitions) => {
                 self.announce(GroupProtocol::Classic);
-                self.handovers.assign(shared, added);
+                self.handovers.assign(shared, partitions.added);
             }
             Action::Fail(error) => shared.fail(error.into()),
         }
@@ -412,19 +350,22 @@ impl GroupTask {
         match action {
             Action::Heartbeat(beat) => {
                 let number = beat.number;
-                self.requests.push(Box::pin(async move {
+                self.under_way.push(Box::pin(async move {
                     let answer = requests::consumer_heartbeat(&*shared, beat).await;
                     Event::ConsumerHeartbeatAnswered(number, answer)
                 }));
             }
             Action::Leave(identity) => {
-                self.requests.push(Box::pin(async move {
+                self.under_way.push(Box::pin(async move {
                     requests::consumer_leave(&*shared, &identity).await;
                     Event::Left
                 }));
             }
             Action::ForgetCoordinator => shared.forget_coordinator(),
-            Action::NameTopics => self.requests.push(self.ask_for_names()),
+            Action::NameTopics => {
+                let names = self.ask_for_names();
+                self.under_way.push(names);
+            }
             Action::Release { partitions, lost } => self.release(partitions, lost, now),
             Action::Assign { added } => self.handovers.assign(shared, added),
             Action::Unsupported(code) => self.fall_back(code),
@@ -487,7 +428,8 @@ fn classic_member(shared: &Shared, topics: Topics) -> (Member, Option<PatternWat
         Topics::Named(names) => (Some(names), None),
         Topics::Matching(pattern) => (None, watch_pattern(shared, &pattern)),
     };
-    (Member::Classic(Membership::new(config, names, Instant::now())), pattern)
+    let duty = Partitions::new(shared.options.assignors.clone(), shared.options.rack.clone(), names);
+    (Member::Classic(Membership::new(config, duty, Instant::now())), pattern)
 }
 
 /// Reports a pattern that cannot be used.
