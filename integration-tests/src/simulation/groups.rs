@@ -101,8 +101,7 @@ pub struct GroupPlan {
 impl GroupPlan {
     pub(super) fn draw(random: &mut Random) -> Self {
         let session_timeout = Duration::from_millis(random.pick(&[1000, 3000, 10_000], 3000));
-        // Not yet `Speaks::Mixed`: a classic member of such a group may join and sync without a pause, for ever.
-        let speaks = [Speaks::Classic, Speaks::Consumer];
+        let speaks = [Speaks::Classic, Speaks::Consumer, Speaks::Mixed];
         let strategies =
             [Strategy::Range, Strategy::RoundRobin, Strategy::Sticky, Strategy::CooperativeSticky];
         Self {

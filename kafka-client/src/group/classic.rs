@@ -472,9 +472,14 @@ impl<D: Duty> Membership<D> {
         }
     }
 
+    /// The coordinator knows nothing of this failure: others need not wait until the session ends.
     fn fail_with(&mut self, unfit: Unfit) {
+        let identity = self.identity();
         let error = unfit.of(&self.config.group);
         self.fail(error);
+        if identity.instance_id.is_none() {
+            self.actions.push_back(Action::Ask(Ask::Leave(identity)));
+        }
     }
 
     fn fail(&mut self, error: GroupError) {

@@ -231,9 +231,7 @@ impl GroupTask {
         let now = Instant::now();
         match (command, &mut self.member) {
             (Command::Subscribe(topics), _) => self.subscribe(topics, now),
-            (Command::EnforceRebalance, Member::Classic(member)) => {
-                member.enforce_rebalance();
-            }
+            (Command::EnforceRebalance, Member::Classic(member)) => member.enforce_rebalance(),
             // There the coordinator decides when to assign anew.
             (Command::EnforceRebalance, Member::Consumer(_)) => {}
             (Command::CommitRefused { generation, code }, member) => {

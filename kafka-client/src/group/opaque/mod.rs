@@ -185,7 +185,8 @@ impl GroupMember {
         }
     }
 
-    /// Asks for a rebalance, with a reason for the coordinator's log (KIP-800).
+    /// Joins the group again, with a reason for the coordinator's log (KIP-800). That makes the group rebalance if this
+    /// member leads; another one that offers the same as before gets back what it had, in the same generation.
     pub fn rejoin(&self, reason: impl Into<Cow<'static, str>>) {
         self.wish(None, reason.into());
     }
