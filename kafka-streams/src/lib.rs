@@ -37,10 +37,11 @@ pub mod topology;
 
 pub use config::StreamsConfig;
 pub use dsl::{
-    BufferConfig, CogroupedKStream, Consumed, Emit, Grouped, JoinWindows, Joined, KGroupedStream,
-    KGroupedTable, KStream, KTable, Produced, Repartitioned, SessionWindowedKStream, SessionWindows,
-    SlidingWindowedKStream, SlidingWindows, SplitStream, Store, StreamJoined, StreamsBuilder, Suppressed,
-    TableJoined, TimeWindowedKStream, TimeWindows, UnlimitedWindows, Windowed, WindowedBy, Windows,
+    BufferConfig, CogroupedKStream, Consumed, Emit, ForeignKeyJoined, Grouped, JoinWindows, Joined,
+    KGroupedStream, KGroupedTable, KStream, KTable, Produced, Repartitioned, SessionWindowedKStream,
+    SessionWindows, SlidingWindowedKStream, SlidingWindows, SplitStream, Store, StreamJoined, StreamsBuilder,
+    Suppressed, TableJoined, TimeWindowedKStream, TimeWindows, UnlimitedWindows, Windowed, WindowedBy,
+    Windows,
 };
 pub use error::{InvalidTopology, Part, RecordPosition, StreamsError, TaskId, TopologyError};
 pub use processor::{

@@ -7,8 +7,8 @@ use std::time::Duration;
 use kafka_streams::dsl::Repartitioned;
 use kafka_streams::processor::{FixedKeyProcessorContext, ProcessorContext};
 use kafka_streams::{
-    Consumed, Grouped, JoinWindows, Joined, Produced, SessionWindows, SlidingWindows, Store, StreamJoined,
-    StreamsBuilder, TableJoined, TimeWindows, Windowed,
+    Consumed, ForeignKeyJoined, Grouped, JoinWindows, Joined, Produced, SessionWindows, SlidingWindows,
+    Store, StreamJoined, StreamsBuilder, TableJoined, TimeWindows, Windowed,
 };
 use kafka_streams::{FixedKeyProcessor, FixedKeyRecord, Processor, ProcessorResult, Record};
 
@@ -389,5 +389,29 @@ fn cogroups_read_as_in_java() {
         let left = text(b, "left").group_by("lefts", |_, v| v.clone()).cogroup(append);
         let both = left.cogroup(text(b, "right").group_by_key(Grouped::auto()), |_, _, _| {});
         to_out(both.aggregate_in(TimeWindows::tumbling(TEN), String::new, Store::auto()));
+    });
+}
+
+#[test]
+fn joins_by_foreign_key_read_as_in_java() {
+    let table = |b: &StreamsBuilder, topic: &str| b.table::<String, String>(topic);
+    let key = |_: &String, row: &String| Some(row.clone());
+    check("fk_join", |b| {
+        let orders = table(b, "orders");
+        let bills = orders.join_by_foreign_key(table(b, "users"), key, |_, l, _| l.clone(), Store::auto());
+        bills.to_stream().to("out");
+    });
+    check("fk_left_join_named", |b| {
+        let joined = ForeignKeyJoined::from("billed").kept_in(Store::kv("bills"));
+        let orders = table(b, "orders");
+        let bills = orders.left_join_by_foreign_key(table(b, "users"), key, |_, l, _| l.clone(), joined);
+        bills.to_stream().to("out");
+    });
+    check("fk_join_chain", |b| {
+        let users = table(b, "users").filter(|_, _| true);
+        let orders = table(b, "orders").map_values(|_, v| v);
+        let bills = orders.join_by_foreign_key(users, key, |_, l, _| l.clone(), Store::auto());
+        let both = bills.join(table(b, "orders-too"), |_, l, _| l.clone(), TableJoined::auto());
+        both.group_by(Grouped::auto(), |k, v| (k.clone(), v)).count(Store::auto()).to_stream().to("out");
     });
 }

@@ -5,6 +5,7 @@
 
 mod cogroup;
 mod fallible;
+mod foreign_key_join;
 mod grouped;
 mod join;
 mod joined;
@@ -23,6 +24,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 pub use cogroup::CogroupedKStream;
+pub use foreign_key_join::ForeignKeyJoined;
 pub use grouped::KGroupedStream;
 pub use join::TableJoined;
 pub use joined::{JoinWindows, Joined, StreamJoined};

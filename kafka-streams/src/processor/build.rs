@@ -4,15 +4,16 @@ use std::any::Any;
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::{Called, CloneRecord, Node, NodeName, NodeToken, Nodes, Out, Relay, SourceNode};
 use crate::error::{StreamsError, TaskId};
 use crate::handlers::ErrorHandling;
-use crate::serde::SharedSerde;
+use crate::serde::{HasSerde, SharedSerde};
 use crate::state::{
     ChangelogRecords, Either, KvStore, Order, OuterJoinStore, RowsConfig, SessionStore, StorePlace,
-    StoreToken, Stores, SuppressBuffer, TaskStore, WindowStore, WindowStoreConfig,
+    StoreToken, Stores, Subscription, SuppressBuffer, TaskStore, WindowStore, WindowStoreConfig,
 };
 use crate::topology::{NodeId, StoreKind, StoreSpec, TableInfo, TopicRef, TopologyInner, changelog_topic};
 
@@ -101,6 +102,11 @@ impl<'a> TaskBuilder<'a> {
             .map_or_else(|| Arc::from(""), |node| Arc::from(node.name.as_str()))
     }
 
+    /// A node as a place where serdes may fail.
+    pub(crate) fn place(&self, node: NodeId) -> StorePlace {
+        StorePlace { task: self.id, name: self.name(node) }
+    }
+
     /// Whether the node was there when the topology was built.
     pub(crate) fn knows(&self, node: NodeId) -> bool {
         node < self.topology.graph.nodes.len()
@@ -179,6 +185,18 @@ impl<'a> TaskBuilder<'a> {
         let records = self.rows_template(spec, value);
         self.store(spec, |place, changelog| {
             KvStore::new(RowsConfig { place, changelog, ..records }, Arc::clone(key))
+        })
+    }
+
+    /// The store of a foreign-key join: by the bytes of both keys, in their order.
+    pub(crate) fn subscriptions<K: Clone + Send + 'static>(
+        &mut self,
+        spec: &StoreSpec,
+        subscription: &SharedSerde<Subscription<K>>,
+    ) -> Result<StoreToken<KvStore<Bytes, Subscription<K>>>, StreamsError> {
+        let records = self.rows_template(spec, subscription);
+        self.store(spec, |place, changelog| {
+            KvStore::new(RowsConfig { place, changelog, order: Order::Ordered, ..records }, Bytes::serde())
         })
     }
 

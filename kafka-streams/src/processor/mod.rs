@@ -10,6 +10,7 @@ mod build;
 mod context;
 mod custom;
 mod fallible;
+mod foreign_key_join;
 mod nodes;
 mod schedules;
 mod session_aggregate;
@@ -34,6 +35,9 @@ pub use custom::{
     ProcessorContext, ProcessorError, ProcessorResult, TaskContext,
 };
 pub(crate) use fallible::{TryFilter, TryFlatMap, TryMapValues};
+pub(crate) use foreign_key_join::{
+    Encoder, ForeignTableJoin, ResponseJoin, SubscriptionKeys, SubscriptionReceive, SubscriptionSend,
+};
 pub(crate) use nodes::{Called, NodeToken, Nodes, Relay};
 pub(crate) use schedules::Schedules;
 pub use schedules::{PunctuationType, Schedule};

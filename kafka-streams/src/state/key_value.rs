@@ -76,6 +76,16 @@ impl<K: 'static, V: Clone + 'static> KvStore<K, V> {
         held.into_iter().map(|row| Ok((self.decode_key(&row.key)?, row))).collect()
     }
 
+    /// The values of all keys whose bytes begin so, in their order. Meant for rows that are [`super::Order::Ordered`].
+    pub(crate) fn with_prefix(&self, prefix: &[u8]) -> Result<Vec<V>, Failure> {
+        let mut found = Vec::new();
+        self.rows.scan(prefix, end_of_prefix(prefix).as_deref(), false, &mut |_, value, _| {
+            found.push(value.clone());
+            std::ops::ControlFlow::Continue(())
+        })?;
+        Ok(found)
+    }
+
     fn decode_key(&self, bytes: &Bytes) -> Result<K, Failure> {
         let key = self.key.deserialize(SerdeContext::key(self.rows.topic()), Some(bytes));
         key.map_err(|error| self.rows.place().failed(error))
@@ -114,6 +124,14 @@ impl<K: 'static, V: Clone + 'static> KvStore<K, V> {
     pub(crate) fn approximate_entries(&self) -> u64 {
         self.rows.approximate_entries()
     }
+}
+
+/// The first key beyond all that begin with `prefix`; `None` if there is none.
+fn end_of_prefix(prefix: &[u8]) -> Option<Vec<u8>> {
+    let last = prefix.iter().rposition(|byte| *byte != u8::MAX)?;
+    let mut end = prefix.get(..=last)?.to_vec();
+    *end.last_mut()? += 1;
+    Some(end)
 }
 
 impl<K: Send + 'static, V: Clone + Send + 'static> RowStore for KvStore<K, V> {

@@ -10,6 +10,7 @@ mod rows;
 mod rows_tests;
 mod session;
 mod stores;
+mod subscription;
 mod suppress_buffer;
 mod view;
 mod window;
@@ -26,6 +27,9 @@ pub use rows::ChangelogRecords;
 pub(crate) use rows::{HeldRow, Rows, RowsConfig};
 pub(crate) use session::SessionStore;
 pub(crate) use stores::{StorePlace, StoreToken, Stores, TaskStore};
+pub(crate) use subscription::{
+    Instruction, Subscription, SubscriptionResponse, SubscriptionResponseSerde, SubscriptionSerde, ValueHash,
+};
 pub(crate) use suppress_buffer::{RecordContext, Released, SuppressBuffer};
 pub use view::ReadOnlyKeyValueStore;
 pub(crate) use window::{WindowStore, WindowStoreConfig};

@@ -169,6 +169,16 @@ public class Describe {
             KTable<String, String> second = first.leftJoin(b.<String, String>table("c"), (l, r) -> l, Materialized.with(Serdes.String(), Serdes.String()));
             second.groupBy(KeyValue::pair).count().toStream().to("out");
         });
+        topology("fk_join", b -> b.<String, String>table("orders")
+            .join(b.<String, String>table("users"), v -> v, (l, r) -> l).toStream().to("out"));
+        topology("fk_left_join_named", b -> b.<String, String>table("orders")
+            .leftJoin(b.<String, String>table("users"), v -> v, (l, r) -> l, TableJoined.as("billed"), store("bills"))
+            .toStream().to("out"));
+        topology("fk_join_chain", b -> {
+            KTable<String, String> users = b.<String, String>table("users").filter((k, v) -> true);
+            KTable<String, String> bills = b.<String, String>table("orders").mapValues(v -> v).join(users, v -> v, (l, r) -> l);
+            bills.join(b.<String, String>table("orders-too"), (l, r) -> l).groupBy(KeyValue::pair).count().toStream().to("out");
+        });
         topology("process", b -> {
             b.addStateStore(keyValues("seen"));
             b.<String, String>stream("in").process(Pass::new, "seen").groupByKey().count(store("counts")).toStream().to("out");
