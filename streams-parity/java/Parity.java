@@ -749,7 +749,7 @@ public class Parity {
                         store.put(key, sum);
                         context.forward(record.withValue(sum));
                     }
-                    case "streamTick", "wallTick" -> store.put(key, record.value());
+                    case "streamTick", "wallTick" -> store.put(key, text(record.value()));
                     case "twice" -> {
                         context.forward(record);
                         context.forward(record.withValue(text(record.value()) + "!").withTimestamp(record.timestamp() + 1));

@@ -115,7 +115,13 @@ fn stores(java: &Json, ours: &Json) -> Option<String> {
     let ours = ours.get("stores").and_then(Json::as_object)?;
     ours.iter().find_map(|(name, rows)| {
         let theirs = java.get("stores").and_then(|stores| stores.get(name))?;
-        (theirs != rows).then(|| format!("store {name}\n  Java: {theirs}\n  ours: {rows}"))
+        let same = {
+            let (theirs, ours) = (spec::items(theirs), spec::items(rows));
+            // Processors' stores have no timestamps in Java.
+            let same = |(java, ours): (&Json, &Json)| spec::items(ours).starts_with(spec::items(java));
+            theirs.len() == ours.len() && theirs.iter().zip(ours).all(same)
+        };
+        (!same).then(|| format!("store {name}\n  Java: {theirs}\n  ours: {rows}"))
     })
 }
 

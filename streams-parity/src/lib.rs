@@ -6,6 +6,7 @@
 mod compare;
 mod generate;
 mod java;
+mod library;
 mod ours;
 mod shrink;
 mod spec;

@@ -16,6 +16,7 @@ use kafka_streams::{
 };
 use serde_json::{Map, Value as Json, json};
 
+use crate::library::{Kind, Library, Values};
 use crate::spec;
 use crate::value::{Cell, Env, Val, eval, truth};
 
@@ -494,6 +495,7 @@ impl Builder {
                 let select = of_pair::<Val, Val>(op, "key");
                 Handle::Grouped(self.plain_stream(op, "in")?.group_by(grouped(op), select))
             }
+            ("process" | "processValues", _) => self.process(op)?,
             ("window", _) => self.window(op)?,
             ("count" | "reduce" | "aggregate", _) => self.aggregate(op)?,
             ("join", _) => self.join_streams(op)?,
@@ -529,6 +531,30 @@ impl Builder {
             self.handles.insert(format!("{id}.0"), plain_stream(stream));
         }
         Ok(())
+    }
+
+    fn process(&self, op: &Json) -> Made<Handle> {
+        let stream = self.plain_stream(op, "in")?;
+        let kind = op.get("lib").and_then(Json::as_str).and_then(Kind::named);
+        let Some(kind) = kind else { return bad(op, "lib") };
+        let ticks = matches!(kind, Kind::StreamTick | Kind::WallTick);
+        let keeps_keys = spec::operator(op) == "processValues";
+        if (kind == Kind::Twice) == op.get("store").is_some() || (keeps_keys && ticks) {
+            return bad(op, "lib");
+        }
+        let store = match op.get("store") {
+            Some(_) => Some(self.builder.add_store(store::<Val>(op)?)),
+            None => None,
+        };
+        let made = match (&store, keeps_keys) {
+            (None, false) => stream.process((), move |()| Library { kind, store: None }),
+            (None, true) => stream.process_values((), move |()| Values(Library { kind, store: None })),
+            (Some(store), false) => stream.process(store, move |store| Library { kind, store: Some(store) }),
+            (Some(store), true) => {
+                stream.process_values(store, move |store| Values(Library { kind, store: Some(store) }))
+            }
+        };
+        Ok(plain_stream(stream_named(made, op)))
     }
 
     fn window(&mut self, op: &Json) -> Made<Handle> {

@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use super::java_order::hash_set_order;
+use super::java_tree_set::TreeSet;
 use super::{Graph, NodeKind, SubTopology};
 
 /// A topology in words; its text is what Java's `Topology.describe().toString()` prints.
@@ -50,8 +51,8 @@ pub enum NodeDescriptionKind {
 /// for both.
 struct Counted {
     size: usize,
-    predecessors: Vec<usize>,
-    successors: Vec<usize>,
+    predecessors: TreeSet,
+    successors: TreeSet,
 }
 
 pub(super) fn describe(graph: &Graph, subtopologies: &[SubTopology]) -> TopologyDescription {
@@ -71,7 +72,9 @@ fn describe_nodes(graph: &Graph, sub: &SubTopology) -> Vec<NodeDescription> {
         .collect();
     let mut counted: BTreeMap<usize, Counted> = names
         .keys()
-        .map(|id| (*id, Counted { size: 1, predecessors: Vec::new(), successors: Vec::new() }))
+        .map(|id| {
+            (*id, Counted { size: 1, predecessors: TreeSet::default(), successors: TreeSet::default() })
+        })
         .collect();
     // Nodes in one bucket keep the order in which they were added.
     let mut by_hash: Vec<Named<'_>> = names.iter().map(|(id, name)| Named(name, *id)).collect();
@@ -79,8 +82,8 @@ fn describe_nodes(graph: &Graph, sub: &SubTopology) -> Vec<NodeDescription> {
     for Named(_, id) in by_hash {
         let parents = graph.nodes.get(id).map(|node| node.parents.clone()).unwrap_or_default();
         for parent in parents {
-            insert_sorted(&mut counted, &names, id, parent, |node| &mut node.predecessors);
-            insert_sorted(&mut counted, &names, parent, id, |node| &mut node.successors);
+            insert(&mut counted, &names, id, parent, |node| &mut node.predecessors);
+            insert(&mut counted, &names, parent, id, |node| &mut node.successors);
             let grown = counted.get(&id).map_or(0, |node| node.size);
             grow(&mut counted, parent, grown);
         }
@@ -110,8 +113,8 @@ fn describe_nodes(graph: &Graph, sub: &SubTopology) -> Vec<NodeDescription> {
                     }
                     NodeKind::Sink { topic: None } => NodeDescriptionKind::DynamicSink,
                 },
-                successors: counted.successors.iter().map(name_of).collect(),
-                predecessors: counted.predecessors.iter().map(name_of).collect(),
+                successors: counted.successors.items().iter().map(name_of).collect(),
+                predecessors: counted.predecessors.items().iter().map(name_of).collect(),
             })
         })
         .collect()
@@ -135,29 +138,25 @@ fn compare(
     size(b).cmp(&size(a)).then_with(|| names.get(&a).cmp(&names.get(&b)))
 }
 
-/// Java keeps these lists sorted by sizes as they are at this moment; the sizes go on growing, the lists stay.
-fn insert_sorted(
+/// Java's comparison is by sizes as they are at this moment; the sizes go on growing, what is in the set stays.
+fn insert(
     counted: &mut BTreeMap<usize, Counted>,
     names: &BTreeMap<usize, &str>,
     owner: usize,
     new: usize,
-    list: fn(&mut Counted) -> &mut Vec<usize>,
+    set: fn(&mut Counted) -> &mut TreeSet,
 ) {
-    let Some(mut items) = counted.get_mut(&owner).map(|node| std::mem::take(list(node))) else { return };
-    if !items.contains(&new) {
-        let at =
-            items.iter().position(|item| compare(counted, names, new, *item).is_lt()).unwrap_or(items.len());
-        items.insert(at, new);
-    }
+    let Some(mut items) = counted.get_mut(&owner).map(|node| std::mem::take(set(node))) else { return };
+    items.insert(new, |a, b| compare(counted, names, a, b));
     if let Some(node) = counted.get_mut(&owner) {
-        *list(node) = items;
+        *set(node) = items;
     }
 }
 
 fn grow(counted: &mut BTreeMap<usize, Counted>, id: usize, by: usize) {
     let Some(node) = counted.get_mut(&id) else { return };
     node.size = node.size.saturating_add(by);
-    for predecessor in node.predecessors.clone() {
+    for predecessor in node.predecessors.items() {
         grow(counted, predecessor, by);
     }
 }

@@ -4,7 +4,12 @@
 
 /// Sorts as a `HashSet<String>` filled in this order iterates.
 pub(crate) fn hash_set_order<T: AsRef<str>>(items: &mut [T]) {
-    let mut buckets: u32 = 16;
+    hash_set_order_from(items, 16);
+}
+
+/// As [`hash_set_order`] of a `HashSet` that was made for so many items.
+pub(crate) fn hash_set_order_from<T: AsRef<str>>(items: &mut [T], capacity: usize) {
+    let mut buckets: u32 = u32::try_from(capacity.next_power_of_two()).unwrap_or(16);
     while items.len() as f64 > f64::from(buckets) * 0.75 {
         buckets = buckets.saturating_mul(2);
     }

@@ -2,6 +2,7 @@
 
 mod description;
 mod java_order;
+mod java_tree_set;
 pub(crate) mod naming;
 mod subtopology;
 
@@ -171,9 +172,14 @@ impl Graph {
             return vec![store.name.clone()];
         }
         let parents = info.parents.clone();
-        let mut stores: Vec<String> = parents.into_iter().flat_map(|parent| self.keep_rows(parent)).collect();
-        stores.sort();
-        stores.dedup();
+        let is_join = parents.len() > 1;
+        let found: Vec<String> = parents.into_iter().flat_map(|parent| self.keep_rows(parent)).collect();
+        let (capacity, mut known) = (found.len(), BTreeSet::new());
+        let mut stores: Vec<String> = found.into_iter().filter(|store| known.insert(store.clone())).collect();
+        if is_join {
+            // KTableKTableAbstractJoinValueGetterSupplier.storeNames goes through a set.
+            java_order::hash_set_order_from(&mut stores, capacity);
+        }
         stores
     }
 

@@ -8,7 +8,7 @@ use serde_json::{Value as Json, json};
 use crate::Error;
 
 /// The families of topologies, each a theme.
-pub const FAMILIES: [&str; 12] = [
+pub const FAMILIES: [&str; 13] = [
     "stateless",
     "branches",
     "aggregate",
@@ -20,6 +20,7 @@ pub const FAMILIES: [&str; 12] = [
     "table-joins",
     "stream-table-joins",
     "suppress",
+    "processors",
     "mixed",
 ];
 

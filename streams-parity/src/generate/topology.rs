@@ -54,6 +54,7 @@ impl Gen {
             }
             "stream-table-joins" => self.stream_table_join(),
             "suppress" => self.suppressed(),
+            "processors" => self.processors(),
             _ => self.mixed(),
         }
     }
@@ -89,6 +90,14 @@ impl Gen {
         self.add_named(json!({"op": "stream", "topics": topics}))
     }
 
+    /// Whether nothing repartitions so far.
+    fn is_one_task(&self) -> bool {
+        self.ops.iter().all(|op| {
+            let repartitions = ["repartition", "groupBy", "groupByKey", "toTable", "join", "joinTable"];
+            !repartitions.iter().any(|operator| op["op"] == *operator)
+        })
+    }
+
     /// A store's options; with a cache every store has to say whether it uses it.
     fn store(&mut self) -> Json {
         let mut store = json!({"name": format!("s{}", self.ops.len())});
@@ -110,11 +119,7 @@ impl Gen {
 
     fn to(&mut self, from: &str) {
         // At times two streams end in one topic; of different tasks their records come in no particular order.
-        let one_task = self.ops.iter().all(|op| {
-            let repartitions = ["repartition", "groupBy", "groupByKey", "toTable", "join", "joinTable"];
-            !repartitions.iter().any(|operator| op["op"] == *operator)
-        });
-        if self.outputs == 0 || !one_task || self.random.percent(80) {
+        if self.outputs == 0 || !self.is_one_task() || self.random.percent(80) {
             self.outputs += 1;
         }
         let topic = format!("out{}", self.outputs);
@@ -560,6 +565,36 @@ impl Gen {
         }
         let suppressed = self.add_named(op);
         let stream = self.changes_of(&suppressed);
+        self.to(&stream);
+    }
+
+    fn processors(&mut self) {
+        let mut stream = self.stream();
+        for _ in 0..=self.random.below(2) {
+            let fixed = self.random.percent(30);
+            let libraries: &[&str] = match fixed {
+                true => &["dedupe", "running", "twice"],
+                false => &["dedupe", "running", "streamTick", "wallTick", "twice"],
+            };
+            let library = match *self.random.pick(libraries) {
+                // Java's driver has all sub-topologies in one task, and so one stream time.
+                "streamTick" if !self.is_one_task() => "running",
+                library => library,
+            };
+            let operator = if fixed { "processValues" } else { "process" };
+            let mut op = json!({"op": operator, "in": stream, "lib": library});
+            if library != "twice" {
+                op["store"] = json!({"name": format!("s{}", self.ops.len())});
+            }
+            stream = self.add_named(op);
+            let steps = self.random.below(2);
+            stream = self.stateless(stream, steps);
+        }
+        if self.random.percent(40) {
+            let grouped = self.add_named(json!({"op": "groupByKey", "in": stream}));
+            let table = self.fold(grouped, Fold::Stream);
+            stream = self.changes_of(&table);
+        }
         self.to(&stream);
     }
 
