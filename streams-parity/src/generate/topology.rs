@@ -504,6 +504,8 @@ impl Gen {
         if self.random.percent(30) {
             op["store"] = json!({"name": format!("s{}", self.ops.len())});
         }
+        // A null value moves the time of Java's store in memory, as of ours, and not that of its persistent one.
+        self.rocksdb = false;
         self.add_named(op)
     }
 
