@@ -50,6 +50,9 @@ use crate::producer::{
 /// A transaction is committed after so long by default, as Kafka Streams does with exactly-once.
 const COMMIT_INTERVAL: Duration = Duration::from_millis(100);
 
+/// How often the time until a commit is halved at most, once for each transaction in a row that was refused.
+const MAX_HALVINGS: u32 = 8;
+
 /// Why a session cannot go on. Start another one: it begins behind what was committed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -208,7 +211,7 @@ impl ExactlyOnce {
 
     /// How long a transaction is open before it is committed, at the end of the step under way. Default 100 ms. Less shows
     /// results sooner, more costs less. More than half of the producer's `transaction.timeout.ms` counts as that half: the
-    /// coordinator would abort one transaction after the other.
+    /// coordinator would abort one transaction after the other. While transactions are refused, each is shorter.
     pub fn commit_interval(mut self, interval: Duration) -> Self {
         self.commit_interval = interval;
         self
@@ -308,10 +311,13 @@ impl ExactlyOnce {
                 None => self.producer.begin_open().await?,
             };
             self.rebalances.lost.lock().clear();
+            let longest = self.commit_interval.min(self.producer.transaction_timeout() / 2);
+            // What is sent in that time may take too long to be written; less of it may not.
+            let interval = longest / (1 << self.failures.min(MAX_HALVINGS));
             self.round = Some(Round {
                 open,
                 serial,
-                commit_at: Instant::now() + self.commit_interval.min(self.producer.transaction_timeout() / 2),
+                commit_at: Instant::now() + interval,
                 from: BTreeMap::new(),
                 to: BTreeMap::new(),
                 is_spoilt: false,

@@ -14,6 +14,7 @@ mod consumer_metrics;
 mod cuts;
 mod disk_failure;
 mod exactly_once;
+mod exactly_once_steps;
 mod foreign_groups;
 mod group_liveness;
 mod group_member;
