@@ -86,6 +86,8 @@ pub struct ExactlyOnce {
     commit_interval: Duration,
     rebalances: Arc<Rebalances>,
     round: Option<Round>,
+    /// What an instance before this one left open has ended.
+    is_sole: bool,
     /// A transaction that has begun and has no records yet.
     begun: Option<Begun>,
     /// Records that wait for a transaction.
@@ -201,6 +203,7 @@ impl ExactlyOnce {
             commit_interval: COMMIT_INTERVAL,
             rebalances,
             round: None,
+            is_sole: false,
             begun: None,
             waiting: None,
             unresolved: None,
@@ -230,8 +233,15 @@ impl ExactlyOnce {
     /// The next records to process; commits the transaction before when its time is over or when partitions move. `None`
     /// once the consumer was closed, with everything committed.
     ///
-    /// Transactions that can be tried again are: their records come again. Dropping the future loses nothing.
+    /// The first call ends what an instance before this one, with the same transactional id, left open. Transactions that
+    /// can be tried again are: their records come again. Dropping the future loses nothing.
     pub async fn next(&mut self) -> Result<Option<(PartitionRecords, Step<'_>)>, ExactlyOnceError> {
+        if !self.is_sole {
+            // Not when there are records: whoever gets its partitions is not told where to begin as long as their offsets
+            // hang in a transaction (KIP-447), so there might be none until that times out.
+            self.begun = Some(self.producer.begin_open().await?);
+            self.is_sole = true;
+        }
         loop {
             self.resolve().await?;
             let is_due =

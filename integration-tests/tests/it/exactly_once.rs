@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use integration_tests::{Cluster, PATIENCE, TestResult, eventually, unique};
-use kafka_client::consumer::{Consumer, IsolationLevel, OffsetReset};
+use kafka_client::consumer::{Consumer, IsolationLevel, OffsetAndMetadata, OffsetReset};
 use kafka_client::exactly_once::ExactlyOnce;
 use kafka_client::group::GroupProtocol;
-use kafka_client::producer::Record;
+use kafka_client::producer::{CommitError, FatalError, GroupMetadata, Record};
 use kafka_client::{Client, TopicPartition};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
@@ -169,6 +169,36 @@ async fn a_session_that_closes_has_committed_everything_and_one_that_is_dropped_
         seen.push(record?.ok_or("ended")?.value.unwrap_or_default());
     }
     assert_eq!(seen, ["a", "b", "c"]);
+    cluster.shutdown().await;
+    Ok(())
+}
+
+/// Found by the bank on Apache Kafka: a teller that was killed between its offsets and its commit held up everybody for a
+/// minute, until its transaction timed out. Whoever took its place waited for records before it began.
+#[tokio::test]
+async fn a_session_ends_what_its_predecessor_left_open_before_it_waits_for_records() -> TestResult {
+    let cluster = Cluster::start().await?;
+    let client = cluster.client().await?;
+    let input = cluster.topic("eos-left-in", 1).await?;
+    client.producer().build()?.send(Record::to(&*input).value("a")).await?.await?;
+    let group = unique("eos");
+    // Longer than anybody here waits.
+    let killed = client.producer().transactional_id(&group).transaction_timeout(10 * PATIENCE).build()?;
+    let transaction = killed.begin().await?;
+    let at = TopicPartition::new(input.as_str(), 0);
+    let read = [(at, OffsetAndMetadata::new(1))];
+    transaction.commit_offsets(&GroupMetadata::of_group(&group), read).await?;
+
+    let mut session = ExactlyOnce::new(
+        client.consumer().group(&group).topics([&*input]).auto_offset_reset(OffsetReset::Earliest),
+        client.producer().transactional_id(&group),
+    )?;
+    let (records, step) = timeout(PATIENCE, session.next()).await??.ok_or("ended")?;
+    assert_eq!(records.into_iter().count(), 1);
+    step.done();
+    session.close().await?;
+    let ended = transaction.commit().await;
+    assert!(matches!(ended, Err(CommitError::Fatal(FatalError::Fenced))), "{ended:?}");
     cluster.shutdown().await;
     Ok(())
 }
