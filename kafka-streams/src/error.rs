@@ -272,6 +272,14 @@ pub enum TopologyError {
         /// The suppression.
         node: String,
     },
+    /// A suppression of a table that knows what its rows were: it would hold back updates of different times as one.
+    #[error(
+        "{node} cannot hold back changes of a versioned table: filter or map it into a store without history"
+    )]
+    VersionedTable {
+        /// The suppression.
+        node: String,
+    },
     /// The table's own serdes are not known there.
     #[error("{node} needs serdes for what it keeps: the table's are not known after map_values or a join")]
     SerdesUnknown {

@@ -116,10 +116,10 @@ where
                 store: tasks.key_value(&spec, &plan.store.key, &plan.store.value)?,
                 value: Arc::clone(&value),
                 update: Arc::clone(&update),
-                forwarding: Forwarding { cached: plan.store.cached, send_old: info.send_old },
+                forwarding: Forwarding { cached: plan.store.is_cached(), send_old: info.send_old },
                 out: merged(tasks, plan.merge, &plan.outlets)?,
             };
-            Ok(tasks.called_if(plan.store.cached, aggregate))
+            Ok(tasks.called_if(plan.store.is_cached(), aggregate))
         };
         self.stream.outlets.attach(node, Arc::new(factory));
     }

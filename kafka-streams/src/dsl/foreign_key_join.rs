@@ -106,10 +106,10 @@ impl<K: Clone + Send + 'static, V: Clone + Send + 'static> KTable<K, V> {
         let resolver_name = graph.name_or(named("response-resolver"), naming::FK_RESOLVER);
         let result_name =
             graph.name_or(joined.name.as_ref().map(|name| format!("{name}-result")), naming::FK_OUTPUT);
-        let is_kept = joined.store.name.is_some();
-        let store = match is_kept {
-            true => joined.store,
-            false => {
+        let is_kept = joined.store.is_kept();
+        let store = match joined.store.name {
+            Some(_) => joined.store,
+            None => {
                 let name = graph.generate_name(&format!("{}{}", naming::FK_OUTPUT, naming::STATE_STORE));
                 joined.store.named(name)
             }

@@ -67,10 +67,10 @@ impl<K: Send + 'static, V: Send + 'static> KGroupedStream<K, V> {
                 store: tasks.key_value(&spec, &kept.key, &kept.value)?,
                 value: Arc::clone(&value),
                 update: Arc::clone(&update),
-                forwarding: Forwarding { cached: kept.cached, send_old: info.send_old },
+                forwarding: Forwarding { cached: kept.is_cached(), send_old: info.send_old },
                 out: children.build(tasks)?,
             };
-            Ok(tasks.called_if(kept.cached, aggregate))
+            Ok(tasks.called_if(kept.is_cached(), aggregate))
         };
         stream.outlets.attach(node, Arc::new(factory));
         KTable::kept(&stream.graph, node, outlets, store)

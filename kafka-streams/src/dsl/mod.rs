@@ -216,7 +216,7 @@ pub(crate) fn attach_table<K: Send + 'static, V: Clone + Send + 'static>(
     let factory = move |tasks: &mut TaskBuilder<'_>| {
         let out = table_out(tasks, node, &store, true, &to)?;
         let source = TableSource { key: Arc::clone(&store.key), out };
-        Ok(tasks.called_if(store.cached, source))
+        Ok(tasks.called_if(store.is_cached(), source))
     };
     from.attach(node, Arc::new(factory));
 }
@@ -234,7 +234,7 @@ pub(crate) fn table_out<K: Send + 'static, V: Clone + Send + 'static>(
         Some(spec) => Some(tasks.key_value(spec, &store.key, &store.value)?),
         None => None,
     };
-    let forwarding = Forwarding { cached: store.cached && token.is_some(), send_old: info.send_old };
+    let forwarding = Forwarding { cached: store.is_cached() && token.is_some(), send_old: info.send_old };
     Ok(TableOut { store: token, old_from_store, forwarding, out: to.build(tasks)? })
 }
 

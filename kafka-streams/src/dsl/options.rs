@@ -2,6 +2,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::external;
+use super::windows::millis;
 use crate::processor::{
     ExtractedFrom, Partitions, Record, StreamPartitioner, TimestampExtractor, TopicChooser,
 };
@@ -270,6 +271,7 @@ pub struct Store<K, V> {
     pub(crate) records: ChangelogRecords,
     pub(crate) cached: bool,
     pub(crate) retention: Option<Duration>,
+    pub(crate) history: Option<Duration>,
 }
 
 impl<K, V> Clone for Store<K, V> {
@@ -282,11 +284,15 @@ impl<K, V> Store<K, V> {
     /// A store with serdes of one's own and a generated name.
     pub fn with(key: SharedSerde<K>, value: SharedSerde<V>) -> Self {
         let (logged, records, cached) = (true, ChangelogRecords::EachCommit, false);
-        Self { name: None, key, value, logged, records, cached, retention: None }
+        Self { name: None, key, value, logged, records, cached, retention: None, history: None }
     }
 
     /// What the topology knows of it.
     pub(crate) fn spec(&self, kind: StoreKind) -> StoreSpec {
+        let kind = match (kind, self.history) {
+            (StoreKind::KeyValue, Some(history)) => StoreKind::Versioned { history_ms: millis(history) },
+            (kind, _) => kind,
+        };
         StoreSpec {
             name: self.name.clone().unwrap_or_default(),
             kind,
@@ -305,6 +311,24 @@ impl<K, V> Store<K, V> {
     /// Forwards a row's latest state once for each commit instead of every update, as Java's record cache.
     pub fn cached(mut self) -> Self {
         self.cached = true;
+        self
+    }
+
+    /// Whether the rows are kept even if nobody needs them.
+    pub(crate) fn is_kept(&self) -> bool {
+        self.name.is_some() || self.history.is_some()
+    }
+
+    pub(crate) fn is_cached(&self) -> bool {
+        self.cached && self.history.is_none()
+    }
+
+    /// Keeps what rows were so long ago, by the time of the records (KIP-889): a stream that is joined with the table
+    /// meets the rows as they were at its records' times, and updates that come late change the past only, or nothing
+    /// if they are older than that. Never [cached](Store::cached); each update is in the changelog. The history is
+    /// in memory. Stores of windows ignore it.
+    pub fn history(mut self, history: Duration) -> Self {
+        self.history = Some(history);
         self
     }
 
@@ -342,6 +366,11 @@ impl<K: HasSerde, V: HasSerde> Store<K, V> {
     /// A store of this name for the rows of sessions; the same as [`Store::kv`], to read well.
     pub fn session(name: impl Into<String>) -> Self {
         Self::kv(name)
+    }
+
+    /// A store of this name that knows what rows were so long ago; see [`Store::history`].
+    pub fn versioned(name: impl Into<String>, history: Duration) -> Self {
+        Self::kv(name).history(history)
     }
 
     /// A key-value store with a generated name, which changes when the topology does.

@@ -288,7 +288,7 @@ impl<K: Send + 'static, V: Clone + Send + 'static> KStream<K, V> {
         } else {
             self
         };
-        let is_kept = store.name.is_some();
+        let is_kept = store.is_kept();
         let store = store.named(store_name);
         let mut graph = stream.graph.lock();
         let node = graph.add_node(name, NodeKind::Processor { stores: Vec::new() }, vec![stream.node]);

@@ -133,6 +133,9 @@ impl<K: Send + 'static, V: Clone + Send + 'static> KTable<K, V> {
             logged: suppressed.logged,
             ..StoreSpec::default()
         };
+        if graph.is_versioned(self.node) {
+            graph.problems.push(TopologyError::VersionedTable { node: name.clone() });
+        }
         // The buffer holds what a row was before (its "prior value").
         graph.send_old(self.node);
         let node = graph.add_node(name, NodeKind::Processor { stores: vec![store_name] }, vec![self.node]);

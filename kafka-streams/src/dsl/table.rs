@@ -155,7 +155,7 @@ impl<K: Send + 'static, V: Clone + Send + 'static> KTable<K, V> {
                 Some(store) => table_out(tasks, node, store, old_from_store, &children)?,
                 None => unkept(tasks, node, &children)?,
             };
-            Ok(tasks.called_if(kept.as_ref().is_some_and(|store| store.cached), make(out)))
+            Ok(tasks.called_if(kept.as_ref().is_some_and(|store| store.is_cached()), make(out)))
         };
         self.outlets.attach(node, Arc::new(factory));
         let parent = self.getter;
@@ -211,13 +211,17 @@ impl<K: Send + 'static, V: Clone + Send + 'static> KTable<K, V> {
         let keep = Arc::new(keep);
         let value = self.serdes.value.clone();
         // Where it costs no store, what a row was tells which deletions nobody downstream has use for.
-        let knows_old = self.graph.lock().send_old_if_kept(self.node);
+        let (knows_old, versioned) = {
+            let mut graph = self.graph.lock();
+            (graph.send_old_if_kept(self.node), graph.is_versioned(self.node))
+        };
         let test = Arc::clone(&keep);
         let derive = move |key: &K, row: V| (test(key, &row) == when).then_some(row);
         // The filter itself asks the store what the row was.
         let mut filtered = self.derive(naming::TABLE_FILTER, store, false, derive, move |out| TableFilter {
             keep: Arc::clone(&keep),
             when,
+            versioned,
             out,
         });
         filtered.serdes.value = filtered.serdes.value.or(value);

@@ -158,11 +158,11 @@ impl<K: Send + 'static, V: Send + 'static> KGroupedTable<K, V> {
                 store: tasks.key_value(&spec, &kept.key, &kept.value)?,
                 add: Arc::clone(&add),
                 subtract: Arc::clone(&subtract),
-                forwarding: Forwarding { cached: kept.cached, send_old: info.send_old },
+                forwarding: Forwarding { cached: kept.is_cached(), send_old: info.send_old },
                 out: children.build(tasks)?,
                 values: PhantomData,
             };
-            Ok(tasks.called_if(kept.cached, aggregate))
+            Ok(tasks.called_if(kept.is_cached(), aggregate))
         };
         arrived.attach(node, Arc::new(factory));
         KTable::kept(&shared, node, outlets, store)
@@ -216,15 +216,13 @@ impl<V: 'static> Serde<Change<V>> for ChangeSerde<V> {
         let values = bytes.slice(..values.len());
         let read = |bytes: &Bytes| self.0.deserialize(cx, Some(bytes));
         match *kind {
-            WAS => Ok(Change { old: Some(read(&values)?), new: None }),
-            IS => Ok(Change { old: None, new: Some(read(&values)?) }),
+            WAS => Ok(Change::new(Some(read(&values)?), None)),
+            IS => Ok(Change::new(None, Some(read(&values)?))),
             BOTH => {
                 let (size, at) = take_varint(&values).ok_or_else(malformed)?;
                 let end = at.checked_add(size).filter(|end| *end <= values.len()).ok_or_else(malformed)?;
-                Ok(Change {
-                    new: Some(read(&values.slice(at..end))?),
-                    old: Some(read(&values.slice(end..))?),
-                })
+                let new = read(&values.slice(at..end))?;
+                Ok(Change::new(Some(read(&values.slice(end..))?), Some(new)))
             }
             _ => Err(malformed()),
         }
@@ -259,7 +257,7 @@ mod tests {
     use crate::serde::HasSerde;
 
     fn change(old: Option<&str>, new: Option<&str>) -> Change<String> {
-        Change { old: old.map(str::to_owned), new: new.map(str::to_owned) }
+        Change::new(old.map(str::to_owned), new.map(str::to_owned))
     }
 
     #[test]

@@ -259,7 +259,7 @@ where
     Ok(WindowedOut {
         store: tasks.window(&spec, &store.key, &store.value)?,
         key: Arc::clone(&store.key),
-        forwarding: Forwarding { cached: store.cached, send_old: info.send_old },
+        forwarding: Forwarding { cached: store.is_cached(), send_old: info.send_old },
         emit,
         observed: -1,
         closing: Closing::default(),
@@ -285,7 +285,7 @@ where
 {
     let out = windowed_out(tasks, node, store, emit, out)?;
     let aggregate = WindowAggregate { windows, update, out, matched: Vec::new(), values: PhantomData };
-    Ok(tasks.called_if(store.cached, aggregate))
+    Ok(tasks.called_if(store.is_cached(), aggregate))
 }
 
 /// As [`time_aggregate`], by sliding windows.
@@ -305,7 +305,7 @@ where
 {
     let out = windowed_out(tasks, node, store, emit, out)?;
     let value = Arc::clone(value);
-    Ok(tasks.called_if(store.cached, SlidingAggregate { windows, value, update, out }))
+    Ok(tasks.called_if(store.is_cached(), SlidingAggregate { windows, value, update, out }))
 }
 
 /// As [`time_aggregate`], by sessions.
@@ -330,7 +330,7 @@ where
         key: Arc::clone(&store.key),
         windows,
         update,
-        forwarding: Forwarding { cached: store.cached, send_old: info.send_old },
+        forwarding: Forwarding { cached: store.is_cached(), send_old: info.send_old },
         emit,
         observed: -1,
         open: BTreeMap::new(),
@@ -338,7 +338,7 @@ where
         out,
         values: PhantomData,
     };
-    Ok(tasks.called_if(store.cached, aggregate))
+    Ok(tasks.called_if(store.is_cached(), aggregate))
 }
 
 impl<K: Clone + Send + 'static, V: Send + 'static, W: Windows> TimeWindowedKStream<K, V, W> {

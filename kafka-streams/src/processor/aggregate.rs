@@ -60,7 +60,7 @@ where
             cx.dropped += u64::from(!has_key);
             return Ok(());
         }
-        let (mut change, mut time) = (Change { old: None, new: None }, timestamp);
+        let (mut change, mut time) = (Change::new(None, None), timestamp);
         let has_key = store.update(&key, |row| {
             time = latest(&row);
             let row = row.map(|(row, _)| row);
@@ -107,7 +107,7 @@ pub(crate) fn flush_held<K: Send + 'static, V: Clone + Send + 'static>(
         if forwarding.send_old && before.is_none() && value.is_none() {
             continue;
         }
-        out.forward(Record { key, value: Change { old: before, new: value }, timestamp, headers }, cx)?;
+        out.forward(Record { key, value: Change::new(before, value), timestamp, headers }, cx)?;
     }
     Ok(())
 }
@@ -133,7 +133,7 @@ where
 {
     fn process(&mut self, record: Record<K, Change<V>>, cx: &mut Context<'_>) -> NodeResult {
         let Record { key, value, timestamp, headers } = record;
-        let (mut change, mut time) = (Change { old: None, new: None }, timestamp);
+        let (mut change, mut time) = (Change::new(None, None), timestamp);
         let forwarding = self.forwarding;
         let apply = |row: Option<(A, i64)>| {
             let (row, before) = row.map_or((None, timestamp), |(row, before)| (Some(row), before));

@@ -184,7 +184,11 @@ impl<'a> TaskBuilder<'a> {
     ) -> Result<StoreToken<KvStore<K, V>>, StreamsError> {
         let records = self.rows_template(spec, value);
         self.store(spec, |place, changelog| {
-            KvStore::new(RowsConfig { place, changelog, ..records }, Arc::clone(key))
+            let (config, key) = (RowsConfig { place, changelog, ..records }, Arc::clone(key));
+            match spec.kind {
+                StoreKind::Versioned { history_ms } => KvStore::versioned(config, key, history_ms),
+                _ => KvStore::new(config, key),
+            }
         })
     }
 

@@ -83,7 +83,11 @@ where
     F: Fn(&K, &V) -> Option<KO> + Send + Sync,
 {
     fn process(&mut self, record: Record<K, Change<V>>, cx: &mut Context<'_>) -> NodeResult {
-        let Change { old, new } = &record.value;
+        let Change { old, new, is_latest } = &record.value;
+        if !is_latest {
+            cx.dropped += 1;
+            return Ok(());
+        }
         let foreign_key = |row: &Option<V>| row.as_ref().and_then(|row| (self.extract)(&record.key, row));
         let (before, after) = (foreign_key(old), foreign_key(new));
         if old.is_none() && new.is_none() {
@@ -199,7 +203,11 @@ where
     VO: Clone + Send + 'static,
 {
     fn process(&mut self, record: Record<KO, Change<VO>>, cx: &mut Context<'_>) -> NodeResult {
-        let Record { key, value: Change { new, .. }, timestamp, headers } = record;
+        let Record { key, value: Change { new, is_latest, .. }, timestamp, headers } = record;
+        if !is_latest {
+            cx.dropped += 1;
+            return Ok(());
+        }
         let Some(prefix) = self.keys.prefix(&key)? else {
             cx.dropped += 1;
             return Ok(());

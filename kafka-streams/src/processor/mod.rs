@@ -97,6 +97,15 @@ pub struct Change<V> {
     pub old: Option<V>,
     /// The row now; `None` when it was deleted.
     pub new: Option<V>,
+    /// False for an update of a versioned table that came after a later one (KIP-914).
+    pub is_latest: bool,
+}
+
+impl<V> Change<V> {
+    /// The latest change of a row.
+    pub(crate) fn new(old: Option<V>, new: Option<V>) -> Self {
+        Self { old, new, is_latest: true }
+    }
 }
 
 pub(crate) type NodeResult = Result<(), Box<StreamsError>>;

@@ -107,7 +107,7 @@ where
             let key = entry.remove();
             let row = cx.stores.get(self.store)?.get(&key, start, end)?.map(|(row, _)| row.clone());
             let Some(row) = row else { continue };
-            let (key, value) = (Windowed { key, start, end }, Change { old: None, new: Some(row) });
+            let (key, value) = (Windowed { key, start, end }, Change::new(None, Some(row)));
             self.out.forward(Record { key, value, timestamp: end, headers: headers.clone() }, cx)?;
         }
         Ok(())
@@ -150,17 +150,12 @@ where
             for session in sessions {
                 let window = Windowed { key: key.clone(), start: session.start, end: session.end };
                 let old = self.forwarding.send_old.then_some(session.value);
-                self.put(window, Change { old, new: None }, (timestamp, &headers), cx)?;
+                self.put(window, Change::new(old, None), (timestamp, &headers), cx)?;
             }
         }
         self.close(&headers, cx)?;
         let merged = self.update.update(&key, &value, merged);
-        self.put(
-            Windowed { key, start, end },
-            Change { old: None, new: Some(merged) },
-            (timestamp, &headers),
-            cx,
-        )
+        self.put(Windowed { key, start, end }, Change::new(None, Some(merged)), (timestamp, &headers), cx)
     }
 }
 
@@ -176,7 +171,7 @@ where
             return Ok(());
         }
         for (key, start, end, row) in cx.stores.get(self.store)?.take_held()? {
-            let (key, value) = (Windowed { key, start, end }, Change { old: row.before, new: row.value });
+            let (key, value) = (Windowed { key, start, end }, Change::new(row.before, row.value));
             self.out.forward(Record { key, value, timestamp: end, headers: row.headers }, cx)?;
         }
         Ok(())

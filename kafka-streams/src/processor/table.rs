@@ -4,12 +4,22 @@ use super::aggregate::{Forwarding, flush_held};
 use super::{Called, Change, Context, Node, NodeResult, Out, Record};
 use crate::error::StreamsError;
 use crate::serde::SharedSerde;
-use crate::state::{KvStore, StoreToken, Stores};
+use crate::state::{KvStore, StoreToken, Stores, Version};
 
 /// Reads a row of a table, whoever keeps it.
 pub(crate) trait ValueGetter<K, V>: Send {
     /// The row and its timestamp.
     fn get(&mut self, key: &K, stores: &mut Stores) -> Result<Option<(V, i64)>, Box<StreamsError>>;
+
+    /// As it was at a time, where that is known; otherwise as it is.
+    fn get_at(
+        &mut self,
+        key: &K,
+        _time: i64,
+        stores: &mut Stores,
+    ) -> Result<Option<(V, i64)>, Box<StreamsError>> {
+        self.get(key, stores)
+    }
 }
 
 pub(crate) type Getter<K, V> = Box<dyn ValueGetter<K, V>>;
@@ -20,6 +30,15 @@ pub(crate) struct StoreGetter<K, V>(pub(crate) StoreToken<KvStore<K, V>>);
 impl<K: Send + 'static, V: Clone + Send + 'static> ValueGetter<K, V> for StoreGetter<K, V> {
     fn get(&mut self, key: &K, stores: &mut Stores) -> Result<Option<(V, i64)>, Box<StreamsError>> {
         Ok(stores.get(self.0)?.get(key)?.map(|(row, timestamp)| (row.clone(), timestamp)))
+    }
+
+    fn get_at(
+        &mut self,
+        key: &K,
+        time: i64,
+        stores: &mut Stores,
+    ) -> Result<Option<(V, i64)>, Box<StreamsError>> {
+        Ok(stores.get(self.0)?.get_at(key, time)?.map(|(row, since)| (row.clone(), since)))
     }
 }
 
@@ -37,6 +56,16 @@ where
         let row = self.parent.get(key, stores)?;
         Ok(row.and_then(|(row, timestamp)| Some(((self.derive)(key, row)?, timestamp))))
     }
+
+    fn get_at(
+        &mut self,
+        key: &K,
+        time: i64,
+        stores: &mut Stores,
+    ) -> Result<Option<(V2, i64)>, Box<StreamsError>> {
+        let row = self.parent.get_at(key, time, stores)?;
+        Ok(row.and_then(|(row, since)| Some(((self.derive)(key, row)?, since))))
+    }
 }
 
 /// Where a table's changes go: into its store, if it has one, and on.
@@ -50,7 +79,7 @@ pub(crate) struct TableOut<K, V> {
 
 impl<K: Send + 'static, V: Clone + Send + 'static> TableOut<K, V> {
     pub(crate) fn emit(&mut self, record: Record<K, Change<V>>, cx: &mut Context<'_>) -> NodeResult {
-        let Record { key, value: Change { mut old, new }, timestamp, headers } = record;
+        let Record { key, value: Change { mut old, new, mut is_latest }, timestamp, headers } = record;
         let Forwarding { cached, send_old } = self.forwarding;
         if let Some(store) = self.store {
             let store = cx.stores.get(store)?;
@@ -58,7 +87,15 @@ impl<K: Send + 'static, V: Clone + Send + 'static> TableOut<K, V> {
                 store.update_held(&key, &headers, send_old, |_| (new, timestamp))?;
                 return Ok(());
             }
-            if send_old && self.old_from_store {
+            if store.is_versioned() {
+                if send_old && self.old_from_store {
+                    old = store.get(&key)?.map(|(row, _)| row.clone());
+                }
+                is_latest = match store.put_version(&key, new.clone(), timestamp)? {
+                    Version::NotPut => return Ok(()),
+                    version => version == Version::Latest,
+                };
+            } else if send_old && self.old_from_store {
                 store.update(&key, |row| {
                     old = row.map(|(row, _)| row);
                     (new.clone(), timestamp)
@@ -66,11 +103,12 @@ impl<K: Send + 'static, V: Clone + Send + 'static> TableOut<K, V> {
             } else {
                 store.put(&key, new.clone(), timestamp)?;
             }
+            is_latest |= !store.is_versioned();
         }
         if !send_old {
             old = None;
         }
-        self.out.forward(Record { key, value: Change { old, new }, timestamp, headers }, cx)
+        self.out.forward(Record { key, value: Change { old, new, is_latest }, timestamp, headers }, cx)
     }
 
     pub(crate) fn flush(&mut self, cx: &mut Context<'_>) -> NodeResult {
@@ -94,7 +132,7 @@ impl<K: Send + 'static, V: Clone + Send + 'static> Node<K, Option<V>> for TableS
             cx.dropped += 1;
             return Ok(());
         }
-        self.out.emit(Record { key, value: Change { old: None, new }, timestamp, headers }, cx)
+        self.out.emit(Record { key, value: Change::new(None, new), timestamp, headers }, cx)
     }
 }
 
@@ -108,6 +146,8 @@ impl<K: Send + 'static, V: Clone + Send + 'static> Called for TableSource<K, V> 
 pub(crate) struct TableFilter<K, V, F> {
     pub(crate) keep: Arc<F>,
     pub(crate) when: bool,
+    /// Each update goes on, for it may change the past (KIP-914).
+    pub(crate) versioned: bool,
     pub(crate) out: TableOut<K, V>,
 }
 
@@ -118,7 +158,7 @@ where
     F: Fn(&K, &V) -> bool + Send + Sync,
 {
     fn process(&mut self, record: Record<K, Change<V>>, cx: &mut Context<'_>) -> NodeResult {
-        let Record { key, value: Change { old, new }, timestamp, headers } = record;
+        let Record { key, value: Change { old, new, is_latest }, timestamp, headers } = record;
         let keep = |row: &V| (self.keep)(&key, row) == self.when;
         let new = new.filter(&keep);
         let send_old = self.out.forwarding.send_old;
@@ -128,10 +168,10 @@ where
             None => old.filter(&keep),
         };
         // What downstream never had it need not forget.
-        if send_old && old.is_none() && new.is_none() {
+        if send_old && !self.versioned && old.is_none() && new.is_none() {
             return Ok(());
         }
-        self.out.emit(Record { key, value: Change { old, new }, timestamp, headers }, cx)
+        self.out.emit(Record { key, value: Change { old, new, is_latest }, timestamp, headers }, cx)
     }
 }
 
@@ -160,13 +200,13 @@ where
     F: Fn(&K, V) -> V2 + Send + Sync,
 {
     fn process(&mut self, record: Record<K, Change<V>>, cx: &mut Context<'_>) -> NodeResult {
-        let Record { key, value: Change { old, new }, timestamp, headers } = record;
+        let Record { key, value: Change { old, new, is_latest }, timestamp, headers } = record;
         let new = new.map(|row| (self.map)(&key, row));
         let old = match self.out.store {
             None if self.out.forwarding.send_old => old.map(|row| (self.map)(&key, row)),
             _ => None,
         };
-        self.out.emit(Record { key, value: Change { old, new }, timestamp, headers }, cx)
+        self.out.emit(Record { key, value: Change { old, new, is_latest }, timestamp, headers }, cx)
     }
 }
 

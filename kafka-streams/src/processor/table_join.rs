@@ -35,7 +35,7 @@ where
             cx.dropped += 1;
             return Ok(());
         }
-        let row = if no_key { None } else { self.rows.get(&key, cx.stores)? };
+        let row = if no_key { None } else { self.rows.get_at(&key, timestamp, cx.stores)? };
         if row.is_none() && !self.left {
             return Ok(());
         }
@@ -78,8 +78,8 @@ where
     J: JoinFrom<K, This, Other, O>,
 {
     fn process(&mut self, record: Record<K, Change<This>>, cx: &mut Context<'_>) -> NodeResult {
-        let Record { key, value: Change { old, new }, timestamp, headers } = record;
-        if self.key.is_null(&key) {
+        let Record { key, value: Change { old, new, is_latest }, timestamp, headers } = record;
+        if self.key.is_null(&key) || !is_latest {
             cx.dropped += 1;
             return Ok(());
         }
@@ -97,8 +97,8 @@ where
             true => self.joiner.join(&key, this, other),
             false => None,
         };
-        let value =
-            Change { old: if self.send_old { join(old.as_ref()) } else { None }, new: join(new.as_ref()) };
+        let old = if self.send_old { join(old.as_ref()) } else { None };
+        let value = Change::new(old, join(new.as_ref()));
         self.out.forward(Record { key, value, timestamp, headers }, cx)
     }
 }
@@ -168,7 +168,11 @@ where
     F: Fn(&K, V) -> (K2, V2) + Send + Sync,
 {
     fn process(&mut self, record: Record<K, Change<V>>, cx: &mut Context<'_>) -> NodeResult {
-        let Record { key, value: Change { old, new }, timestamp, headers } = record;
+        let Record { key, value: Change { old, new, is_latest }, timestamp, headers } = record;
+        if !is_latest {
+            cx.dropped += 1;
+            return Ok(());
+        }
         let group = |row: V| {
             let (key, value) = (self.select)(&key, row);
             (!self.key.is_null(&key) && !self.value.is_null(&value)).then_some((key, value))
@@ -176,7 +180,7 @@ where
         let (old, new) = (old.and_then(&group), new.and_then(&group));
         let mut send = |key: K2, old: Option<V2>, new: Option<V2>| {
             let headers = headers.clone();
-            self.out.forward(Record { key, value: Change { old, new }, timestamp, headers }, cx)
+            self.out.forward(Record { key, value: Change::new(old, new), timestamp, headers }, cx)
         };
         match (old, new) {
             (Some((before, old)), Some((after, new))) if before == after => send(after, Some(old), Some(new)),

@@ -121,7 +121,7 @@ impl<K: Clone + Send + 'static, A: Clone + Send + 'static> WindowedOut<K, A> {
                 let Some((row, timestamp)) = row.map(|(row, timestamp)| (row.clone(), timestamp)) else {
                     continue;
                 };
-                let value = Change { old: None, new: Some(row) };
+                let value = Change::new(None, Some(row));
                 let key = Windowed { key, start, end: ends.end_of(start) };
                 self.out.forward(Record { key, value, timestamp, headers: headers.clone() }, cx)?;
             }
@@ -149,7 +149,7 @@ impl<K: Clone + Send + 'static, A: Clone + Send + 'static> WindowedOut<K, A> {
         }
         for (key, start, row) in cx.stores.get(self.store)?.take_held()? {
             let key = Windowed { key, start, end: ends.end_of(start) };
-            let value = Change { old: row.before, new: row.value };
+            let value = Change::new(row.before, row.value);
             self.out.forward(Record { key, value, timestamp: row.timestamp, headers: row.headers }, cx)?;
         }
         Ok(())
@@ -207,7 +207,7 @@ where
                 })?;
                 continue;
             }
-            let (mut change, mut time) = (Change { old: None, new: None }, timestamp);
+            let (mut change, mut time) = (Change::new(None, None), timestamp);
             let (send_old, on_update) = (self.out.forwarding.send_old, self.out.emit == Emit::OnUpdate);
             store.update(&key, start, |row| {
                 time = latest(&row);
@@ -282,7 +282,7 @@ where
         };
         let old = if self.out.forwarding.send_old { row.clone() } else { None };
         let new = self.update.update(&record.key, &record.value, row);
-        self.put(start, end, Change { old, new: Some(new) }, record.timestamp.max(before), record, cx)
+        self.put(start, end, Change::new(old, Some(new)), record.timestamp.max(before), record, cx)
     }
 
     fn put(
@@ -388,7 +388,7 @@ where
     ) -> NodeResult {
         let start = record.timestamp + 1;
         let end = start.saturating_add(self.windows.difference);
-        self.put(start, end, Change { old: None, new: Some(row) }, latest, record, cx)
+        self.put(start, end, Change::new(None, Some(row)), latest, record, cx)
     }
 
     /// Records so early that their own window would begin before 1970 share the one that begins then.

@@ -32,6 +32,11 @@ fn changelog_config(kind: StoreKind) -> Vec<(&'static str, String)> {
     };
     match kind {
         StoreKind::KeyValue => vec![("cleanup.policy", "compact".to_owned())],
+        // What the history needs must not be compacted.
+        StoreKind::Versioned { history_ms } => {
+            let lag = history_ms.saturating_add(ADDITIONAL_RETENTION_MS);
+            vec![("cleanup.policy", "compact".to_owned()), ("min.compaction.lag.ms", lag.to_string())]
+        }
         StoreKind::Window { retention_ms, retain_duplicates: true, .. } => expiring("delete", retention_ms),
         StoreKind::Window { retention_ms, .. } | StoreKind::Session { retention_ms } => {
             expiring("compact,delete", retention_ms)

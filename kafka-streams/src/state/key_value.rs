@@ -3,9 +3,11 @@
 use bytes::Bytes;
 use kafka_client::wire::record_batch::Headers;
 
+use super::history::{History, Version};
 use super::stores::RowStore;
-use super::{HeldRow, Rows, RowsConfig};
+use super::{ChangelogRecords, HeldRow, Rows, RowsConfig, StoreError};
 use crate::error::StreamsError;
+use crate::processor::RawRecord;
 use crate::serde::{Encoded, SerdeContext, SharedSerde};
 
 type Failure = Box<StreamsError>;
@@ -13,13 +15,26 @@ type Failure = Box<StreamsError>;
 /// Rows with the timestamp of their last change, as Java's timestamped key-value stores.
 pub(crate) struct KvStore<K, V> {
     rows: Rows<V>,
+    /// What the rows were before, if that is kept; the rows are the latest then.
+    history: Option<History<V>>,
     key: SharedSerde<K>,
     key_bytes: Vec<u8>,
 }
 
 impl<K: 'static, V: Clone + 'static> KvStore<K, V> {
     pub(crate) fn new(config: RowsConfig<V>, key: SharedSerde<K>) -> Self {
-        Self { rows: Rows::new(config), key, key_bytes: Vec::new() }
+        Self { rows: Rows::new(config), history: None, key, key_bytes: Vec::new() }
+    }
+
+    /// Knows what rows were so many milliseconds ago.
+    pub(crate) fn versioned(config: RowsConfig<V>, key: SharedSerde<K>, history_ms: i64) -> Self {
+        // Each version is restored, not only the latest of each commit.
+        let config = RowsConfig { records: ChangelogRecords::EachUpdate, ..config };
+        Self { history: Some(History::new(history_ms)), ..Self::new(config, key) }
+    }
+
+    pub(crate) fn is_versioned(&self) -> bool {
+        self.history.is_some()
     }
 
     /// Serializes the key into `key_bytes`; `false` for null, which has no row.
@@ -46,6 +61,12 @@ impl<K: 'static, V: Clone + 'static> KvStore<K, V> {
         if !self.encode_key(key)? {
             return Ok(false);
         }
+        if self.history.is_some() {
+            let row = self.rows.get(&self.key_bytes)?.map(|(row, timestamp)| (row.clone(), timestamp));
+            let (value, timestamp) = change(row);
+            self.put_version(key, value, timestamp)?;
+            return Ok(true);
+        }
         self.rows.update(&self.key_bytes, change)?;
         Ok(true)
     }
@@ -67,7 +88,42 @@ impl<K: 'static, V: Clone + 'static> KvStore<K, V> {
 
     /// Sets or deletes a row without a look at what it was.
     pub(crate) fn put(&mut self, key: &K, value: Option<V>, timestamp: i64) -> Result<(), Failure> {
-        if self.encode_key(key)? { self.rows.put(&self.key_bytes, value, timestamp) } else { Ok(()) }
+        self.put_version(key, value, timestamp).map(drop)
+    }
+
+    /// As [`KvStore::put`], and what became of it.
+    pub(crate) fn put_version(
+        &mut self,
+        key: &K,
+        value: Option<V>,
+        timestamp: i64,
+    ) -> Result<Version, Failure> {
+        if !self.encode_key(key)? {
+            return Ok(Version::NotPut);
+        }
+        let version = match &mut self.history {
+            Some(history) => history.put(&self.key_bytes, value.clone(), timestamp),
+            None => Version::Latest,
+        };
+        match version {
+            Version::Latest => self.rows.put(&self.key_bytes, value, timestamp)?,
+            // As in Java, the changelog has what was not kept too.
+            Version::Earlier | Version::NotPut => {
+                self.rows.log_update(&self.key_bytes, value.as_ref(), timestamp, &Headers::default())?;
+            }
+        }
+        Ok(version)
+    }
+
+    /// The row as it was at a time, and since when; the latest row where no history is kept.
+    pub(crate) fn get_at(&mut self, key: &K, time: i64) -> Result<Option<(&V, i64)>, Failure> {
+        if !self.encode_key(key)? {
+            return Ok(None);
+        }
+        match &self.history {
+            Some(history) => Ok(history.get(&self.key_bytes, time)),
+            None => self.rows.get(&self.key_bytes),
+        }
     }
 
     /// What is held back, in the order of the last changes.
@@ -145,7 +201,17 @@ impl<K: Send + 'static, V: Clone + Send + 'static> RowStore for KvStore<K, V> {
         &mut self.rows
     }
 
+    fn dropped(&self) -> u64 {
+        self.history.as_ref().map_or(0, |history| history.dropped)
+    }
+
     fn restored_key(&mut self, key: &[u8]) -> Option<Bytes> {
         Some(Bytes::copy_from_slice(key))
+    }
+
+    fn is_restored(&mut self, key: &[u8], record: &RawRecord) -> Result<bool, StoreError> {
+        let Some(history) = &mut self.history else { return Ok(true) };
+        let value = self.rows.restored_value(record)?;
+        Ok(history.put(key, value, record.timestamp) == Version::Latest)
     }
 }

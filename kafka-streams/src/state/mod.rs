@@ -1,5 +1,6 @@
 //! State: typed rows with the writes that are not committed yet, and the stores of bytes that may lie below them.
 
+mod history;
 mod index;
 mod key_value;
 #[cfg(test)]
@@ -20,6 +21,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+pub(crate) use history::Version;
 pub(crate) use index::Order;
 pub(crate) use key_value::KvStore;
 pub(crate) use outer_join::{Either, OuterJoinStore, Side, either_list};

@@ -532,14 +532,7 @@ impl<V: Clone + 'static> Rows<V> {
             batch.entries.push((key, stored));
             return Ok(());
         }
-        let value = match value {
-            // A copy: a fetched slice would keep its whole batch in memory.
-            Some(value) => {
-                let (cx, copy) = (SerdeContext::value(self.topic()), Bytes::copy_from_slice(value));
-                Some(self.config.value.deserialize(cx, Some(&copy))?)
-            }
-            None => None,
-        };
+        let value = self.restored_value(record)?;
         match (self.index.get(&key, &self.rows), value) {
             (Some(at), Some(value)) => {
                 if let Some(row) = self.rows.get_mut(at as usize) {
@@ -557,6 +550,14 @@ impl<V: Clone + 'static> Rows<V> {
             (None, None) => {}
         }
         Ok(())
+    }
+
+    /// The value of a changelog record.
+    pub(crate) fn restored_value(&self, record: &RawRecord) -> Result<Option<V>, StoreError> {
+        let Some(value) = &record.value else { return Ok(None) };
+        // A copy: a fetched slice would keep its whole batch in memory.
+        let (cx, copy) = (SerdeContext::value(self.topic()), Bytes::copy_from_slice(value));
+        Ok(Some(self.config.value.deserialize(cx, Some(&copy))?))
     }
 
     pub(crate) fn restored(&mut self, batch: WriteBatch) -> Result<(), StoreError> {

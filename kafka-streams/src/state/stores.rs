@@ -51,6 +51,11 @@ pub(crate) trait RowStore: Any + Send {
     /// A changelog record's key as the key of its row, copied: a fetched slice keeps its whole batch in memory, and rows
     /// live longer than that. `None` for a row whose time is over, or that no version of this library wrote.
     fn restored_key(&mut self, key: &[u8]) -> Option<Bytes>;
+
+    /// Sees a changelog record before its row does. Whether the row takes it.
+    fn is_restored(&mut self, _key: &[u8], _record: &RawRecord) -> Result<bool, StoreError> {
+        Ok(true)
+    }
 }
 
 impl<S: RowStore> TaskStore for S {
@@ -87,7 +92,9 @@ impl<S: RowStore> TaskStore for S {
         for record in records {
             batch.changelog_offset = Some(record.offset.saturating_add(1));
             let Some(key) = record.key.as_ref().and_then(|key| self.restored_key(key)) else { continue };
-            self.rows_mut().restore(&mut batch, key, &record)?;
+            if self.is_restored(&key, &record)? {
+                self.rows_mut().restore(&mut batch, key, &record)?;
+            }
         }
         self.rows_mut().restored(batch)
     }

@@ -158,7 +158,7 @@ impl<K: 'static, V: 'static> SuppressBuffer<K, V> {
         self.times.remove(&key);
         self.bytes -= held.size(&key);
         self.dirty.insert(key.clone());
-        let change = Change { old: self.read(held.prior.as_ref())?, new: self.read(held.new.as_ref())? };
+        let change = Change::new(self.read(held.prior.as_ref())?, self.read(held.new.as_ref())?);
         let key = self.key.deserialize(SerdeContext::key(self.topic()), Some(&key));
         let key = key.map_err(|error| self.place.failed(error))?;
         Ok(Some(Released { key, change, context: held.context }))

@@ -76,6 +76,10 @@ pub(crate) struct GraphNode {
 pub(crate) enum StoreKind {
     #[default]
     KeyValue,
+    /// Key-value, and what rows were before (KIP-889).
+    Versioned {
+        history_ms: i64,
+    },
     /// `scanned`: for each record the rows of a stretch of time are looked at, not those of known windows.
     Window {
         retention_ms: i64,
@@ -189,6 +193,17 @@ impl Graph {
         let info = self.tables.get(&table)?;
         info.window_grace
             .or_else(|| info.parents.iter().filter_map(|parent| self.window_grace(*parent)).max())
+    }
+
+    /// Whether a table's rows are known for earlier times too, by its own store or by those it derives its rows from.
+    pub(crate) fn is_versioned(&self, table: NodeId) -> bool {
+        let Some(info) = self.tables.get(&table) else { return false };
+        match info.store.as_ref().or(info.lazy_store.as_ref()) {
+            Some(store) => matches!(store.kind, StoreKind::Versioned { .. }),
+            // A join's rows are known as they are now only.
+            None if info.old_from_parents || info.parents.is_empty() => false,
+            None => info.parents.iter().all(|parent| self.is_versioned(*parent)),
+        }
     }
 
     fn materialize(&mut self, table: NodeId) {
