@@ -196,6 +196,12 @@ pub enum StreamsError {
         /// What the topic has.
         actual: i32,
     },
+    /// Topics that are joined have different numbers of partitions, so records of one key would not meet.
+    #[error("joined topics need the same number of partitions: {}", problems.join("; "))]
+    NotCopartitioned {
+        /// Each join where it is so, with its topics and their partitions.
+        problems: Vec<String>,
+    },
     /// A call came in a state that does not allow it.
     #[error("the application is {state}")]
     InvalidState {

@@ -125,6 +125,14 @@ pub(crate) struct RepartitionSpec {
     pub(crate) partitions: Option<i32>,
 }
 
+/// Two inputs of a join: records of one key must be in partitions of one number.
+#[derive(Debug, Clone)]
+pub(crate) struct Copartitioned {
+    /// The join.
+    pub(crate) node: NodeId,
+    pub(crate) sides: [NodeId; 2],
+}
+
 /// What the DSL writes down while it is used.
 #[derive(Clone, Default)]
 pub(crate) struct Graph {
@@ -134,6 +142,7 @@ pub(crate) struct Graph {
     pub(crate) tables: BTreeMap<NodeId, TableInfo>,
     /// Left and outer joins, which take records without a key (KIP-962).
     pub(crate) relaxed_null_keys: BTreeSet<NodeId>,
+    pub(crate) copartitioned: Vec<Copartitioned>,
     pub(crate) problems: Vec<TopologyError>,
     next_index: u32,
     /// A node whose number is given back if it is named before another number is taken, and the counter then.
@@ -297,6 +306,19 @@ impl Graph {
         if let Some(node) = self.nodes.get_mut(node) {
             node.name = name;
         }
+    }
+
+    /// The topics that the records at a node were read from, in its own sub-topology.
+    pub(crate) fn topics_upstream(&self, node: NodeId) -> BTreeSet<TopicRef> {
+        let (mut seen, mut ahead, mut found) = (BTreeSet::new(), vec![node], BTreeSet::new());
+        while let Some(id) = ahead.pop() {
+            let Some(node) = self.nodes.get(id).filter(|_| seen.insert(id)) else { continue };
+            if let NodeKind::Source { topics, .. } = &node.kind {
+                found.extend(topics.iter().cloned());
+            }
+            ahead.extend(&node.parents);
+        }
+        found
     }
 
     /// Whether a record without a key is still of use behind a node: some join downstream takes it.
