@@ -14,7 +14,7 @@ use crate::processor::{
     WindowGetter,
 };
 use crate::serde::SharedSerde;
-use crate::topology::{NodeId, NodeKind, StoreKind, StoreSpec, TableInfo, naming};
+use crate::topology::{Copartitioned, NodeId, NodeKind, StoreKind, StoreSpec, TableInfo, naming};
 
 /// One of the streams that fill an aggregate.
 trait Input<K, A>: Send {
@@ -356,6 +356,7 @@ impl<K: Clone + Send + 'static, A: Clone + Send + 'static> CogroupedKStream<K, A
         }
         let name = locked.generate_name(naming::COGROUP_MERGE);
         let merge = locked.add_node(name, NodeKind::Processor { stores: Vec::new() }, nodes.clone());
+        locked.copartitioned.push(Copartitioned { node: merge, sides: nodes.clone() });
         locked.tables.insert(merge, TableInfo { store: Some(spec), ..TableInfo::default() });
         drop(locked);
         Placed { inputs, nodes, graph, merge, store }

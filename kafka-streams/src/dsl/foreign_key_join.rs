@@ -10,7 +10,9 @@ use crate::processor::{
 };
 use crate::serde::{HasSerde, Nullable, SharedSerde};
 use crate::state::{Subscription, SubscriptionResponse, SubscriptionResponseSerde, SubscriptionSerde};
-use crate::topology::{NodeKind, RepartitionSpec, StoreKind, StoreSpec, TableInfo, TopicRef, naming};
+use crate::topology::{
+    Copartitioned, NodeKind, RepartitionSpec, StoreKind, StoreSpec, TableInfo, TopicRef, naming,
+};
 
 impl<K: Clone + Send + 'static, V: Clone + Send + 'static> KTable<K, V> {
     /// Joins each row with the row of another table whose key is somewhere in it (KIP-213): `foreign_key` finds it, `None`
@@ -144,6 +146,11 @@ impl<K: Clone + Send + 'static, V: Clone + Send + 'static> KTable<K, V> {
         let result = graph.add_node(result_name, processor(Vec::new()), vec![resolver]);
         let info = TableInfo { lazy_store: Some(store.spec(StoreKind::KeyValue)), ..TableInfo::default() };
         graph.tables.insert(result, info);
+        for (node, sides) in
+            [(receive, vec![registration_source, other_node]), (resolver, vec![response_source, self.node])]
+        {
+            graph.copartitioned.push(Copartitioned { node, sides });
+        }
         if is_kept {
             graph.keep_rows(result);
         }

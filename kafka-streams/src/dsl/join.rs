@@ -139,7 +139,7 @@ impl<K: Clone + Send + 'static, V: Clone + Send + 'static> KStream<K, V> {
         let join_other = graph.add_node(other_name, processor(&join_stores(&own)), vec![right_windowed]);
         let merge = graph.add_node(merge_name, processor(&[]), vec![join_this, join_other]);
         graph.relaxed_null_keys.extend((outer.left || outer.right).then_some(merge));
-        graph.copartitioned.push(Copartitioned { node: merge, sides: [this.node, right_parent] });
+        graph.copartitioned.push(Copartitioned { node: merge, sides: vec![this.node, right_parent] });
         graph.stores.extend([Some(own.clone()), Some(others.clone()), shared.clone()].into_iter().flatten());
         drop(graph);
 
@@ -305,7 +305,7 @@ impl<K: Send + 'static, V: Send + 'static> KStream<K, V> {
         let node = graph.add_node(name, NodeKind::Processor { stores }, vec![stream.node]);
         graph.relaxed_null_keys.extend(left.then_some(node));
         if !foreign {
-            graph.copartitioned.push(Copartitioned { node, sides: [stream.node, table.node] });
+            graph.copartitioned.push(Copartitioned { node, sides: vec![stream.node, table.node] });
         }
         drop(graph);
         let outlets = Outlets::new();
@@ -410,7 +410,7 @@ impl<K: Send + 'static, V: Clone + Send + 'static> KTable<K, V> {
             graph.add_node(other_name, NodeKind::Processor { stores: this_stores }, vec![other_parent]);
         let stores = store.iter().filter_map(|store| store.name.clone()).collect();
         let merge = graph.add_node(merge_name, NodeKind::Processor { stores }, vec![join_this, join_other]);
-        graph.copartitioned.push(Copartitioned { node: merge, sides: [self.node, other_parent] });
+        graph.copartitioned.push(Copartitioned { node: merge, sides: vec![self.node, other_parent] });
         let spec = store.as_ref().map(|store| store.spec(StoreKind::KeyValue));
         graph.stores.extend(spec.clone());
         graph.tables.insert(

@@ -1,4 +1,4 @@
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,6 +8,7 @@ use kafka_client::wire::messages::create_topics_request::{CreatableTopic, Creata
 use kafka_client::wire::messages::{CreateTopicsRequest, TopicName};
 use kafka_client::{Client, Target, TopicPartition};
 
+use super::widths::widths;
 use crate::config::StreamsConfig;
 use crate::error::{StreamsError, TaskId};
 use crate::topology::{StoreKind, TopicRef, Topology, changelog_topic};
@@ -109,63 +110,14 @@ impl Layout {
     }
 }
 
-/// What the topology needs beside the user's topics. A repartition topic has as many partitions as the topics it is
-/// joined with, or as the largest topic that its writers read, unless the user said how many
-/// (`CopartitionedTopicsEnforcer`).
+/// What the topology needs beside the user's topics.
 fn internal_topics(
     topology: &Topology,
     application_id: &str,
-    mut counts: BTreeMap<TopicRef, i32>,
+    counts: BTreeMap<TopicRef, i32>,
 ) -> Result<Vec<InternalTopic>, StreamsError> {
     let inner = &topology.inner;
-    for spec in &inner.graph.repartitions {
-        if let Some(partitions) = spec.partitions {
-            counts.insert(TopicRef::Internal(Arc::clone(&spec.name)), partitions);
-        }
-    }
-    let fixed: BTreeSet<TopicRef> = counts.keys().cloned().collect();
-    let joins = inner.graph.copartitioned.iter().map(|join| {
-        let topics = join.sides.iter().flat_map(|side| inner.graph.topics_upstream(*side));
-        (join.node, topics.collect::<BTreeSet<_>>())
-    });
-    let joins: Vec<_> = joins.collect();
-    let mut joined = BTreeMap::<TopicRef, i32>::new();
-    // Each round settles the topics behind those of the round before.
-    for _ in 0..=inner.subtopologies.len() {
-        for spec in inner.graph.repartitions.iter().filter(|spec| spec.partitions.is_none()) {
-            let topic = TopicRef::Internal(Arc::clone(&spec.name));
-            let writers = inner.subtopologies.iter().filter(|sub| sub.sink_topics.contains(&topic));
-            let upstream = writers.flat_map(|sub| &sub.source_topics).filter_map(|source| counts.get(source));
-            if let Some(width) = joined.get(&topic).or(upstream.max()).copied() {
-                counts.insert(topic, width);
-            }
-        }
-        for (_, topics) in &joins {
-            let widest = |topics: &mut dyn Iterator<Item = &TopicRef>| {
-                topics.filter_map(|topic| counts.get(topic)).max().copied()
-            };
-            let told = widest(&mut topics.iter().filter(|topic| fixed.contains(*topic)));
-            let Some(width) = told.or_else(|| widest(&mut topics.iter())) else { continue };
-            for topic in topics.iter().filter(|topic| !fixed.contains(*topic)) {
-                counts.insert(topic.clone(), width);
-                joined.insert(topic.clone(), width);
-            }
-        }
-    }
-    let differ = joins.iter().filter_map(|(node, topics)| {
-        let widths = topics.iter().filter_map(|topic| Some((topic, *counts.get(topic)?)));
-        let widths: Vec<_> = widths.collect();
-        if widths.iter().all(|(_, width)| widths.first().is_none_or(|(_, first)| first == width)) {
-            return None;
-        }
-        let name = inner.graph.nodes.get(*node).map(|node| node.name.as_str()).unwrap_or_default();
-        let widths = widths.iter().map(|(topic, width)| format!("{} has {width}", topic.name()));
-        Some(format!("at {name} {}", widths.collect::<Vec<_>>().join(", ")))
-    });
-    let problems: Vec<String> = differ.collect();
-    if !problems.is_empty() {
-        return Err(StreamsError::NotCopartitioned { problems });
-    }
+    let counts = widths(inner, counts)?;
     let repartitions = inner.graph.repartitions.iter().map(|spec| {
         let topic = TopicRef::Internal(Arc::clone(&spec.name));
         let partitions = counts.get(&topic).copied().unwrap_or(1);
@@ -262,34 +214,6 @@ async fn await_leaders(
 mod tests {
     use super::*;
     use crate::{Grouped, Store, StreamsBuilder};
-
-    /// `in` by a new key joins a table; `other`, by its own key, joins one too.
-    fn joins(widths: &[(&str, i32)]) -> Result<Vec<(String, i32)>, StreamsError> {
-        let builder = StreamsBuilder::new();
-        let table = builder.table::<String, String>("table");
-        let rekeyed = builder.stream::<String, String>("in").select_key(|_, v| v.clone());
-        rekeyed.join_table(&table, |_, v, _| v, "first").to("out");
-        let other = builder.stream::<String, String>("other");
-        other.join_table(&table, |_, v, _| v, "second").to("out");
-        let counts = widths.iter().map(|(topic, width)| (TopicRef::External(Arc::from(*topic)), *width));
-        let topics = internal_topics(&builder.build().unwrap(), "app", counts.collect())?;
-        Ok(topics.into_iter().map(|topic| (topic.name.to_string(), topic.partitions)).collect())
-    }
-
-    #[test]
-    fn a_repartition_topic_is_as_wide_as_what_it_is_joined_with() {
-        let topics = joins(&[("in", 2), ("table", 5), ("other", 5)]).unwrap();
-        assert_eq!(topics.first(), Some(&("app-first-repartition".to_owned(), 5)));
-    }
-
-    #[test]
-    fn joined_topics_of_different_width_are_refused() {
-        let error = joins(&[("in", 2), ("table", 5), ("other", 3)]).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "joined topics need the same number of partitions: at second other has 3, table has 5"
-        );
-    }
 
     #[test]
     fn a_repartition_topic_is_as_wide_as_was_asked() {

@@ -10,6 +10,7 @@ mod pump;
 mod restore;
 
 pub(crate) mod task;
+mod widths;
 mod worker;
 
 use std::collections::BTreeMap;

@@ -125,12 +125,12 @@ pub(crate) struct RepartitionSpec {
     pub(crate) partitions: Option<i32>,
 }
 
-/// Two inputs of a join: records of one key must be in partitions of one number.
+/// The inputs of a join: records of one key must be in partitions of one number.
 #[derive(Debug, Clone)]
 pub(crate) struct Copartitioned {
     /// The join.
     pub(crate) node: NodeId,
-    pub(crate) sides: [NodeId; 2],
+    pub(crate) sides: Vec<NodeId>,
 }
 
 /// What the DSL writes down while it is used.
