@@ -129,8 +129,8 @@ mod tests {
     fn repartition_topics_of_one_join_are_as_wide_as_the_widest() {
         let cogroup = |builder: &StreamsBuilder| {
             let by_value = |topic: &str| text(builder, topic).group_by(topic, |_, v| v.clone());
-            let both = by_value("a").cogroup(|_, v, all: &mut String| all.push_str(&v));
-            let both = both.cogroup(by_value("b"), |_, v, all: &mut String| all.push_str(&v));
+            let both = by_value("a").cogroup(|_, v, all: &mut String| all.push_str(v));
+            let both = both.cogroup(by_value("b"), |_, v, all: &mut String| all.push_str(v));
             let _ = both.aggregate(String::new, Store::kv("all"));
         };
         let widths = widths_of(cogroup, &[("a", 2), ("b", 5)]).unwrap();
