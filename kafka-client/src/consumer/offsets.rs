@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use kafka_wire::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
@@ -22,7 +23,7 @@ use super::{CommitError, IsolationLevel, OffsetReset, OffsetsError};
 use crate::TopicPartition;
 use crate::client::{Client, Target};
 use crate::cluster::CoordinatorKind;
-use crate::group::member::NO_GENERATION;
+use crate::group::member::{Identity, NO_GENERATION};
 use crate::group::requests;
 use crate::net::{Call, Connection, Purpose, RequestError};
 use crate::topic_partition::{by_topic, string, topic_name};
@@ -150,18 +151,24 @@ impl Shared {
         let deadline = began + self.client.request_timeout();
         let mut failures = 0;
         loop {
-            let error = match self.try_commit(&group, &offsets).await {
+            let changed = self.changes_generation.load(Ordering::Acquire);
+            let identity = self.identity.lock().clone();
+            let error = match self.try_commit(&group, identity.as_ref(), &offsets).await {
                 Ok(()) => break,
                 Err(error) => error,
             };
-            // The epoch moved on while the commit was under way; a heartbeat's answer brings the new one (KIP-848).
-            let outdated = matches!(&error, CommitError::Refused { code: ErrorCode::StaleMemberEpoch, .. });
+            let goes_on = match &error {
+                // The epoch moved on while the commit was under way; a heartbeat's answer brings the new one (KIP-848).
+                CommitError::Refused { code: ErrorCode::StaleMemberEpoch, .. } => true,
+                CommitError::Refused {
+                    code: ErrorCode::RebalanceInProgress | ErrorCode::IllegalGeneration,
+                    ..
+                } => (changed || self.is_overtaken(identity.as_ref())) && self.are_assigned(offsets.keys()),
+                error => error.is_retriable(),
+            };
             failures += 1;
             let retry_at = Instant::now() + self.client.retry_backoff().random_delay(failures);
-            // A rebalance has to end before this can succeed, and the caller may be what it waits for.
-            let rebalances =
-                matches!(&error, CommitError::Refused { code: ErrorCode::RebalanceInProgress, .. });
-            if !(error.is_retriable() || outdated) || rebalances || retry_at >= deadline {
+            if !goes_on || retry_at >= deadline {
                 return Err(error);
             }
             tokio::time::sleep_until(retry_at).await;
@@ -172,15 +179,30 @@ impl Shared {
         Ok(())
     }
 
+    /// Whether there is, or is about to be, a later generation than that of `identity`. A cooperative member keeps
+    /// partitions from one to the next, and what it commits of them is refused until it knows the new one. Who lost
+    /// them to it has let go of them before another member has them, so that no commit can come too late.
+    fn is_overtaken(&self, identity: Option<&Identity>) -> bool {
+        let is_member = |identity: &&Identity| identity.generation != NO_GENERATION;
+        let changes = self.changes_generation.load(Ordering::Acquire);
+        let now = self.identity.lock();
+        changes || now.as_ref().filter(is_member).is_some_and(|now| identity.is_some_and(|then| then != now))
+    }
+
+    fn are_assigned<'a>(&self, mut partitions: impl Iterator<Item = &'a TopicPartition>) -> bool {
+        let fetcher = self.fetcher.lock();
+        partitions.all(|partition| fetcher.is_assigned(partition))
+    }
+
     async fn try_commit(
         &self,
         group: &str,
+        identity: Option<&Identity>,
         offsets: &BTreeMap<TopicPartition, OffsetAndMetadata>,
     ) -> Result<(), CommitError> {
         let unanswered = |source| CommitError::Request { group: group.to_owned(), source };
         let connection = self.coordinator(Purpose::Control).await.map_err(unanswered)?;
-        let identity = self.identity.lock().clone();
-        let generation = identity.as_ref().map_or(NO_GENERATION, |identity| identity.generation);
+        let generation = identity.map_or(NO_GENERATION, |identity| identity.generation);
         let topics = by_topic(offsets.iter().map(|(partition, at)| (partition.clone(), at)))
             .into_iter()
             .map(|(topic, partitions)| {

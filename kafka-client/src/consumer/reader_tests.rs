@@ -163,6 +163,20 @@ fn the_record_at_work_is_not_done_until_the_next_one_is_asked_for() {
     assert_eq!(done(&shared, 0), 2);
 }
 
+/// After an explicit commit the records of the batch at hand counted as done while the application worked on them: a
+/// rebalance did not wait for it, and committed them.
+#[test]
+fn the_record_after_a_commit_is_at_work_again() {
+    let shared = reader();
+    fetch(&shared, 0, batch(0, 3));
+    next(&shared);
+    next(&shared);
+    shared.finish_reading();
+    assert_eq!((shared.reader_is_busy(), done(&shared, 0)), (false, 2));
+    next(&shared);
+    assert_eq!((shared.reader_is_busy(), done(&shared, 0)), (true, 2));
+}
+
 #[test]
 fn the_batch_at_work_is_not_done_until_the_next_one_is_asked_for() {
     let shared = reader();

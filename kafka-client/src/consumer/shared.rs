@@ -76,6 +76,8 @@ pub(super) struct Shared {
     pub(super) commands: mpsc::UnboundedSender<Command>,
     pub(super) events: broadcast::Sender<RebalanceEvent>,
     pub(super) identity: Mutex<Option<Identity>>,
+    /// The group goes from one generation to the next, and this member with it.
+    pub(super) changes_generation: AtomicBool,
     /// What the group speaks, once that is settled.
     pub(super) group_protocol: Mutex<Option<GroupProtocol>>,
     pub(super) committed: Mutex<BTreeMap<TopicPartition, i64>>,
@@ -160,6 +162,7 @@ impl Shared {
             commands,
             events: broadcast::Sender::new(MAX_EVENTS),
             identity: Mutex::new(None),
+            changes_generation: AtomicBool::new(false),
             group_protocol: Mutex::new(None),
             committed: Mutex::default(),
             failure: Mutex::new(None),

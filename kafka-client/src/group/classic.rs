@@ -97,7 +97,6 @@ enum AfterRelease<A> {
     Join { not_before: Instant },
     Adopt(A),
     WaitForPoll,
-    Leave(GroupExit),
     Nothing,
 }
 
@@ -107,6 +106,9 @@ pub(crate) struct Membership<D: Duty> {
     /// What the coordinator said last. Without a generation this is no member, with a member id it may be known.
     term: Term,
     state: State<D::Assignment>,
+    /// Asked to leave; does so once everything is given up. An exchange goes on until then, because commits of what is
+    /// given up may need the generation that it brings.
+    leaving: Option<GroupExit>,
     rejoin_reason: Option<Cow<'static, str>>,
     heartbeat: Heartbeat,
     polled_at: Instant,
@@ -149,6 +151,7 @@ impl<D: Duty> Membership<D> {
             duty,
             term: Term { generation: NO_GENERATION, ..Term::default() },
             state: State::Unjoined { not_before: now },
+            leaving: None,
             rejoin_reason: None,
             heartbeat,
             polled_at: now,
@@ -178,6 +181,11 @@ impl<D: Duty> Membership<D> {
         matches!(self.state, State::Left)
     }
 
+    /// Whether the group changes from one generation to the next: commits under either may be refused meanwhile.
+    pub(crate) fn is_exchanging(&self) -> bool {
+        matches!(self.state, State::Joining | State::Assigning | State::Syncing)
+    }
+
     /// The next thing to do, if any. Call until it returns `None`, then again at [`Membership::wake_at`] or
     /// after an event.
     pub(crate) fn poll(&mut self, now: Instant) -> Option<ActionOf<D>> {
@@ -188,6 +196,9 @@ impl<D: Duty> Membership<D> {
             if self.poll_deadline().is_some_and(|deadline| now >= deadline) {
                 self.leave_for_silence();
                 continue;
+            }
+            if self.leaving.is_some() && matches!(self.state, State::Unjoined { .. } | State::Stable) {
+                self.state = State::Releasing(AfterRelease::Nothing);
             }
             match &self.state {
                 State::Unjoined { not_before } if now >= *not_before && self.duty.is_ready() => {
@@ -275,6 +286,10 @@ impl<D: Duty> Membership<D> {
         };
         self.pace.succeeded();
         self.heartbeat.restart(now);
+        if self.leaving.is_some() {
+            self.state = State::Releasing(AfterRelease::Nothing);
+            return;
+        }
         match self.duty.read(&self.term, assignment) {
             Ok(assignment) => match self.duty.revoked_by(&assignment) {
                 None => self.adopt(assignment),
@@ -310,18 +325,21 @@ impl<D: Duty> Membership<D> {
     /// A commit under `generation` was refused in a way that ends the membership.
     pub(crate) fn commit_refused(&mut self, now: Instant, generation: i32, code: ErrorCode) {
         if generation == self.term.generation && self.heartbeats() {
-            match code {
-                ErrorCode::RebalanceInProgress => self.rejoin("the group rebalances"),
-                ErrorCode::UnknownMemberId | ErrorCode::IllegalGeneration | ErrorCode::FencedInstanceId => {
-                    self.handle_failure(now, Failure::Refused(code));
-                }
-                _ => {}
+            // Not so RebalanceInProgress: the coordinator waits for assignments then, and not for members.
+            if matches!(
+                code,
+                ErrorCode::UnknownMemberId | ErrorCode::IllegalGeneration | ErrorCode::FencedInstanceId
+            ) {
+                self.handle_failure(now, Failure::Refused(code));
             }
         }
     }
 
     /// What the last [`Action::Release`] named is given up.
     pub(crate) fn released(&mut self, now: Instant) {
+        if let Some(exit) = self.leaving.filter(|_| !self.has_left()) {
+            return self.say_goodbye(exit);
+        }
         let State::Releasing(after) = &mut self.state else { return };
         match std::mem::replace(after, AfterRelease::Nothing) {
             AfterRelease::Join { not_before } => {
@@ -334,28 +352,34 @@ impl<D: Duty> Membership<D> {
                 self.rejoin("partitions were revoked for other members");
             }
             AfterRelease::WaitForPoll => self.state = State::Stale,
-            AfterRelease::Leave(exit) => {
-                let leaves = match exit {
-                    GroupExit::Default => self.config.instance_id.is_none(),
-                    GroupExit::Leave => true,
-                    GroupExit::Remain => false,
-                };
-                if leaves && self.is_member() {
-                    self.actions.push_back(Action::Ask(Ask::Leave(self.identity())));
-                }
-                self.forget_membership(true);
-                self.state = State::Left;
-            }
             AfterRelease::Nothing => self.state = State::Left,
         }
     }
 
     /// Gives everything up and leaves. Members that remain are the group's until their session ends (KIP-345).
     pub(crate) fn leave(&mut self, exit: GroupExit) {
-        if self.has_left() {
+        if self.has_left() || self.leaving.replace(exit).is_some() {
             return;
         }
-        self.release(self.duty.held(), false, AfterRelease::Leave(exit));
+        let held = self.duty.held();
+        if self.is_exchanging() {
+            self.ask_to_release(held, false);
+        } else {
+            self.release(held, false, AfterRelease::Nothing);
+        }
+    }
+
+    fn say_goodbye(&mut self, exit: GroupExit) {
+        let leaves = match exit {
+            GroupExit::Default => self.config.instance_id.is_none(),
+            GroupExit::Leave => true,
+            GroupExit::Remain => false,
+        };
+        if leaves && self.is_member() {
+            self.actions.push_back(Action::Ask(Ask::Leave(self.identity())));
+        }
+        self.forget_membership(true);
+        self.state = State::Left;
     }
 
     fn is_member(&self) -> bool {
@@ -365,13 +389,12 @@ impl<D: Duty> Membership<D> {
     /// Whether the application's silence would cost the membership.
     fn is_active(&self) -> bool {
         self.term.generation != NO_GENERATION
+            && self.leaving.is_none()
             && !matches!(
                 self.state,
                 State::Stale
                     | State::Left
-                    | State::Releasing(
-                        AfterRelease::WaitForPoll | AfterRelease::Leave(_) | AfterRelease::Nothing
-                    )
+                    | State::Releasing(AfterRelease::WaitForPoll | AfterRelease::Nothing)
             )
     }
 
@@ -438,9 +461,13 @@ impl<D: Duty> Membership<D> {
     }
 
     fn release(&mut self, what: D::Held, lost: bool, after: AfterRelease<D::Assignment>) {
+        self.state = State::Releasing(after);
+        self.ask_to_release(what, lost);
+    }
+
+    fn ask_to_release(&mut self, what: D::Held, lost: bool) {
         // An older release that the shell has not begun is part of this one.
         self.actions.retain(|action| !matches!(action, Action::Release { .. }));
-        self.state = State::Releasing(after);
         self.actions.push_back(Action::Release { what, lost });
     }
 
@@ -448,10 +475,6 @@ impl<D: Duty> Membership<D> {
     fn lose(&mut self, forget_member_id: bool, after: AfterRelease<D::Assignment>) {
         let lost = self.duty.held();
         self.forget_membership(forget_member_id);
-        let after = match self.state {
-            State::Releasing(AfterRelease::Leave(exit)) => AfterRelease::Leave(exit),
-            _ => after,
-        };
         self.release(lost, true, after);
     }
 

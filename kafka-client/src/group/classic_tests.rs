@@ -247,6 +247,31 @@ fn close_leaves_the_group_unless_the_member_is_static() {
     }
 }
 
+/// Closing in the middle of a rebalance lost what was to be committed last: the generation was over, and nobody heard
+/// of the next.
+#[test]
+fn a_member_that_closes_while_the_group_rebalances_gets_to_a_generation_to_commit_under() {
+    let now = Instant::now();
+    let mut member = cooperative(now);
+    enter(&mut member, now, 1, &[0, 1]);
+    assert!(matches!(member.poll(now), Some(Action::Take(_))));
+    member.heartbeat_answered(now, 1, Err(Failure::Refused(ErrorCode::RebalanceInProgress)));
+    assert!(matches!(member.poll(now), Some(Action::Ask(Ask::Join { .. }))));
+    member.leave(GroupExit::Default);
+    assert_eq!(member.poll(now), Some(Action::Release { what: vec![tp(0), tp(1)], lost: false }));
+    member.joined(now, follower("m", 2, CooperativeStickyAssignor.name()));
+    assert!(matches!(member.poll(now), Some(Action::Ask(Ask::Sync { .. }))));
+    assert!(member.is_exchanging());
+    member.synced(now, Ok(assignment(&[0])));
+    assert_eq!(member.poll(now), None, "nothing is taken or released again");
+    assert!(!member.is_exchanging());
+    assert_eq!(member.identity(), identity("m", 2));
+    assert_eq!(member.poll(now + INTERVAL), Some(Action::Ask(Ask::Heartbeat(identity("m", 2)))));
+    member.released(now + INTERVAL);
+    assert_eq!(member.poll(now + INTERVAL), Some(Action::Ask(Ask::Leave(identity("m", 2)))));
+    assert!(member.has_left());
+}
+
 #[test]
 fn an_unknown_member_that_is_closing_still_closes() {
     let now = Instant::now();

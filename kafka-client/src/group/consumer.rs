@@ -444,8 +444,14 @@ impl ConsumerMembership {
         self.polled_at + self.config.max_poll_interval
     }
 
-    fn owned_ids(&self) -> Vec<PartitionId> {
-        self.owned.keys().copied().collect()
+    /// What the coordinator must not give to others. What is just being taken over is among that: a coordinator that
+    /// is told that a member owns less than it assigned takes the rest back without waiting (`ownsRevokedPartitions` of
+    /// `CurrentAssignmentBuilder`).
+    fn held_ids(&self) -> Vec<PartitionId> {
+        match &self.reconciliation {
+            Reconciliation::Assigning { to } => to.keys().copied().collect(),
+            Reconciliation::Idle | Reconciliation::Releasing { .. } => self.owned.keys().copied().collect(),
+        }
     }
 
     fn has_nameless(&self) -> bool {
@@ -465,7 +471,7 @@ impl ConsumerMembership {
 
     fn beat(&mut self, now: Instant) {
         let joining = self.epoch == JOIN_EPOCH;
-        let tells = Told { topics: self.topics.clone(), owned: Some(self.owned_ids()) };
+        let tells = Told { topics: self.topics.clone(), owned: Some(self.held_ids()) };
         let told = self.told.as_ref().filter(|_| !joining);
         let mut news = News::default();
         if told.is_none() {

@@ -367,6 +367,26 @@ fn a_member_whose_application_is_silent_leaves_and_comes_back_with_it() {
     assert_eq!(beat(&mut member, back).identity.generation, 0);
 }
 
+/// A heartbeat that was lost makes the next one tell everything. One that left out what was being taken over let the
+/// coordinator give it to another member at once.
+#[test]
+fn what_is_being_taken_over_is_told_as_owned() {
+    let now = Instant::now();
+    let mut member = member(now);
+    enter(&mut member, now, 1, &[]);
+    let at = now + INTERVAL;
+    let lost = beat(&mut member, at);
+    member.answered(at, lost.number, BeatAnswer { assignment: Some(vec![(TOPIC, 0)]), ..nothing_new(1) });
+    member.named(at, false, name_of);
+    assert!(matches!(member.poll(at), Some(Action::Assign { .. })));
+    let late = at + INTERVAL;
+    let lost = beat(&mut member, late);
+    member.failed(late, lost.number, Failure::Unanswered);
+    assert_eq!(member.poll(late), Some(Action::ForgetCoordinator));
+    let again = beat(&mut member, late + INTERVAL);
+    assert_eq!(again.news.owned, Some(vec![(TOPIC, 0)]));
+}
+
 #[test]
 fn a_subscription_that_changes_is_told_at_once() {
     let now = Instant::now();

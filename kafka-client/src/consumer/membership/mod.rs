@@ -5,6 +5,7 @@ mod handover;
 mod pattern;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use kafka_wire::ErrorCode;
@@ -180,7 +181,10 @@ impl GroupTask {
                 }
             }
         }
+        // In this order: who finds that the change is over finds its generation.
         *self.shared.identity.lock() = Some(self.identity());
+        let changes = matches!(&self.member, Member::Classic(member) if member.is_exchanging());
+        self.shared.changes_generation.store(changes, Ordering::Release);
     }
 
     fn identity(&self) -> Identity {

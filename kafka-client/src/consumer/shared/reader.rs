@@ -22,6 +22,8 @@ impl Shared {
         match cursor.records.next()? {
             Ok(record) => {
                 reader.polled = true;
+                // An explicit commit said that the application is done with what it had before this one.
+                reader.busy = true;
                 Some(record)
             }
             Err(error) => {
