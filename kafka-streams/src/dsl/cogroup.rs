@@ -205,6 +205,22 @@ impl<K: Clone + Send + 'static, V: Send + 'static> KGroupedStream<K, V> {
 
 impl<K: Clone + Send + 'static, A: Clone + Send + 'static> CogroupedKStream<K, A> {
     /// One more stream, and what its records add.
+    ///
+    /// ```
+    /// use kafka_streams::{Grouped, Store, testing::Example};
+    ///
+    /// Example::of(|builder| {
+    ///     let lengths = builder.stream::<String, String>("texts").group_by_key(Grouped::auto());
+    ///     let numbers = builder.stream::<String, i64>("numbers").group_by_key(Grouped::auto());
+    ///     let both = lengths
+    ///         .cogroup(|_key, text, sum: &mut i64| *sum += text.len() as i64)
+    ///         .cogroup(numbers, |_key, n, sum| *sum += n);
+    ///     both.aggregate(|| 0, Store::kv("sums")).to_stream().to("out");
+    /// })
+    /// .pipe_at(3, "texts", [("a", "four")])
+    /// .pipe_at(4, "numbers", [("a", 10)])
+    /// .gives("out", [("a", 4), ("a", 14)]);
+    /// ```
     pub fn cogroup<V: Send + 'static>(
         mut self,
         other: KGroupedStream<K, V>,
@@ -217,6 +233,22 @@ impl<K: Clone + Send + 'static, A: Clone + Send + 'static> CogroupedKStream<K, A
     }
 
     /// Folds all streams' records of a key into an accumulator that begins as `initial()`.
+    ///
+    /// ```
+    /// use kafka_streams::{Grouped, Store, testing::Example};
+    ///
+    /// Example::of(|builder| {
+    ///     let lengths = builder.stream::<String, String>("texts").group_by_key(Grouped::auto());
+    ///     let numbers = builder.stream::<String, i64>("numbers").group_by_key(Grouped::auto());
+    ///     let both = lengths
+    ///         .cogroup(|_key, text, sum: &mut i64| *sum += text.len() as i64)
+    ///         .cogroup(numbers, |_key, n, sum| *sum += n);
+    ///     both.aggregate(|| 0, Store::kv("sums")).to_stream().to("out");
+    /// })
+    /// .pipe_at(3, "texts", [("a", "four")])
+    /// .pipe_at(4, "numbers", [("a", 10)])
+    /// .gives("out", [("a", 4), ("a", 14)]);
+    /// ```
     pub fn aggregate(
         self,
         initial: impl Fn() -> A + Send + Sync + 'static,
@@ -233,6 +265,24 @@ impl<K: Clone + Send + 'static, A: Clone + Send + 'static> CogroupedKStream<K, A
     }
 
     /// As [`CogroupedKStream::aggregate`], by tumbling or hopping windows.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use kafka_streams::{Grouped, TimeWindows, Store};
+    /// use kafka_streams::testing::Example;
+    ///
+    /// Example::of(|builder| {
+    ///     let lengths = builder.stream::<String, String>("texts").group_by_key(Grouped::auto());
+    ///     let numbers = builder.stream::<String, i64>("numbers").group_by_key(Grouped::auto());
+    ///     let both = lengths
+    ///         .cogroup(|_key, text, sum: &mut i64| *sum += text.len() as i64)
+    ///         .cogroup(numbers, |_key, n, sum| *sum += n);
+    ///     both.aggregate_in(TimeWindows::tumbling(Duration::from_millis(10)), || 0, Store::window("sums")).to_stream().map(|window, n| (format!("{} from {}", window.key, window.start), n)).to("out");
+    /// })
+    /// .pipe_at(3, "texts", [("a", "four")])
+    /// .pipe_at(4, "numbers", [("a", 10)])
+    /// .gives("out", [("a from 0", 4), ("a from 0", 14)]);
+    /// ```
     pub fn aggregate_in(
         self,
         windows: TimeWindows,
@@ -246,6 +296,25 @@ impl<K: Clone + Send + 'static, A: Clone + Send + 'static> CogroupedKStream<K, A
     }
 
     /// As [`CogroupedKStream::aggregate`], by sliding windows.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use kafka_streams::{Grouped, SlidingWindows, Store};
+    /// use kafka_streams::testing::Example;
+    ///
+    /// Example::of(|builder| {
+    ///     let lengths = builder.stream::<String, String>("texts").group_by_key(Grouped::auto());
+    ///     let numbers = builder.stream::<String, i64>("numbers").group_by_key(Grouped::auto());
+    ///     let both = lengths
+    ///         .cogroup(|_key, text, sum: &mut i64| *sum += text.len() as i64)
+    ///         .cogroup(numbers, |_key, n, sum| *sum += n);
+    ///     let near = SlidingWindows::of(Duration::from_millis(10));
+    ///     both.aggregate_in_sliding(near, || 0, Store::window("sums")).to_stream().map(|window, n| (format!("{} until {}", window.key, window.end), n)).to("out");
+    /// })
+    /// .pipe_at(20, "texts", [("a", "four")])
+    /// .pipe_at(21, "numbers", [("a", 10)])
+    /// .gives("out", [("a until 20", 4), ("a until 31", 10), ("a until 21", 14)]);
+    /// ```
     pub fn aggregate_in_sliding(
         self,
         windows: SlidingWindows,
@@ -260,6 +329,26 @@ impl<K: Clone + Send + 'static, A: Clone + Send + 'static> CogroupedKStream<K, A
     }
 
     /// As [`CogroupedKStream::aggregate`], by sessions; `merge` adds a later session's accumulator to an earlier one's.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use kafka_streams::{Grouped, SessionWindows, Store};
+    /// use kafka_streams::testing::Example;
+    ///
+    /// Example::of(|builder| {
+    ///     let lengths = builder.stream::<String, String>("texts").group_by_key(Grouped::auto());
+    ///     let numbers = builder.stream::<String, i64>("numbers").group_by_key(Grouped::auto());
+    ///     let both = lengths
+    ///         .cogroup(|_key, text, sum: &mut i64| *sum += text.len() as i64)
+    ///         .cogroup(numbers, |_key, n, sum| *sum += n);
+    ///     let sessions = SessionWindows::gap(Duration::from_millis(5));
+    ///     both.aggregate_in_sessions(sessions, || 0, |_key, sum, other| *sum += other, Store::session("sums"))
+    ///         .to_stream().map(|window, n| (format!("{} from {}", window.key, window.start), n)).to("out");
+    /// })
+    /// .pipe_at(3, "texts", [("a", "four")])
+    /// .pipe_at(4, "numbers", [("a", 10)])
+    /// .gives("out", [("a from 3", Some(4)), ("a from 3", None), ("a from 3", Some(14))]);
+    /// ```
     pub fn aggregate_in_sessions(
         self,
         windows: SessionWindows,

@@ -31,6 +31,17 @@ use crate::topology::naming;
 /// ```
 impl<K: Send + 'static, V: Send + 'static> KStream<K, V> {
     /// As [`KStream::filter`], with code that may fail.
+    ///
+    /// ```
+    /// use kafka_streams::testing::Example;
+    ///
+    /// Example::of(|builder| {
+    ///     let texts = builder.stream::<String, String>("in");
+    ///     texts.try_filter(|_key, text| text.parse::<i64>().map(|n| n > 1)).to("out");
+    /// })
+    /// .pipe("in", [("a", "1"), ("b", "2")])
+    /// .gives("out", [("b", "2")]);
+    /// ```
     pub fn try_filter<E: Into<ProcessorError> + 'static>(
         self,
         keep: impl Fn(&K, &V) -> Result<bool, E> + Send + Sync + 'static,
@@ -44,6 +55,17 @@ impl<K: Send + 'static, V: Send + 'static> KStream<K, V> {
     }
 
     /// As [`KStream::map_values`], with code that may fail.
+    ///
+    /// ```
+    /// use kafka_streams::testing::Example;
+    ///
+    /// Example::of(|builder| {
+    ///     let texts = builder.stream::<String, String>("in");
+    ///     texts.try_map_values(|_key, text| text.parse::<i64>()).to("out");
+    /// })
+    /// .pipe("in", [("a", "1"), ("b", "2")])
+    /// .gives("out", [("a", 1), ("b", 2)]);
+    /// ```
     pub fn try_map_values<V2: Send + 'static, E: Into<ProcessorError> + 'static>(
         self,
         map: impl Fn(&K, V) -> Result<V2, E> + Send + Sync + 'static,
@@ -57,6 +79,17 @@ impl<K: Send + 'static, V: Send + 'static> KStream<K, V> {
     }
 
     /// As [`KStream::map`], with code that may fail.
+    ///
+    /// ```
+    /// use kafka_streams::testing::Example;
+    ///
+    /// Example::of(|builder| {
+    ///     let texts = builder.stream::<String, String>("in");
+    ///     texts.try_map(|key, text| text.parse::<i64>().map(|n| (key, n))).to("out");
+    /// })
+    /// .pipe("in", [("a", "1"), ("b", "2")])
+    /// .gives("out", [("a", 1), ("b", 2)]);
+    /// ```
     pub fn try_map<K2: Send + 'static, V2: Send + 'static, E: Into<ProcessorError> + 'static>(
         self,
         map: impl Fn(K, V) -> Result<(K2, V2), E> + Send + Sync + 'static,
@@ -66,6 +99,17 @@ impl<K: Send + 'static, V: Send + 'static> KStream<K, V> {
     }
 
     /// As [`KStream::flat_map`], with code that may fail. Results are forwarded only if all of them are there.
+    ///
+    /// ```
+    /// use kafka_streams::testing::Example;
+    ///
+    /// Example::of(|builder| {
+    ///     let texts = builder.stream::<String, String>("in");
+    ///     texts.try_flat_map(|key, text| text.parse::<i64>().map(|n| [(key.clone(), n), (key, -n)])).to("out");
+    /// })
+    /// .pipe("in", [("a", "1"), ("b", "2")])
+    /// .gives("out", [("a", 1), ("a", -1), ("b", 2), ("b", -2)]);
+    /// ```
     pub fn try_flat_map<K2, V2, I, E>(
         self,
         map: impl Fn(K, V) -> Result<I, E> + Send + Sync + 'static,
@@ -85,6 +129,16 @@ impl<K: Send + 'static, V: Send + 'static> KStream<K, V> {
     }
 
     /// As [`KStream::for_each`], with code that may fail.
+    ///
+    /// ```
+    /// use kafka_streams::testing::Example;
+    ///
+    /// Example::of(|builder| {
+    ///     let texts = builder.stream::<String, String>("in");
+    ///     texts.try_for_each(|_key, text| text.parse::<i64>().map(|n| println!("{n}")));
+    /// })
+    /// .pipe("in", [("a", "1")]);
+    /// ```
     pub fn try_for_each<E: Into<ProcessorError> + 'static>(
         self,
         each: impl Fn(K, V) -> Result<(), E> + Send + Sync + 'static,

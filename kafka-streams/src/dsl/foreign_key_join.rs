@@ -58,6 +58,24 @@ impl<K: Clone + Send + 'static, V: Clone + Send + 'static> KTable<K, V> {
     }
 
     /// As [`KTable::join_by_foreign_key`], with a row wherever this table has one.
+    ///
+    /// ```
+    /// use kafka_streams::testing::Example;
+    ///
+    /// Example::of(|builder| {
+    ///     let (orders, users) = (builder.table::<String, String>("orders"), builder.table::<String, String>("users"));
+    ///     let bills = orders.left_join_by_foreign_key(
+    ///         users,
+    ///         |_id, user| Some(user.clone()),
+    ///         |id, _user, name| format!("{id} by {}", name.map_or("?", String::as_str)),
+    ///         "bills",
+    ///     );
+    ///     bills.to_stream().to("out");
+    /// })
+    /// .pipe("orders", [("o1", "u1")])
+    /// .pipe("users", [("u1", "Ann")])
+    /// .gives("out", [("o1", "o1 by ?"), ("o1", "o1 by Ann")]);
+    /// ```
     pub fn left_join_by_foreign_key<KO, VO, O>(
         self,
         other: KTable<KO, VO>,

@@ -14,12 +14,34 @@ pub struct KGroupedStream<K, V> {
 
 impl<K: Send + 'static, V: Send + 'static> KGroupedStream<K, V> {
     /// How many records each key has. Null keys and values are not counted.
+    ///
+    /// ```
+    /// use kafka_streams::{Grouped, Store, testing::Example};
+    ///
+    /// Example::of(|builder| {
+    ///     let groups = builder.stream::<String, i64>("in").group_by_key(Grouped::auto());
+    ///     groups.count(Store::kv("counts")).to_stream().to("out");
+    /// })
+    /// .pipe("in", [("a", 7), ("a", 8)])
+    /// .gives("out", [("a", 1), ("a", 2)]);
+    /// ```
     pub fn count(self, store: Store<K, i64>) -> KTable<K, i64> {
         let add = |_: &K, _: V, count: Option<i64>| count.unwrap_or(0).wrapping_add(1);
         self.aggregated(store, naming::AGGREGATE, add)
     }
 
     /// Combines each key's values two by two: the result so far and the next value.
+    ///
+    /// ```
+    /// use kafka_streams::{Grouped, Store, testing::Example};
+    ///
+    /// Example::of(|builder| {
+    ///     let groups = builder.stream::<String, i64>("in").group_by_key(Grouped::auto());
+    ///     groups.reduce(|largest, n| largest.max(n), Store::kv("largest")).to_stream().to("out");
+    /// })
+    /// .pipe("in", [("a", 7), ("a", 3)])
+    /// .gives("out", [("a", 7), ("a", 7)]);
+    /// ```
     pub fn reduce(
         self,
         combine: impl Fn(V, V) -> V + Send + Sync + 'static,
@@ -36,6 +58,18 @@ impl<K: Send + 'static, V: Send + 'static> KGroupedStream<K, V> {
     }
 
     /// Folds each key's values into an accumulator that begins as `initial()`.
+    ///
+    /// ```
+    /// use kafka_streams::{Grouped, Store, testing::Example};
+    ///
+    /// Example::of(|builder| {
+    ///     let groups = builder.stream::<String, i64>("in").group_by_key(Grouped::auto());
+    ///     let texts = groups.aggregate(String::new, |_key, n, text| text.push_str(&n.to_string()), Store::kv("texts"));
+    ///     texts.to_stream().to("out");
+    /// })
+    /// .pipe("in", [("a", 7), ("a", 8)])
+    /// .gives("out", [("a", "7"), ("a", "78")]);
+    /// ```
     pub fn aggregate<A: Clone + Send + 'static>(
         self,
         initial: impl Fn() -> A + Send + Sync + 'static,

@@ -25,6 +25,22 @@ struct Outer {
 impl<K: Clone + Send + 'static, V: Clone + Send + 'static> KStream<K, V> {
     /// Joins records of one key that are near each other in time; both streams must be partitioned alike, and are
     /// repartitioned if their keys changed. Result time: the later one's.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use kafka_streams::JoinWindows;
+    /// use kafka_streams::testing::Example;
+    ///
+    /// Example::of(|builder| {
+    ///     let (left, right) = (builder.stream::<String, String>("left"), builder.stream::<String, String>("right"));
+    ///     let near = JoinWindows::within(Duration::from_millis(5));
+    ///     left.join(right, |_key, l, r| format!("{l}{r}"), near, "pairs").to("out");
+    /// })
+    /// .pipe_at(10, "left", [("a", "l")])
+    /// .pipe_at(12, "right", [("a", "r")])
+    /// .pipe_at(99, "right", [("a", "too late")])
+    /// .gives("out", [("a", "lr")]);
+    /// ```
     pub fn join<V2: Clone + Send + 'static, O: Send + 'static>(
         self,
         other: KStream<K, V2>,
@@ -37,6 +53,22 @@ impl<K: Clone + Send + 'static, V: Clone + Send + 'static> KStream<K, V> {
     }
 
     /// As [`KStream::join`], and a record of this stream that finds no partner while it could is a result of its own.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use kafka_streams::JoinWindows;
+    /// use kafka_streams::testing::Example;
+    ///
+    /// Example::of(|builder| {
+    ///     let (left, right) = (builder.stream::<String, String>("left"), builder.stream::<String, String>("right"));
+    ///     let near = JoinWindows::within(Duration::from_millis(5));
+    ///     left.left_join(right, |_key, l, r| format!("{l}{}", r.map_or("-", String::as_str)), near, "pairs").to("out");
+    /// })
+    /// .pipe_at(10, "left", [("a", "l")])
+    /// .pipe_at(99, "left", [("a", "m")])
+    /// // Nobody came until its time was over.
+    /// .gives("out", [("a", "l-")]);
+    /// ```
     pub fn left_join<V2: Clone + Send + 'static, O: Send + 'static>(
         self,
         other: KStream<K, V2>,
@@ -49,6 +81,21 @@ impl<K: Clone + Send + 'static, V: Clone + Send + 'static> KStream<K, V> {
     }
 
     /// As [`KStream::join`], and a record of either stream that finds no partner while it could is a result of its own.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use kafka_streams::JoinWindows;
+    /// use kafka_streams::testing::Example;
+    ///
+    /// Example::of(|builder| {
+    ///     let (left, right) = (builder.stream::<String, String>("left"), builder.stream::<String, String>("right"));
+    ///     let near = JoinWindows::within(Duration::from_millis(5));
+    ///     left.outer_join(right, |_key, l, r| format!("{}{}", l.map_or("-", String::as_str), r.map_or("-", String::as_str)), near, "pairs").to("out");
+    /// })
+    /// .pipe_at(10, "right", [("a", "r")])
+    /// .pipe_at(99, "left", [("a", "l")])
+    /// .gives("out", [("a", "-r")]);
+    /// ```
     pub fn outer_join<V2: Clone + Send + 'static, O: Send + 'static>(
         self,
         other: KStream<K, V2>,
@@ -263,6 +310,20 @@ impl<K: Send + 'static, V: Send + 'static> KStream<K, V> {
 
     /// Joins each record with its key's row, as it is when the record comes. Records without a row are left out. Result
     /// time: the record's. The table must be partitioned as the stream is.
+    ///
+    /// ```
+    /// use kafka_streams::testing::Example;
+    ///
+    /// Example::of(|builder| {
+    ///     let names = builder.table::<String, String>("names");
+    ///     let clicks = builder.stream::<String, String>("clicks");
+    ///     clicks.join_table(&names, |_key, click, name| format!("{name}: {click}"), "named").to("out");
+    /// })
+    /// .pipe("clicks", [("a", "early")])
+    /// .pipe("names", [("a", "Ann")])
+    /// .pipe("clicks", [("a", "buy")])
+    /// .gives("out", [("a", "Ann: buy")]);
+    /// ```
     pub fn join_table<T: Send + 'static, O: Send + 'static>(
         self,
         table: &KTable<K, T>,
@@ -274,6 +335,20 @@ impl<K: Send + 'static, V: Send + 'static> KStream<K, V> {
     }
 
     /// As [`KStream::join_table`], and records without a row are results too.
+    ///
+    /// ```
+    /// use kafka_streams::testing::Example;
+    ///
+    /// Example::of(|builder| {
+    ///     let names = builder.table::<String, String>("names");
+    ///     let clicks = builder.stream::<String, String>("clicks");
+    ///     clicks.left_join_table(&names, |_key, click, name| format!("{}: {click}", name.map_or("?", String::as_str)), "named").to("out");
+    /// })
+    /// .pipe("clicks", [("a", "early")])
+    /// .pipe("names", [("a", "Ann")])
+    /// .pipe("clicks", [("a", "buy")])
+    /// .gives("out", [("a", "?: early"), ("a", "Ann: buy")]);
+    /// ```
     pub fn left_join_table<T: Send + 'static, O: Send + 'static>(
         self,
         table: &KTable<K, T>,
@@ -330,6 +405,18 @@ impl<K: Send + 'static, V: Send + 'static> KStream<K, V> {
 impl<K: Send + 'static, V: Clone + Send + 'static> KTable<K, V> {
     /// Joins rows of one key: there is a row while both tables have one. Result time: the later one's. Both tables must
     /// be partitioned alike.
+    ///
+    /// ```
+    /// use kafka_streams::testing::Example;
+    ///
+    /// Example::of(|builder| {
+    ///     let (names, towns) = (builder.table::<String, String>("names"), builder.table::<String, String>("towns"));
+    ///     names.join(towns, |_key, name, town| format!("{name}, {town}"), "people").to_stream().to("out");
+    /// })
+    /// .pipe("names", [("a", "Ann")])
+    /// .pipe("towns", [("a", "Oslo")])
+    /// .gives("out", [("a", "Ann, Oslo")]);
+    /// ```
     pub fn join<V2: Clone + Send + 'static, O: Clone + Send + 'static>(
         self,
         other: KTable<K, V2>,
@@ -341,6 +428,18 @@ impl<K: Send + 'static, V: Clone + Send + 'static> KTable<K, V> {
     }
 
     /// As [`KTable::join`], with a row wherever this table has one.
+    ///
+    /// ```
+    /// use kafka_streams::testing::Example;
+    ///
+    /// Example::of(|builder| {
+    ///     let (names, towns) = (builder.table::<String, String>("names"), builder.table::<String, String>("towns"));
+    ///     names.left_join(towns, |_key, name, town| format!("{name}, {}", town.map_or("?", String::as_str)), "people").to_stream().to("out");
+    /// })
+    /// .pipe("names", [("a", "Ann")])
+    /// .pipe("towns", [("a", "Oslo")])
+    /// .gives("out", [("a", "Ann, ?"), ("a", "Ann, Oslo")]);
+    /// ```
     pub fn left_join<V2: Clone + Send + 'static, O: Clone + Send + 'static>(
         self,
         other: KTable<K, V2>,
@@ -352,6 +451,17 @@ impl<K: Send + 'static, V: Clone + Send + 'static> KTable<K, V> {
     }
 
     /// As [`KTable::join`], with a row wherever either table has one.
+    ///
+    /// ```
+    /// use kafka_streams::testing::Example;
+    ///
+    /// Example::of(|builder| {
+    ///     let (names, towns) = (builder.table::<String, String>("names"), builder.table::<String, String>("towns"));
+    ///     names.outer_join(towns, |_key, name, town| format!("{name:?}, {town:?}"), "people").to_stream().to("out");
+    /// })
+    /// .pipe("towns", [("a", "Oslo")])
+    /// .gives("out", [("a", "None, Some(\"Oslo\")")]);
+    /// ```
     pub fn outer_join<V2: Clone + Send + 'static, O: Clone + Send + 'static>(
         self,
         other: KTable<K, V2>,

@@ -71,6 +71,17 @@ impl StreamsBuilder {
     /// Reads topics as streams of facts: a name, several names, or a [`Consumed`].
     ///
     /// Null keys or values need `Option<_>` as the type; `()` ignores what is there.
+    ///
+    /// ```
+    /// use kafka_streams::testing::Example;
+    ///
+    /// Example::of(|builder| {
+    ///     builder.stream::<String, i64>(["in", "also-in"]).to("out");
+    /// })
+    /// .pipe("in", [("a", 1)])
+    /// .pipe("also-in", [("b", 2)])
+    /// .gives("out", [("a", 1), ("b", 2)]);
+    /// ```
     pub fn stream<K: Send + 'static, V: Send + 'static>(
         &self,
         topics: impl Into<Consumed<K, V>>,
@@ -90,6 +101,16 @@ impl StreamsBuilder {
 
     /// Reads a topic as a table: the latest value of each key. Nobody can look into it; see
     /// [`StreamsBuilder::table_in`].
+    ///
+    /// ```
+    /// use kafka_streams::testing::Example;
+    ///
+    /// Example::of(|builder| {
+    ///     builder.table::<String, i64>("in").map_values(|_key, n| n * 10).to_stream().to("out");
+    /// })
+    /// .pipe("in", [("a", Some(1)), ("a", None)])
+    /// .gives("out", [("a", Some(10)), ("a", None)]);
+    /// ```
     pub fn table<K: Send + 'static, V: Clone + Send + 'static>(
         &self,
         topic: impl Into<Consumed<K, V>>,
@@ -98,6 +119,18 @@ impl StreamsBuilder {
     }
 
     /// Reads a topic as a table that is kept in a store.
+    ///
+    /// ```
+    /// use kafka_streams::{Store, StreamsBuilder, testing::TestDriver};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let builder = StreamsBuilder::new();
+    /// let _ = builder.table_in::<String, i64>("in", Store::kv("rows"));
+    /// let mut driver = TestDriver::new(&builder.build()?)?;
+    /// driver.input("in").pipe("a".to_owned(), 1i64, 0)?;
+    /// assert_eq!(driver.store::<String, i64>("rows")?.get(&"a".to_owned())?, Some(1));
+    /// # Ok(()) }
+    /// ```
     pub fn table_in<K: Send + 'static, V: Clone + Send + 'static>(
         &self,
         topic: impl Into<Consumed<K, V>>,

@@ -80,6 +80,17 @@ impl<K: Send + 'static, V: Send + 'static> SplitStream<K, V> {
     }
 
     /// Names the split: the names of the branches that follow begin with it, as `Named` given to Java's `split`.
+    ///
+    /// ```
+    /// use kafka_streams::testing::Example;
+    ///
+    /// Example::of(|builder| {
+    ///     let mut numbers = builder.stream::<String, i64>("in").split().named("size-");
+    ///     numbers.branch(|_key, n| *n > 1).to("large");
+    /// })
+    /// .pipe("in", [("a", 1), ("b", 2)])
+    /// .gives("large", [("b", 2)]);
+    /// ```
     pub fn named(mut self, name: impl Into<String>) -> Self {
         self.name = name.into();
         self.graph.lock().rename(self.node, self.name.clone());
@@ -88,12 +99,34 @@ impl<K: Send + 'static, V: Send + 'static> SplitStream<K, V> {
 
     /// The records for which `takes` is true and which no branch before took. The node is named after the split and
     /// the branch's number, from 1.
+    ///
+    /// ```
+    /// use kafka_streams::testing::Example;
+    ///
+    /// Example::of(|builder| {
+    ///     let mut numbers = builder.stream::<String, i64>("in").split();
+    ///     numbers.branch(|_key, n| *n > 1).to("large");
+    /// })
+    /// .pipe("in", [("a", 1), ("b", 2)])
+    /// .gives("large", [("b", 2)]);
+    /// ```
     pub fn branch(&mut self, takes: impl Fn(&K, &V) -> bool + Send + Sync + 'static) -> KStream<K, V> {
         let number = self.branches.lock().len() + 1;
         self.add(&number.to_string(), Some(Arc::new(takes)))
     }
 
     /// As [`SplitStream::branch`], its node named after the split and `name` (`Branched.as` in Java).
+    ///
+    /// ```
+    /// use kafka_streams::testing::Example;
+    ///
+    /// Example::of(|builder| {
+    ///     let mut numbers = builder.stream::<String, i64>("in").split().named("size-");
+    ///     numbers.branch_named("large", |_key, n| *n > 1).to("large");
+    /// })
+    /// .pipe("in", [("a", 1), ("b", 2)])
+    /// .gives("large", [("b", 2)]);
+    /// ```
     pub fn branch_named(
         &mut self,
         name: impl AsRef<str>,
@@ -103,11 +136,34 @@ impl<K: Send + 'static, V: Send + 'static> SplitStream<K, V> {
     }
 
     /// The records that no branch took. The node is named after the split and 0.
+    ///
+    /// ```
+    /// use kafka_streams::testing::Example;
+    ///
+    /// Example::of(|builder| {
+    ///     let mut numbers = builder.stream::<String, i64>("in").split();
+    ///     numbers.branch(|_key, n| *n > 1).to("large");
+    ///     numbers.default_branch().to("small");
+    /// })
+    /// .pipe("in", [("a", 1), ("b", 2)])
+    /// .gives("small", [("a", 1)]);
+    /// ```
     pub fn default_branch(self) -> KStream<K, V> {
         self.default_branch_named("0")
     }
 
     /// As [`SplitStream::default_branch`], its node named after the split and `name`.
+    ///
+    /// ```
+    /// use kafka_streams::testing::Example;
+    ///
+    /// Example::of(|builder| {
+    ///     let numbers = builder.stream::<String, i64>("in").split();
+    ///     numbers.default_branch_named("all").to("all");
+    /// })
+    /// .pipe("in", [("a", 1), ("b", 2)])
+    /// .gives("all", [("a", 1), ("b", 2)]);
+    /// ```
     pub fn default_branch_named(mut self, name: impl AsRef<str>) -> KStream<K, V> {
         self.add(name.as_ref(), None)
     }

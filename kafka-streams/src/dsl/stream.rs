@@ -82,24 +82,64 @@ impl<K: Send + 'static, V: Send + 'static> KStream<K, V> {
     }
 
     /// Names the last operator.
+    ///
+    /// ```
+    /// use kafka_streams::testing::Example;
+    ///
+    /// Example::of(|builder| {
+    ///     builder.stream::<String, i64>("in").filter(|_key, n| *n > 1).named("large-ones").to("out");
+    /// })
+    /// .pipe("in", [("a", 1), ("b", 2)])
+    /// .gives("out", [("b", 2)]);
+    /// ```
     pub fn named(self, name: impl Into<String>) -> Self {
         self.graph.lock().rename(self.node, name.into());
         self
     }
 
     /// Keeps the records for which `keep` is true.
+    ///
+    /// ```
+    /// use kafka_streams::testing::Example;
+    ///
+    /// Example::of(|builder| {
+    ///     builder.stream::<String, i64>("in").filter(|_key, n| *n > 1).to("out");
+    /// })
+    /// .pipe("in", [("a", 1), ("b", 2)])
+    /// .gives("out", [("b", 2)]);
+    /// ```
     pub fn filter(self, keep: impl Fn(&K, &V) -> bool + Send + Sync + 'static) -> Self {
         let keep = Arc::new(keep);
         self.then(naming::FILTER, false, move |out| Filter { keep: Arc::clone(&keep), when: true, out })
     }
 
     /// Keeps the records for which `drop` is false.
+    ///
+    /// ```
+    /// use kafka_streams::testing::Example;
+    ///
+    /// Example::of(|builder| {
+    ///     builder.stream::<String, i64>("in").filter_not(|_key, n| *n > 1).to("out");
+    /// })
+    /// .pipe("in", [("a", 1), ("b", 2)])
+    /// .gives("out", [("a", 1)]);
+    /// ```
     pub fn filter_not(self, drop: impl Fn(&K, &V) -> bool + Send + Sync + 'static) -> Self {
         let keep = Arc::new(drop);
         self.then(naming::FILTER, false, move |out| Filter { keep: Arc::clone(&keep), when: false, out })
     }
 
     /// Turns each record into another one. Grouping after it repartitions.
+    ///
+    /// ```
+    /// use kafka_streams::testing::Example;
+    ///
+    /// Example::of(|builder| {
+    ///     builder.stream::<String, i64>("in").map(|key, n| (key.to_uppercase(), n * 10)).to("out");
+    /// })
+    /// .pipe("in", [("a", 1), ("b", 2)])
+    /// .gives("out", [("A", 10), ("B", 20)]);
+    /// ```
     pub fn map<K2: Send + 'static, V2: Send + 'static>(
         self,
         map: impl Fn(K, V) -> (K2, V2) + Send + Sync + 'static,
@@ -109,6 +149,16 @@ impl<K: Send + 'static, V: Send + 'static> KStream<K, V> {
     }
 
     /// Turns each value into another one; keys stay.
+    ///
+    /// ```
+    /// use kafka_streams::testing::Example;
+    ///
+    /// Example::of(|builder| {
+    ///     builder.stream::<String, i64>("in").map_values(|_key, n| n * 10).to("out");
+    /// })
+    /// .pipe("in", [("a", 1), ("b", 2)])
+    /// .gives("out", [("a", 10), ("b", 20)]);
+    /// ```
     pub fn map_values<V2: Send + 'static>(
         self,
         map: impl Fn(&K, V) -> V2 + Send + Sync + 'static,
@@ -118,6 +168,16 @@ impl<K: Send + 'static, V: Send + 'static> KStream<K, V> {
     }
 
     /// Turns each record into any number of records. Grouping after it repartitions.
+    ///
+    /// ```
+    /// use kafka_streams::testing::Example;
+    ///
+    /// Example::of(|builder| {
+    ///     builder.stream::<String, i64>("in").flat_map(|key, n| [(key.clone(), n), (key, -n)]).to("out");
+    /// })
+    /// .pipe("in", [("a", 1)])
+    /// .gives("out", [("a", 1), ("a", -1)]);
+    /// ```
     pub fn flat_map<K2: Send + 'static, V2: Send + 'static, I: IntoIterator<Item = (K2, V2)> + 'static>(
         self,
         map: impl Fn(K, V) -> I + Send + Sync + 'static,
@@ -127,6 +187,17 @@ impl<K: Send + 'static, V: Send + 'static> KStream<K, V> {
     }
 
     /// Turns each value into any number of values; each result takes a clone of the key, the last one the key itself.
+    ///
+    /// ```
+    /// use kafka_streams::testing::Example;
+    ///
+    /// Example::of(|builder| {
+    ///     let lines = builder.stream::<String, String>("in");
+    ///     lines.flat_map_values(|_key, line| line.split(' ').map(str::to_owned).collect::<Vec<_>>()).to("out");
+    /// })
+    /// .pipe("in", [("a", "hello kafka")])
+    /// .gives("out", [("a", "hello"), ("a", "kafka")]);
+    /// ```
     pub fn flat_map_values<V2: Send + 'static, I: IntoIterator<Item = V2> + 'static>(
         self,
         map: impl Fn(&K, V) -> I + Send + Sync + 'static,
@@ -139,6 +210,16 @@ impl<K: Send + 'static, V: Send + 'static> KStream<K, V> {
     }
 
     /// Gives each record a new key. Grouping after it repartitions.
+    ///
+    /// ```
+    /// use kafka_streams::testing::Example;
+    ///
+    /// Example::of(|builder| {
+    ///     builder.stream::<String, i64>("in").select_key(|_key, n| format!("key-{n}")).to("out");
+    /// })
+    /// .pipe("in", [("a", 1)])
+    /// .gives("out", [("key-1", 1)]);
+    /// ```
     pub fn select_key<K2: Send + 'static>(
         self,
         select: impl Fn(&K, &V) -> K2 + Send + Sync + 'static,
@@ -148,23 +229,74 @@ impl<K: Send + 'static, V: Send + 'static> KStream<K, V> {
     }
 
     /// Looks at each record and passes it on.
+    ///
+    /// ```
+    /// use kafka_streams::testing::Example;
+    ///
+    /// Example::of(|builder| {
+    ///     builder.stream::<String, i64>("in").peek(|key, n| println!("{key} is {n}")).to("out");
+    /// })
+    /// .pipe("in", [("a", 1)])
+    /// .gives("out", [("a", 1)]);
+    /// ```
     pub fn peek(self, look: impl Fn(&K, &V) + Send + Sync + 'static) -> Self {
         let look = Arc::new(look);
         self.then(naming::PEEK, false, move |out| Peek { look: Arc::clone(&look), out })
     }
 
     /// Hands each record over; the stream ends here. `foreach` in Java.
+    ///
+    /// ```
+    /// use std::sync::atomic::{AtomicI64, Ordering};
+    /// use std::sync::Arc;
+    /// use kafka_streams::testing::Example;
+    ///
+    /// let sum = Arc::new(AtomicI64::new(0));
+    /// let add = Arc::clone(&sum);
+    /// Example::of(|builder| {
+    ///     builder.stream::<String, i64>("in").for_each(move |_key, n| {
+    ///         add.fetch_add(n, Ordering::Relaxed);
+    ///     });
+    /// })
+    /// .pipe("in", [("a", 1), ("b", 2)]);
+    /// assert_eq!(sum.load(Ordering::Relaxed), 3);
+    /// ```
     pub fn for_each(self, each: impl Fn(K, V) + Send + Sync + 'static) {
         let each = Arc::new(each);
         let _ = self.then::<(), (), _>(naming::FOR_EACH, false, move |_| ForEach(Arc::clone(&each)));
     }
 
     /// Splits the stream into branches, each with the records that its predicate takes first.
+    ///
+    /// ```
+    /// use kafka_streams::testing::Example;
+    ///
+    /// Example::of(|builder| {
+    ///     let mut numbers = builder.stream::<String, i64>("in").split();
+    ///     numbers.branch(|_key, n| *n > 1).to("large");
+    ///     numbers.default_branch().to("small");
+    /// })
+    /// .pipe("in", [("a", 1), ("b", 2)])
+    /// .gives("large", [("b", 2)])
+    /// .gives("small", [("a", 1)]);
+    /// ```
     pub fn split(self) -> SplitStream<K, V> {
         SplitStream::new(&self)
     }
 
     /// Both streams' records, in no particular order between them.
+    ///
+    /// ```
+    /// use kafka_streams::testing::Example;
+    ///
+    /// Example::of(|builder| {
+    ///     let other = builder.stream("other");
+    ///     builder.stream::<String, i64>("in").merge(other).to("out");
+    /// })
+    /// .pipe("in", [("a", 1)])
+    /// .pipe("other", [("b", 2)])
+    /// .gives("out", [("a", 1), ("b", 2)]);
+    /// ```
     pub fn merge(self, other: KStream<K, V>) -> Self {
         let foreign = !Arc::ptr_eq(&self.graph, &other.graph);
         let mut graph = self.graph.lock();
@@ -189,6 +321,17 @@ impl<K: Send + 'static, V: Send + 'static> KStream<K, V> {
     }
 
     /// Writes the stream to a topic: a name or a [`Produced`].
+    ///
+    /// ```
+    /// use kafka_streams::{Produced, testing::Example};
+    ///
+    /// Example::of(|builder| {
+    ///     builder.stream::<String, i64>("in").to(Produced::by_record(|record| if record.value > 1 { "large" } else { "small" }));
+    /// })
+    /// .pipe("in", [("a", 1), ("b", 2)])
+    /// .gives("large", [("b", 2)])
+    /// .gives("small", [("a", 1)]);
+    /// ```
     pub fn to(self, topic: impl Into<Produced<K, V>>) {
         let produced = topic.into();
         let mut graph = self.graph.lock();
@@ -204,11 +347,33 @@ impl<K: Send + 'static, V: Send + 'static> KStream<K, V> {
     }
 
     /// Groups by the key as it is. Repartitions only if the key changed since the records were read.
+    ///
+    /// ```
+    /// use kafka_streams::{Grouped, Store, testing::Example};
+    ///
+    /// Example::of(|builder| {
+    ///     let groups = builder.stream::<String, i64>("in").group_by_key(Grouped::auto());
+    ///     groups.count(Store::kv("counts")).to_stream().to("out");
+    /// })
+    /// .pipe("in", [("a", 7), ("a", 8)])
+    /// .gives("out", [("a", 1), ("a", 2)]);
+    /// ```
     pub fn group_by_key(self, grouped: impl Into<Grouped<K, V>>) -> KGroupedStream<K, V> {
         KGroupedStream { stream: self, grouped: grouped.into() }
     }
 
     /// Groups by another key: a name or a [`Grouped`], and the key of each record. Always repartitions.
+    ///
+    /// ```
+    /// use kafka_streams::{Store, testing::Example};
+    ///
+    /// Example::of(|builder| {
+    ///     let words = builder.stream::<String, String>("in").group_by("by-word", |_key, word| word.clone());
+    ///     words.count(Store::kv("counts")).to_stream().to("out");
+    /// })
+    /// .pipe("in", [("x", "a"), ("y", "a")])
+    /// .gives("out", [("a", 1), ("a", 2)]);
+    /// ```
     pub fn group_by<K2: Send + 'static>(
         self,
         grouped: impl Into<Grouped<K2, V>>,
@@ -224,6 +389,17 @@ impl<K: Send + 'static, V: Send + 'static> KStream<K, V> {
     }
 
     /// Sends the records through a topic of their own, partitioned by their key.
+    ///
+    /// ```
+    /// use kafka_streams::{Repartitioned, testing::Example};
+    ///
+    /// Example::of(|builder| {
+    ///     let by_name = builder.stream::<String, i64>("in").select_key(|_key, n| format!("n{n}"));
+    ///     by_name.repartition(Repartitioned::from("by-name").partitions(4)).to("out");
+    /// })
+    /// .pipe("in", [("a", 1)])
+    /// .gives("out", [("n1", 1)]);
+    /// ```
     pub fn repartition(self, repartitioned: impl Into<Repartitioned<K, V>>) -> Self {
         let options = repartitioned.into();
         let given = options.name.is_some();
@@ -273,6 +449,17 @@ impl<K: Send + 'static, V: Send + 'static> KStream<K, V> {
 impl<K: Send + 'static, V: Clone + Send + 'static> KStream<K, V> {
     /// The latest value of each key; a null value deletes the row. Rows are kept if the store has a name, or as soon as
     /// a join or a grouping needs them.
+    ///
+    /// ```
+    /// use kafka_streams::{Store, testing::Example};
+    ///
+    /// Example::of(|builder| {
+    ///     let latest = builder.stream::<String, i64>("in").to_table(Store::kv("latest"));
+    ///     latest.filter(|_key, n| *n > 1).to_stream().to("out");
+    /// })
+    /// .pipe("in", [("a", 2), ("a", 1)])
+    /// .gives("out", [("a", Some(2)), ("a", None)]);
+    /// ```
     pub fn to_table(self, store: Store<K, V>) -> KTable<K, V> {
         let mut graph = self.graph.lock();
         let name = graph.generate_name(naming::TO_TABLE);

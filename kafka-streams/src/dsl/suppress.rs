@@ -99,6 +99,22 @@ impl<K: Send + 'static, V: Clone + Send + 'static> KTable<K, V> {
     ///
     /// Other than in Java 4.3, a change that is let go says what the row was when it was let go last, not before its
     /// latest change; so what is aggregated from it stays right.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use kafka_streams::{BufferConfig, Suppressed};
+    /// use kafka_streams::testing::Example;
+    ///
+    /// Example::of(|builder| {
+    ///     builder.table::<String, i64>("in")
+    ///         .suppress(Suppressed::until_time_limit(Duration::from_millis(10), BufferConfig::unbounded()))
+    ///         .to_stream()
+    ///         .to("out");
+    /// })
+    /// .pipe_at(0, "in", [("a", 1), ("a", 2)])
+    /// .pipe_at(11, "in", [("b", 5)])
+    /// .gives("out", [("a", 2)]);
+    /// ```
     pub fn suppress(self, suppressed: Suppressed<K, V>) -> Self {
         let mut graph = self.graph.lock();
         let given = suppressed.name;

@@ -77,12 +77,32 @@ impl<K: Send + 'static, V: Send + 'static> KTable<K, V> {
     }
 
     /// Names the last operator.
+    ///
+    /// ```
+    /// use kafka_streams::testing::Example;
+    ///
+    /// Example::of(|builder| {
+    ///     builder.table::<String, i64>("in").filter(|_key, n| *n > 1).named("large").to_stream().to("out");
+    /// })
+    /// .pipe("in", [("a", 2)])
+    /// .gives("out", [("a", 2)]);
+    /// ```
     pub fn named(self, name: impl Into<String>) -> Self {
         self.graph.lock().rename(self.node, name.into());
         self
     }
 
     /// The changes as a stream; `None` where a row was deleted.
+    ///
+    /// ```
+    /// use kafka_streams::testing::Example;
+    ///
+    /// Example::of(|builder| {
+    ///     builder.table::<String, i64>("in").to_stream().to("out");
+    /// })
+    /// .pipe("in", [("a", Some(1)), ("a", None)])
+    /// .gives("out", [("a", Some(1)), ("a", None)]);
+    /// ```
     pub fn to_stream(self) -> KStream<K, Option<V>> {
         let (node, outlets) =
             attach_stateless(&self.graph, self.node, &self.outlets, naming::TABLE_TO_STREAM, |_, out| {
@@ -92,6 +112,16 @@ impl<K: Send + 'static, V: Send + 'static> KTable<K, V> {
     }
 
     /// The changes as a stream with another key for each row. Grouping after it repartitions.
+    ///
+    /// ```
+    /// use kafka_streams::testing::Example;
+    ///
+    /// Example::of(|builder| {
+    ///     builder.table::<String, i64>("in").to_stream_with_key(|key, _n| key.to_uppercase()).to("out");
+    /// })
+    /// .pipe("in", [("a", 1)])
+    /// .gives("out", [("A", 1)]);
+    /// ```
     pub fn to_stream_with_key<K2: Send + 'static>(
         self,
         select: impl Fn(&K, &Option<V>) -> K2 + Send + Sync + 'static,
@@ -175,11 +205,31 @@ impl<K: Send + 'static, V: Clone + Send + 'static> KTable<K, V> {
     }
 
     /// The rows for which `keep` is true; others are deleted downstream.
+    ///
+    /// ```
+    /// use kafka_streams::testing::Example;
+    ///
+    /// Example::of(|builder| {
+    ///     builder.table::<String, i64>("in").filter(|_key, n| *n > 1).to_stream().to("out");
+    /// })
+    /// .pipe("in", [("a", 2), ("a", 1)])
+    /// .gives("out", [("a", Some(2)), ("a", None)]);
+    /// ```
     pub fn filter(self, keep: impl Fn(&K, &V) -> bool + Send + Sync + 'static) -> Self {
         self.filtered(keep, true, None)
     }
 
     /// As [`KTable::filter`], the rows kept in a store of their own.
+    ///
+    /// ```
+    /// use kafka_streams::{Store, testing::Example};
+    ///
+    /// Example::of(|builder| {
+    ///     builder.table::<String, i64>("in").filter_in(|_key, n| *n > 1, Store::kv("large")).to_stream().to("out");
+    /// })
+    /// .pipe("in", [("a", 2), ("a", 1)])
+    /// .gives("out", [("a", Some(2)), ("a", None)]);
+    /// ```
     pub fn filter_in(
         self,
         keep: impl Fn(&K, &V) -> bool + Send + Sync + 'static,
@@ -189,11 +239,31 @@ impl<K: Send + 'static, V: Clone + Send + 'static> KTable<K, V> {
     }
 
     /// The rows for which `drop` is false; others are deleted downstream.
+    ///
+    /// ```
+    /// use kafka_streams::testing::Example;
+    ///
+    /// Example::of(|builder| {
+    ///     builder.table::<String, i64>("in").filter_not(|_key, n| *n > 1).to_stream().to("out");
+    /// })
+    /// .pipe("in", [("a", 2), ("a", 1)])
+    /// .gives("out", [("a", None), ("a", Some(1))]);
+    /// ```
     pub fn filter_not(self, drop: impl Fn(&K, &V) -> bool + Send + Sync + 'static) -> Self {
         self.filtered(drop, false, None)
     }
 
     /// As [`KTable::filter_not`], the rows kept in a store of their own.
+    ///
+    /// ```
+    /// use kafka_streams::{Store, testing::Example};
+    ///
+    /// Example::of(|builder| {
+    ///     builder.table::<String, i64>("in").filter_not_in(|_key, n| *n > 1, Store::kv("small")).to_stream().to("out");
+    /// })
+    /// .pipe("in", [("a", 1), ("a", 2)])
+    /// .gives("out", [("a", Some(1)), ("a", None)]);
+    /// ```
     pub fn filter_not_in(
         self,
         drop: impl Fn(&K, &V) -> bool + Send + Sync + 'static,
@@ -232,6 +302,16 @@ impl<K: Send + 'static, V: Clone + Send + 'static> KTable<K, V> {
     }
 
     /// Turns each row into another one; keys stay, deletions stay deletions.
+    ///
+    /// ```
+    /// use kafka_streams::testing::Example;
+    ///
+    /// Example::of(|builder| {
+    ///     builder.table::<String, i64>("in").map_values(|_key, n| n * 10).to_stream().to("out");
+    /// })
+    /// .pipe("in", [("a", 2)])
+    /// .gives("out", [("a", 20)]);
+    /// ```
     pub fn map_values<V2: Clone + Send + 'static>(
         self,
         map: impl Fn(&K, V) -> V2 + Send + Sync + 'static,
@@ -240,6 +320,16 @@ impl<K: Send + 'static, V: Clone + Send + 'static> KTable<K, V> {
     }
 
     /// As [`KTable::map_values`], the rows kept in a store of their own.
+    ///
+    /// ```
+    /// use kafka_streams::{Store, testing::Example};
+    ///
+    /// Example::of(|builder| {
+    ///     builder.table::<String, i64>("in").map_values_in(|_key, n| n * 10, Store::kv("tens")).to_stream().to("out");
+    /// })
+    /// .pipe("in", [("a", 2)])
+    /// .gives("out", [("a", 20)]);
+    /// ```
     pub fn map_values_in<V2: Clone + Send + 'static>(
         self,
         map: impl Fn(&K, V) -> V2 + Send + Sync + 'static,

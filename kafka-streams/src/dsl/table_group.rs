@@ -28,6 +28,17 @@ impl<K, V> std::fmt::Debug for KGroupedTable<K, V> {
 impl<K: Send + 'static, V: Send + 'static> KTable<K, V> {
     /// Groups rows anew: a name or a [`Grouped`], and each row's group and value. Rows with a null group or value belong
     /// to none. Always repartitions.
+    ///
+    /// ```
+    /// use kafka_streams::{Store, testing::Example};
+    ///
+    /// Example::of(|builder| {
+    ///     let teams = builder.table::<String, String>("players").group_by("by-team", |player, team| (team, player.clone()));
+    ///     teams.count(Store::kv("sizes")).to_stream().to("out");
+    /// })
+    /// .pipe("players", [("ann", "red"), ("bob", "red"), ("ann", "blue")])
+    /// .gives("out", [("red", 1), ("red", 2), ("red", 1), ("blue", 1)]);
+    /// ```
     pub fn group_by<K2: PartialEq + Send + 'static, V2: Send + 'static>(
         self,
         grouped: impl Into<Grouped<K2, V2>>,
@@ -58,6 +69,17 @@ impl<K: Send + 'static, V: Send + 'static> KTable<K, V> {
 
 impl<K: Send + 'static, V: Send + 'static> KGroupedTable<K, V> {
     /// How many rows each group has.
+    ///
+    /// ```
+    /// use kafka_streams::{Store, testing::Example};
+    ///
+    /// Example::of(|builder| {
+    ///     let teams = builder.table::<String, String>("players").group_by("by-team", |player, team| (team, player.clone()));
+    ///     teams.count(Store::kv("sizes")).to_stream().to("out");
+    /// })
+    /// .pipe("players", [("ann", "red"), ("bob", "red"), ("ann", "blue")])
+    /// .gives("out", [("red", 1), ("red", 2), ("red", 1), ("blue", 1)]);
+    /// ```
     pub fn count(self, store: Store<K, i64>) -> KTable<K, i64> {
         let add = |_: &K, _: V, count: Option<i64>| Some(count.unwrap_or(0).wrapping_add(1));
         let subtract = |_: &K, _: V, count: i64| Some(count.wrapping_sub(1));
@@ -66,6 +88,17 @@ impl<K: Send + 'static, V: Send + 'static> KGroupedTable<K, V> {
 
     /// Combines the values of each group: `add` puts a row's value to the result so far, `subtract` takes it out when the
     /// row changes or goes.
+    ///
+    /// ```
+    /// use kafka_streams::{Store, testing::Example};
+    ///
+    /// Example::of(|builder| {
+    ///     let teams = builder.table::<String, i64>("points").group_by("all", |_player, points| ("all".to_owned(), points));
+    ///     teams.reduce(|sum, n| sum + n, |sum, n| sum - n, Store::kv("sums")).to_stream().to("out");
+    /// })
+    /// .pipe("points", [("ann", 5), ("bob", 2), ("ann", 1)])
+    /// .gives("out", [("all", 5), ("all", 7), ("all", 3)]);
+    /// ```
     pub fn reduce(
         self,
         add: impl Fn(V, V) -> V + Send + Sync + 'static,
@@ -85,6 +118,18 @@ impl<K: Send + 'static, V: Send + 'static> KGroupedTable<K, V> {
 
     /// Folds the values of each group into an accumulator that begins as `initial()`: `add` puts a row's value in,
     /// `subtract` takes it out when the row changes or goes.
+    ///
+    /// ```
+    /// use kafka_streams::{Store, testing::Example};
+    ///
+    /// Example::of(|builder| {
+    ///     let teams = builder.table::<String, i64>("points").group_by("all", |_player, points| ("all".to_owned(), points));
+    ///     let sums = teams.aggregate(|| 0i64, |_, n, sum| *sum += n, |_, n, sum| *sum -= n, Store::kv("sums"));
+    ///     sums.to_stream().to("out");
+    /// })
+    /// .pipe("points", [("ann", 5), ("bob", 2), ("ann", 1)])
+    /// .gives("out", [("all", 5), ("all", 7), ("all", 3)]);
+    /// ```
     pub fn aggregate<A: Clone + Send + 'static>(
         self,
         initial: impl Fn() -> A + Send + Sync + 'static,

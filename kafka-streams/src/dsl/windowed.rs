@@ -104,6 +104,20 @@ impl<K, V> WindowedBy<K, V> for SessionWindows {
 impl<K, V> KGroupedStream<K, V> {
     /// Cuts each key's records by time: [`super::TimeWindows`], [`super::UnlimitedWindows`], [`SlidingWindows`],
     /// [`SessionWindows`], or windows of one's own.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use kafka_streams::{Grouped, TimeWindows, Store};
+    /// use kafka_streams::testing::Example;
+    ///
+    /// Example::of(|builder| {
+    ///     let groups = builder.stream::<String, i64>("in").group_by_key(Grouped::auto());
+    ///     groups.windowed_by(TimeWindows::tumbling(Duration::from_millis(10))).count(Store::window("counts")).to_stream().map(|window, n| (format!("{} from {}", window.key, window.start), n)).to("out");
+    /// })
+    /// .pipe_at(3, "in", [("a", 7), ("a", 8)])
+    /// .pipe_at(12, "in", [("a", 9)])
+    /// .gives("out", [("a from 0", 1), ("a from 0", 2), ("a from 10", 1)]);
+    /// ```
     pub fn windowed_by<W: WindowedBy<K, V>>(self, windows: W) -> W::Stream {
         windows.cut(self)
     }
@@ -127,6 +141,22 @@ macro_rules! windowed_stream {
 
         impl<K, V $(, $w)?> $type<K, V $(, $w)?> {
             /// When results are forwarded (`emitStrategy`). Default: [`Emit::OnUpdate`].
+            ///
+            /// ```
+            /// use std::time::Duration;
+            /// use kafka_streams::{Emit, Grouped, TimeWindows, Store};
+            /// use kafka_streams::testing::Example;
+            ///
+            /// Example::of(|builder| {
+            ///     let groups = builder.stream::<String, i64>("in").group_by_key(Grouped::auto());
+            ///     let windows = groups.windowed_by(TimeWindows::tumbling(Duration::from_millis(10)));
+            ///     // One result for each window, once it is over.
+            ///     windows.emit(Emit::OnClose).count(Store::window("counts")).to_stream().map(|window, n| (format!("{} from {}", window.key, window.start), n)).to("out");
+            /// })
+            /// .pipe_at(3, "in", [("a", 7), ("a", 8)])
+            /// .pipe_at(12, "in", [("a", 9)])
+            /// .gives("out", [("a from 0", 2)]);
+            /// ```
             pub fn emit(self, emit: Emit) -> Self {
                 Self { emit, ..self }
             }
@@ -156,12 +186,41 @@ macro_rules! folds {
             V: Send + 'static,
         {
             /// How many records each key has in each window.
+            ///
+            /// ```
+            /// use std::time::Duration;
+            /// use kafka_streams::{Grouped, TimeWindows, Store};
+            /// use kafka_streams::testing::Example;
+            ///
+            /// Example::of(|builder| {
+            ///     let groups = builder.stream::<String, i64>("in").group_by_key(Grouped::auto());
+            ///     groups.windowed_by(TimeWindows::tumbling(Duration::from_millis(10))).count(Store::window("counts")).to_stream().map(|window, n| (format!("{} from {}", window.key, window.start), n)).to("out");
+            /// })
+            /// .pipe_at(3, "in", [("a", 7), ("a", 8)])
+            /// .pipe_at(12, "in", [("a", 9)])
+            /// .gives("out", [("a from 0", 1), ("a from 0", 2), ("a from 10", 1)]);
+            /// ```
             pub fn count(self, store: Store<K, i64>) -> KTable<Windowed<K>, i64> {
                 let add = |_: &K, _: &V, count: Option<i64>| count.unwrap_or(0).wrapping_add(1);
                 self.folded(naming::AGGREGATE, store, Fold { initial: || Some(0), add })
             }
 
             /// Combines the values of each key and window two by two: the result so far and the next value.
+            ///
+            /// ```
+            /// use std::time::Duration;
+            /// use kafka_streams::{Grouped, TimeWindows, Store};
+            /// use kafka_streams::testing::Example;
+            ///
+            /// Example::of(|builder| {
+            ///     let groups = builder.stream::<String, i64>("in").group_by_key(Grouped::auto());
+            ///     let windows = groups.windowed_by(TimeWindows::tumbling(Duration::from_millis(10)));
+            ///     windows.reduce(|sum, n| sum + n, Store::window("sums")).to_stream().map(|window, n| (format!("{} from {}", window.key, window.start), n)).to("out");
+            /// })
+            /// .pipe_at(3, "in", [("a", 7), ("a", 8)])
+            /// .pipe_at(12, "in", [("a", 9)])
+            /// .gives("out", [("a from 0", 7), ("a from 0", 15), ("a from 10", 9)]);
+            /// ```
             pub fn reduce(
                 self,
                 combine: impl Fn(V, V) -> V + Send + Sync + 'static,
@@ -178,6 +237,21 @@ macro_rules! folds {
             }
 
             /// Folds the values of each key and window into an accumulator that begins as `initial()`.
+            ///
+            /// ```
+            /// use std::time::Duration;
+            /// use kafka_streams::{Grouped, TimeWindows, Store};
+            /// use kafka_streams::testing::Example;
+            ///
+            /// Example::of(|builder| {
+            ///     let groups = builder.stream::<String, i64>("in").group_by_key(Grouped::auto());
+            ///     let windows = groups.windowed_by(TimeWindows::tumbling(Duration::from_millis(10)));
+            ///     windows.aggregate(|| 0i64, |_key, n, sum| *sum += n, Store::window("sums")).to_stream().map(|window, n| (format!("{} from {}", window.key, window.start), n)).to("out");
+            /// })
+            /// .pipe_at(3, "in", [("a", 7), ("a", 8)])
+            /// .pipe_at(12, "in", [("a", 9)])
+            /// .gives("out", [("a from 0", 7), ("a from 0", 15), ("a from 10", 9)]);
+            /// ```
             pub fn aggregate<A: Clone + Send + 'static>(
                 self,
                 initial: impl Fn() -> A + Send + Sync + 'static,
@@ -399,6 +473,20 @@ impl<K: Clone + Send + 'static, V: Send + 'static> SlidingWindowedKStream<K, V> 
 
 impl<K: Clone + Send + 'static, V: Send + 'static> SessionWindowedKStream<K, V> {
     /// How many records each session has.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use kafka_streams::{Grouped, SessionWindows, Store};
+    /// use kafka_streams::testing::Example;
+    ///
+    /// Example::of(|builder| {
+    ///     let groups = builder.stream::<String, i64>("in").group_by_key(Grouped::auto());
+    ///     groups.windowed_by(SessionWindows::gap(Duration::from_millis(5))).count(Store::session("counts")).to_stream().map(|window, n| (format!("{} from {}", window.key, window.start), n)).to("out");
+    /// })
+    /// .pipe_at(3, "in", [("a", 7), ("a", 8)])
+    /// .pipe_at(12, "in", [("a", 9)])
+    /// .gives("out", [("a from 3", Some(1)), ("a from 3", Some(2)), ("a from 12", Some(1))]);
+    /// ```
     pub fn count(self, store: Store<K, i64>) -> KTable<Windowed<K>, i64> {
         let add = |_: &K, _: &V, count: Option<i64>| count.unwrap_or(0).wrapping_add(1);
         let merge = |_: &K, merged: Option<i64>, session: i64| merged.unwrap_or(0).wrapping_add(session);
@@ -406,6 +494,22 @@ impl<K: Clone + Send + 'static, V: Send + 'static> SessionWindowedKStream<K, V> 
     }
 
     /// Combines the values of each session two by two, and sessions that become one: the earlier and the later.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use kafka_streams::{Grouped, SessionWindows, Store};
+    /// use kafka_streams::testing::Example;
+    ///
+    /// Example::of(|builder| {
+    ///     let groups = builder.stream::<String, i64>("in").group_by_key(Grouped::auto());
+    ///     let sessions = groups.windowed_by(SessionWindows::gap(Duration::from_millis(5)));
+    ///     sessions.reduce(|sum, n| sum + n, Store::session("sums"))
+    ///         .to_stream().map(|window, n| (format!("{} from {}", window.key, window.start), n)).to("out");
+    /// })
+    /// .pipe_at(3, "in", [("a", 7)])
+    /// .pipe_at(4, "in", [("a", 1)])
+    /// .gives("out", [("a from 3", Some(7)), ("a from 3", None), ("a from 3", Some(8))]);
+    /// ```
     pub fn reduce(
         self,
         combine: impl Fn(V, V) -> V + Send + Sync + 'static,
@@ -429,6 +533,27 @@ impl<K: Clone + Send + 'static, V: Send + 'static> SessionWindowedKStream<K, V> 
 
     /// Folds the values of each session into an accumulator that begins as `initial()`; `merge` adds a later session's to
     /// an earlier one's when a record joins them.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use kafka_streams::{Grouped, SessionWindows, Store};
+    /// use kafka_streams::testing::Example;
+    ///
+    /// Example::of(|builder| {
+    ///     let groups = builder.stream::<String, i64>("in").group_by_key(Grouped::auto());
+    ///     let sessions = groups.windowed_by(SessionWindows::gap(Duration::from_millis(5)));
+    ///     let sums = sessions.aggregate(
+    ///         || 0i64,
+    ///         |_key, n, sum| *sum += n,
+    ///         // Two sessions become one.
+    ///         |_key, sum, other| *sum += other,
+    ///         Store::session("sums"),
+    ///     );
+    ///     sums.to_stream().map(|window, n| (format!("{} from {}", window.key, window.start), n)).to("out");
+    /// })
+    /// .pipe_at(3, "in", [("a", 7)])
+    /// .gives("out", [("a from 3", 7)]);
+    /// ```
     pub fn aggregate<A: Clone + Send + 'static>(
         self,
         initial: impl Fn() -> A + Send + Sync + 'static,
