@@ -50,4 +50,4 @@ pub use processor::{
 };
 pub use runtime::{KafkaStreams, State};
 pub use state::ChangelogRecords;
-pub use topology::Topology;
+pub use topology::{Optimizations, Topology};

@@ -7,13 +7,20 @@ use std::time::Duration;
 use kafka_streams::dsl::Repartitioned;
 use kafka_streams::processor::{FixedKeyProcessorContext, ProcessorContext};
 use kafka_streams::{
-    Consumed, ForeignKeyJoined, Grouped, JoinWindows, Joined, Produced, SessionWindows, SlidingWindows,
-    Store, StreamJoined, StreamsBuilder, TableJoined, TimeWindows, Windowed,
+    Consumed, ForeignKeyJoined, Grouped, JoinWindows, Joined, Optimizations, Produced, SessionWindows,
+    SlidingWindows, Store, StreamJoined, StreamsBuilder, TableJoined, TimeWindows, Windowed,
 };
 use kafka_streams::{FixedKeyProcessor, FixedKeyRecord, Processor, ProcessorResult, Record};
 
 fn check(name: &str, build: impl Fn(&StreamsBuilder)) {
-    let builder = StreamsBuilder::new();
+    check_built(name, StreamsBuilder::new(), build);
+}
+
+fn check_optimized(name: &str, build: impl Fn(&StreamsBuilder)) {
+    check_built(name, StreamsBuilder::new().optimize(Optimizations::all()), build);
+}
+
+fn check_built(name: &str, builder: StreamsBuilder, build: impl Fn(&StreamsBuilder)) {
     build(&builder);
     let path = format!("{}/tests/golden/{name}.txt", env!("CARGO_MANIFEST_DIR"));
     let expected = std::fs::read_to_string(path).unwrap();
@@ -413,5 +420,80 @@ fn joins_by_foreign_key_read_as_in_java() {
         let bills = orders.join_by_foreign_key(users, key, |_, l, _| l.clone(), Store::auto());
         let both = bills.join(table(b, "orders-too"), |_, l, _| l.clone(), TableJoined::auto());
         both.group_by(Grouped::auto(), |k, v| (k.clone(), v)).count(Store::auto()).to_stream().to("out");
+    });
+}
+
+#[test]
+fn optimized_self_joins_read_as_in_java() {
+    let within = JoinWindows::within(Duration::from_millis(10));
+    check_optimized("optimized_self_join", |b| {
+        let records = text(b, "in");
+        records.clone().join(records, |_, l, _| l.clone(), within, StreamJoined::auto()).to("out");
+    });
+    check_optimized("optimized_self_join_named", |b| {
+        let records = text(b, "in").filter(|_, _| true);
+        records.clone().map_values(|_, v| v).to("copies");
+        let names = StreamJoined::auto().named("pair").stores_named("kept");
+        records.clone().join(records, |_, l, _| l.clone(), within, names).to("out");
+    });
+    check_optimized("optimized_self_left_join", |b| {
+        let records = text(b, "in");
+        records.clone().left_join(records, |_, l, _| l.clone(), within, StreamJoined::auto()).to("out");
+    });
+}
+
+#[test]
+fn merged_repartition_topics_read_as_in_java() {
+    let by_key = || Grouped::<String, String>::auto();
+    check_optimized("optimized_one_group", |b| {
+        let records = text(b, "in").select_key(|_, v| v.clone()).filter(|_, _| true);
+        records.group_by_key(by_key()).count(Store::auto()).to_stream().to("out");
+    });
+    check_optimized("optimized_two_groups", |b| {
+        let mapped = text(b, "in").map(|k, v| (k, v));
+        mapped.clone().group_by_key(by_key()).count(Store::kv("counts")).to_stream().to("counts-out");
+        let kept = mapped.clone().filter(|_, _| true);
+        kept.group_by_key("second").reduce(|_, r| r, Store::auto()).to_stream().to("out");
+        mapped.to("copies");
+    });
+    check_optimized("optimized_two_groups_named", |b| {
+        let mapped = text(b, "in").map(|k, v| (k, v));
+        let seen = mapped.clone().peek(|_, _| {});
+        seen.group_by_key("first").count(Store::auto()).to_stream().to("counts-out");
+        let kept = mapped.filter(|_, _| true);
+        kept.group_by_key("second").reduce(|_, r| r, Store::auto()).to_stream().to("out");
+    });
+    check_optimized("optimized_group_of_new_values", |b| {
+        let mapped = text(b, "in").map(|k, v| (k, v));
+        let valued = mapped.clone().map_values(|_, v| v);
+        valued.group_by_key(by_key()).count(Store::auto()).to_stream().to("counts-out");
+        mapped.group_by_key(by_key()).reduce(|_, r| r, Store::auto()).to_stream().to("out");
+    });
+    check_optimized("optimized_joins", |b| {
+        let table = b.table::<String, String>("table");
+        let mapped = text(b, "in").select_key(|_, v| v.clone());
+        mapped.clone().join_table(&table, |_, l, _| l, Joined::auto()).to("enriched");
+        let right = text(b, "right").map(|k, v| (k, v));
+        let within = JoinWindows::within(Duration::from_millis(10));
+        mapped.clone().join(right, |_, l, _| l.clone(), within, StreamJoined::auto()).to("joined");
+        mapped.group_by_key(by_key()).count(Store::auto()).to_stream().to("counts-out");
+    });
+    check_optimized("optimized_merge", |b| {
+        let left = text(b, "left").map(|k, v| (k, v));
+        let merged = left.merge(text(b, "right").select_key(|_, v| v.clone()));
+        merged.clone().group_by_key(by_key()).count(Store::auto()).to_stream().to("counts-out");
+        let kept = merged.filter(|_, _| true);
+        kept.group_by_key(by_key()).reduce(|_, r| r, Store::auto()).to_stream().to("out");
+    });
+    check_optimized("optimized_repartition", |b| {
+        let mapped = text(b, "in").map(|k, v| (k, v));
+        let apart = mapped.clone().repartition(Repartitioned::auto());
+        apart.group_by_key(by_key()).count(Store::auto()).to_stream().to("counts-out");
+        mapped.group_by_key(by_key()).reduce(|_, r| r, Store::auto()).to_stream().to("out");
+    });
+    check_optimized("optimized_to_table", |b| {
+        let mapped = text(b, "in").map(|k, v| (k, v));
+        mapped.clone().to_table(Store::auto()).to_stream().to("rows");
+        mapped.group_by_key(by_key()).reduce(|_, r| r, Store::auto()).to_stream().to("out");
     });
 }

@@ -1,3 +1,4 @@
+use std::marker::PhantomData;
 use std::sync::Arc;
 
 use super::stream::RepartitionNames;
@@ -8,12 +9,12 @@ use super::{
 use crate::error::TopologyError;
 use crate::processor::{
     Change, Forward, Forwarding, FromLeft, FromRight, Getter, JoinBoth, JoinFrom, JoinGetter, Node, Outlets,
-    StreamJoinSide, StreamTableJoin, TableJoinKind, TableJoinSide, TableMerge, TableOut, TaskBuilder,
-    Unmatched, Waiting,
+    SelfJoin, StreamJoinSide, StreamTableJoin, TableJoinKind, TableJoinSide, TableMerge, TableOut,
+    TaskBuilder, Unmatched, Waiting,
 };
 use crate::serde::SharedSerde;
 use crate::state::{Side, either_list};
-use crate::topology::{Copartitioned, NodeKind, StoreKind, StoreSpec, TableInfo, naming};
+use crate::topology::{Copartitioned, NodeKind, StoreKind, StoreSpec, StreamJoin, TableInfo, naming};
 
 /// Which records without a partner are results too.
 #[derive(Debug, Clone, Copy)]
@@ -187,6 +188,13 @@ impl<K: Clone + Send + 'static, V: Clone + Send + 'static> KStream<K, V> {
         let merge = graph.add_node(merge_name, processor(&[]), vec![join_this, join_other]);
         graph.relaxed_null_keys.extend((outer.left || outer.right).then_some(merge));
         graph.copartitioned.push(Copartitioned { node: merge, sides: vec![this.node, right_parent] });
+        graph.optimizer.stream_joins.push(StreamJoin {
+            merge,
+            windowed: [left_windowed, right_windowed],
+            joins: [join_this, join_other],
+            kept: own.name.clone(),
+            dropped: [Some(&others), shared.as_ref()].into_iter().flatten().map(|s| s.name.clone()).collect(),
+        });
         graph.stores.extend([Some(own.clone()), Some(others.clone()), shared.clone()].into_iter().flatten());
         drop(graph);
 
@@ -196,6 +204,9 @@ impl<K: Clone + Send + 'static, V: Clone + Send + 'static> KStream<K, V> {
             Arc::new(JoinPlan { merge, own, others, shared, windows, joined, outlets: Arc::clone(&outlets) });
         let (left, from_left, both) = (Arc::clone(&plan), Arc::clone(&joiner), Arc::clone(&joiner));
         let factory = move |tasks: &mut TaskBuilder<'_>| {
+            if tasks.topology.graph.optimizer.self_joins.contains(&merge) {
+                return left.self_join(tasks, &both);
+            }
             let side: Box<dyn Node<K, V>> = Box::new(StreamJoinSide {
                 side: Side::Left,
                 key: Arc::clone(&left.joined.key),
@@ -270,6 +281,25 @@ where
             left_waits: after.saturating_add(grace),
             right_waits: before.saturating_add(grace),
             grace,
+        }))
+    }
+
+    /// Both sides at once, when they are one stream.
+    fn self_join<J: JoinBoth<K, L, R, O>>(
+        &self,
+        tasks: &mut TaskBuilder<'_>,
+        joiner: &Arc<J>,
+    ) -> Result<Box<dyn Node<K, L>>, crate::error::StreamsError> {
+        Ok(Box::new(SelfJoin {
+            key: Arc::clone(&self.joined.key),
+            value: Arc::clone(&self.joined.left),
+            store: tasks.window(&self.own, &self.joined.key, &self.joined.left)?,
+            before: self.windows.before,
+            after: self.windows.after,
+            joiner: Arc::clone(joiner),
+            out: self.out(tasks)?,
+            results: Vec::new(),
+            right: PhantomData,
         }))
     }
 

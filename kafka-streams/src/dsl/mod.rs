@@ -45,7 +45,9 @@ use crate::processor::{
     TableSource, TaskBuilder, TimestampExtractor,
 };
 use crate::serde::{Nullable, SharedSerde};
-use crate::topology::{Graph, NodeId, NodeKind, StoreKind, TableInfo, TopicRef, Topology, naming};
+use crate::topology::{
+    Graph, NodeId, NodeKind, Optimizations, StoreKind, TableInfo, TopicRef, Topology, naming,
+};
 pub(crate) use table::GetterFactory;
 
 pub(crate) type SharedGraph = Arc<Mutex<Graph>>;
@@ -153,6 +155,7 @@ impl StreamsBuilder {
         let source_name =
             graph.name_or(consumed.name.as_ref().map(|name| format!("{name}-source")), naming::SOURCE);
         let name = graph.name_or(consumed.name, naming::TABLE_SOURCE);
+        let topic = consumed.topics.first().cloned();
         let source_node = graph.add_source(source_name, consumed.topics, None);
         let node = graph.add_node(name, NodeKind::Processor { stores: Vec::new() }, vec![source_node]);
         let rows = Outlets::<K, Option<V>>::new();
@@ -165,6 +168,7 @@ impl StreamsBuilder {
         let store = store.unwrap_or_else(|| Store::with(consumed.key, consumed.value)).named(store_name);
         let info = TableInfo { lazy_store: Some(store.spec(StoreKind::KeyValue)), ..TableInfo::default() };
         graph.tables.insert(node, info);
+        graph.optimizer.source_tables.extend(topic.map(|topic| (node, topic)));
         if is_kept {
             graph.keep_rows(node);
         }
@@ -174,12 +178,20 @@ impl StreamsBuilder {
         KTable::kept(&self.graph, node, outlets, store)
     }
 
-    /// Checks the topology and finishes it.
+    /// Rewrites the topology by these rules when it is built (`topology.optimization`). Default: by none.
+    pub fn optimize(self, optimizations: Optimizations) -> Self {
+        self.graph.lock().optimizer.wanted = optimizations;
+        self
+    }
+
+    /// Checks the topology and finishes it. What is optimised is so for good: build once.
     ///
     /// # Errors
     /// Every problem there is: names used twice or not valid, overlapping sources, no source at all.
     pub fn build(&self) -> Result<Topology, InvalidTopology> {
-        Topology::new(self.graph.lock().clone())
+        let mut graph = self.graph.lock();
+        graph.optimize();
+        Topology::new(graph.clone())
     }
 }
 
@@ -230,9 +242,20 @@ fn timed_source<K: Send + 'static, V: Send + 'static>(
     outlets: &Arc<Outlets<K, V>>,
 ) -> SourceFactory {
     let outlets = Arc::clone(outlets);
+    source_of(node, key, value, timestamps, move |tasks| outlets.build(tasks))
+}
+
+/// A source whose records go where `out` says.
+pub(crate) fn source_of<K: Send + 'static, V: Send + 'static>(
+    node: usize,
+    key: SharedSerde<K>,
+    value: SharedSerde<V>,
+    timestamps: TimestampExtractor<K, V>,
+    out: impl Fn(&mut TaskBuilder<'_>) -> Result<Out<K, V>, StreamsError> + Send + Sync + 'static,
+) -> SourceFactory {
     Arc::new(move |tasks| {
         let name = tasks.name(node);
-        let out = outlets.build(tasks)?;
+        let out = out(tasks)?;
         let (key, value, timestamps) = (Arc::clone(&key), Arc::clone(&value), timestamps.clone());
         Ok(Box::new(Source { name, key, value, timestamps, decoded: Vec::new(), out }))
     })

@@ -11,7 +11,7 @@ use crate::processor::{
     FixedKey, FixedKeyProcessor, KeyValueRef, Operator, Outlets, Processor, ProcessorNode, SessionRef,
     TaskBuilder, WindowRef,
 };
-use crate::topology::{NodeKind, StoreKind, StoreSpec, naming};
+use crate::topology::{AnyOutlets, NodeKind, StoreKind, StoreSpec, naming};
 
 type Open<R> = Arc<dyn Fn(&mut TaskBuilder<'_>) -> Result<R, StreamsError> + Send + Sync>;
 
@@ -247,8 +247,14 @@ impl<K: Send + 'static, V: Send + 'static> KStream<K, V> {
         let name = graph.generate_name(prefix);
         let node = graph.add_node(name, NodeKind::Processor { stores: stores.names() }, vec![self.node]);
         graph.give_back_number(node);
-        drop(graph);
         let outlets = Outlets::new();
+        if changes_key {
+            graph.optimizer.key_changing.insert(node);
+            graph.optimizer.outlets.insert(node, Arc::clone(&outlets) as AnyOutlets);
+        } else {
+            graph.optimizer.value_changing.insert(node);
+        }
+        drop(graph);
         let (children, open) = (Arc::clone(&outlets), stores.opener());
         let factory = move |tasks: &mut TaskBuilder<'_>| {
             let operator = make(open(tasks)?);

@@ -3,15 +3,18 @@ use std::sync::Arc;
 use super::options::SinkTarget;
 use super::{
     Grouped, KGroupedStream, KTable, Produced, Repartitioned, SharedGraph, SplitStream, Store,
-    attach_stateless, attach_table, source,
+    attach_stateless, attach_table, source, source_of,
 };
 use crate::error::{StreamsError, TopologyError};
 use crate::processor::{
-    Destination, Filter, FlatMap, FlatMapValues, ForEach, Forward, Map, MapValues, Node, NodeName, Out,
-    Outlets, Peek, SelectKey, Sink, StreamPartitioner, TaskBuilder,
+    Destination, Filter, FlatMap, FlatMapValues, ForEach, Forward, Map, MapValues, Node, NodeFactory,
+    NodeName, Out, Outlets, Peek, SelectKey, Sink, StreamPartitioner, TaskBuilder, TimestampExtractor,
 };
 use crate::serde::SharedSerde;
-use crate::topology::{NodeId, NodeKind, RepartitionSpec, StoreKind, TableInfo, TopicRef, naming};
+use crate::topology::{
+    AnyOutlets, ImpliedRepartition, NodeId, NodeKind, RepartitionSpec, Rewire, StoreKind, TableInfo,
+    TopicRef, naming,
+};
 
 /// A stream of records. See [the module](crate::dsl) for why methods consume it.
 #[must_use = "a stream does nothing until it is written, grouped or looked at"]
@@ -51,6 +54,12 @@ pub(crate) struct RepartitionNames {
     pub(crate) partitions: Option<i32>,
 }
 
+impl RepartitionNames {
+    fn topic(&self) -> Arc<str> {
+        Arc::from(format!("{}{}", self.base, naming::REPARTITION_SUFFIX))
+    }
+}
+
 impl<K: Send + 'static, V: Send + 'static> KStream<K, V> {
     pub(crate) fn new(
         graph: &SharedGraph,
@@ -78,6 +87,13 @@ impl<K: Send + 'static, V: Send + 'static> KStream<K, V> {
         make: impl Fn(NodeName, Out<K2, V2>) -> N + Send + Sync + 'static,
     ) -> KStream<K2, V2> {
         let (node, outlets) = attach_stateless(&self.graph, self.node, &self.outlets, prefix, make);
+        let optimizer = &mut self.graph.lock().optimizer;
+        if changes_key {
+            optimizer.key_changing.insert(node);
+            optimizer.outlets.insert(node, Arc::clone(&outlets) as AnyOutlets);
+        } else if matches!(prefix, naming::MAP_VALUES | naming::FLAT_MAP_VALUES) {
+            optimizer.value_changing.insert(node);
+        }
         KStream::new(&self.graph, node, outlets, self.repartition_required || changes_key)
     }
 
@@ -306,8 +322,10 @@ impl<K: Send + 'static, V: Send + 'static> KStream<K, V> {
         }
         let parents = if foreign { vec![self.node] } else { vec![self.node, other.node] };
         let node = graph.add_node(name, NodeKind::Processor { stores: Vec::new() }, parents);
-        drop(graph);
         let outlets = Outlets::new();
+        graph.optimizer.merges.insert(node);
+        graph.optimizer.outlets.insert(node, Arc::clone(&outlets) as AnyOutlets);
+        drop(graph);
         // A stream merged with itself has each of its records once, as in Java.
         let others = (!Arc::ptr_eq(&self.outlets, &other.outlets)).then_some(&other.outlets);
         for parent in std::iter::once(&self.outlets).chain(others) {
@@ -407,7 +425,7 @@ impl<K: Send + 'static, V: Send + 'static> KStream<K, V> {
         // The one place where Java burns no number for a given name.
         let base = options.name.unwrap_or_else(|| self.graph.lock().generate_name(naming::REPARTITION));
         let names = RepartitionNames { base, given, partitions };
-        self.repartition_by(names, options.key, options.value, options.partitioner)
+        self.repartition_by(names, options.key, options.value, options.partitioner).0
     }
 
     pub(crate) fn repartition_with(
@@ -416,17 +434,24 @@ impl<K: Send + 'static, V: Send + 'static> KStream<K, V> {
         key: SharedSerde<K>,
         value: SharedSerde<V>,
     ) -> Self {
-        self.repartition_by(names, key, value, None)
+        let rewire = rewire(&key, &value);
+        let topic = names.topic();
+        let (stream, [filter, sink]) = self.repartition_by(names, key, value, None);
+        let source = stream.node;
+        let implied = ImpliedRepartition { filter, sink, source, topic, rewire };
+        stream.graph.lock().optimizer.repartitions.push(implied);
+        stream
     }
 
+    /// The stream behind the topic, and the nodes before it.
     fn repartition_by(
         self,
         names: RepartitionNames,
         key: SharedSerde<K>,
         value: SharedSerde<V>,
         partitioner: Option<StreamPartitioner<K, V>>,
-    ) -> Self {
-        let topic_name: Arc<str> = Arc::from(format!("{}{}", names.base, naming::REPARTITION_SUFFIX));
+    ) -> (Self, [NodeId; 2]) {
+        let topic_name = names.topic();
         let topic = TopicRef::Internal(Arc::clone(&topic_name));
         let mut graph = self.graph.lock();
         let given = |part: &str| names.given.then(|| format!("{topic_name}-{part}"));
@@ -441,8 +466,16 @@ impl<K: Send + 'static, V: Send + 'static> KStream<K, V> {
         graph.add_source_factory(node, source(node, Arc::clone(&key), Arc::clone(&value), &outlets));
         drop(graph);
         let (target, repartition) = (SinkTarget::Topic(topic), Some(node));
-        attach_sink(&self.outlets, sink, SinkSpec { target, key, value, partitioner, repartition });
-        KStream::new(&self.graph, node, outlets, false)
+        let write = sink_factory(sink, SinkSpec { target, key, value, partitioner, repartition });
+        let behind = Arc::clone(&outlets);
+        let factory = move |tasks: &mut TaskBuilder<'_>| -> Result<Box<dyn Node<K, V>>, StreamsError> {
+            match tasks.topology.graph.optimizer.bypassed.contains(&sink) {
+                true => Ok(Box::new(Forward(behind.build(tasks)?))),
+                false => write(tasks),
+            }
+        };
+        self.outlets.attach(sink, Arc::new(factory));
+        (KStream::new(&self.graph, node, outlets, false), [filter, sink])
     }
 }
 
@@ -515,6 +548,32 @@ pub(crate) fn attach_sink<K: Send + 'static, V: Send + 'static>(
     node: NodeId,
     spec: SinkSpec<K, V>,
 ) {
+    outlets.attach(node, sink_factory(node, spec));
+}
+
+/// How a repartition topic with these serdes is put behind a node; see [`crate::topology::Rewire`].
+fn rewire<K: Send + 'static, V: Send + 'static>(key: &SharedSerde<K>, value: &SharedSerde<V>) -> Rewire {
+    let (key, value) = (Arc::clone(key), Arc::clone(value));
+    Arc::new(move |outlets, sink, source, topic| {
+        let outlets = Arc::clone(outlets).downcast::<Outlets<K, V>>().ok()?;
+        let (key, value) = (Arc::clone(&key), Arc::clone(&value));
+        let spec = SinkSpec {
+            target: SinkTarget::Topic(topic.clone()),
+            key: Arc::clone(&key),
+            value: Arc::clone(&value),
+            partitioner: None,
+            repartition: Some(source),
+        };
+        attach_sink(&outlets, sink, spec);
+        let timestamps = TimestampExtractor::FailOnInvalidTimestamp;
+        Some(source_of(source, key, value, timestamps, move |tasks| outlets.build_where(tasks, Some(sink))))
+    })
+}
+
+fn sink_factory<K: Send + 'static, V: Send + 'static>(
+    node: NodeId,
+    spec: SinkSpec<K, V>,
+) -> NodeFactory<K, V> {
     let SinkSpec { target, key, value, partitioner, repartition } = spec;
     let factory = move |tasks: &mut TaskBuilder<'_>| -> Result<Box<dyn Node<K, V>>, StreamsError> {
         // Before a repartition topic: a record without a key belongs to no group, but a left join may take it.
@@ -533,5 +592,5 @@ pub(crate) fn attach_sink<K: Send + 'static, V: Send + 'static>(
             value_bytes: Vec::new(),
         }))
     };
-    outlets.attach(node, Arc::new(factory));
+    Arc::new(factory)
 }

@@ -45,11 +45,22 @@ impl<K, V> Outlets<K, V> {
 
     /// Builds everything that is attached and belongs to the topology: the builder may have grown since.
     pub(crate) fn build(&self, tasks: &mut TaskBuilder<'_>) -> Result<Out<K, V>, StreamsError> {
+        self.build_where(tasks, None)
+    }
+
+    /// As [`Outlets::build`], of what was moved behind the repartition topic of this sink, or, without one, of what was
+    /// not moved.
+    pub(crate) fn build_where(
+        &self,
+        tasks: &mut TaskBuilder<'_>,
+        moved_behind: Option<NodeId>,
+    ) -> Result<Out<K, V>, StreamsError> {
+        let moved = &tasks.topology.graph.optimizer.moved;
         let factories: Vec<_> = {
             let factories = self.factories.lock();
             factories
                 .iter()
-                .filter(|(node, _)| tasks.knows(*node))
+                .filter(|(node, _)| tasks.knows(*node) && moved.get(node).copied() == moved_behind)
                 .map(|(_, factory)| Arc::clone(factory))
                 .collect()
         };
@@ -107,9 +118,11 @@ impl<'a> TaskBuilder<'a> {
         StorePlace { task: self.id, name: self.name(node) }
     }
 
-    /// Whether the node was there when the topology was built.
+    /// Whether the node was there when the topology was built, and was not optimised away.
     pub(crate) fn knows(&self, node: NodeId) -> bool {
-        node < self.topology.graph.nodes.len()
+        let graph = &self.topology.graph;
+        let optimizer = &graph.optimizer;
+        node < graph.nodes.len() && (!optimizer.removed.contains(&node) || optimizer.bypassed.contains(&node))
     }
 
     pub(crate) fn topic(&self, topic: &TopicRef) -> Arc<str> {
@@ -269,7 +282,11 @@ impl<'a> TaskBuilder<'a> {
         RowsConfig {
             place: StorePlace { task: self.id, name: Arc::from("") },
             changelog: None,
-            records: self.settings.changelog_records.unwrap_or(spec.records),
+            // A topic that is somebody else's is read only.
+            records: match spec.changelog {
+                Some(_) => None,
+                None => Some(self.settings.changelog_records.unwrap_or(spec.records)),
+            },
             value: Arc::clone(value),
             order: Order::Hashed,
             prefix: 0,

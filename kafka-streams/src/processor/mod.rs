@@ -13,6 +13,7 @@ mod fallible;
 mod foreign_key_join;
 mod nodes;
 mod schedules;
+mod self_join;
 mod session_aggregate;
 mod sink;
 mod source;
@@ -27,7 +28,7 @@ mod timestamp;
 mod window_aggregate;
 
 pub(crate) use aggregate::{Aggregate, Forwarding, TableAggregate, Update};
-pub(crate) use build::{Outlets, SourceFactory, TaskBuilder, TaskSettings};
+pub(crate) use build::{NodeFactory, Outlets, SourceFactory, TaskBuilder, TaskSettings};
 pub(crate) use context::{Context, Outgoing, RecordCollector};
 pub(crate) use custom::ProcessorNode;
 pub use custom::{
@@ -41,6 +42,7 @@ pub(crate) use foreign_key_join::{
 pub(crate) use nodes::{Called, NodeToken, Nodes, Relay};
 pub(crate) use schedules::Schedules;
 pub use schedules::{PunctuationType, Schedule};
+pub(crate) use self_join::SelfJoin;
 pub(crate) use session_aggregate::{Merge, SessionAggregate, SessionGetter};
 pub(crate) use sink::{Destination, Sink, TopicChooser};
 pub use sink::{Partitions, StreamPartitioner};

@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use kafka_client::consumer::{OffsetReset, OffsetsError};
+use kafka_client::consumer::{Consumer, OffsetReset, OffsetsError};
 use kafka_client::{Client, TopicPartition};
 
 use super::blocking::Runtime;
@@ -12,10 +12,12 @@ fn failed(operation: &str, error: &dyn std::fmt::Display) -> Box<StreamsError> {
     Box::new(StreamsError::Cluster { operation: operation.to_owned(), reason: error.to_string() })
 }
 
-/// Fills the stores of new tasks from their changelogs, to the end as it is now.
+/// Fills the stores of new tasks from their changelogs, to the end as it is now; from topics that are input too, to where
+/// the group has processed them.
 pub(super) fn restore(
     runtime: &Runtime,
     client: &Client,
+    member: &Consumer,
     tasks: &mut [Task],
 ) -> Result<(), Box<StreamsError>> {
     let mut stores = BTreeMap::<TopicPartition, (usize, Option<i64>)>::new();
@@ -37,7 +39,18 @@ pub(super) fn restore(
     let edges = runtime.run(async move {
         Ok((edges.begin_offsets(&partitions).await?, edges.end_offsets(&partitions).await?))
     });
-    let (begins, ends) = edges?.map_err(|error: OffsetsError| failed("restoring", &error))?;
+    let (begins, mut ends) = edges?.map_err(|error: OffsetsError| failed("restoring", &error))?;
+    let is_input = |at: &TopicPartition| tasks.iter().any(|task| task.reads(&at.topic));
+    let inputs: Vec<_> = stores.keys().filter(|at| is_input(at)).cloned().collect();
+    if !inputs.is_empty() {
+        let (member, asked) = (member.clone(), inputs.clone());
+        let committed = runtime.run(async move { member.committed(asked).await })?;
+        let committed = committed.map_err(|error| failed("restoring", &error))?;
+        for input in &inputs {
+            let processed = committed.get(input).map_or(0, |committed| committed.offset);
+            ends.entry(input.clone()).and_modify(|end| *end = processed.min(*end));
+        }
+    }
     let mut missing = BTreeMap::new();
     for (partition, end) in ends {
         let begin = begins.get(&partition).copied().unwrap_or(0);
@@ -57,8 +70,12 @@ pub(super) fn restore(
             continue;
         };
         let mut records = Vec::with_capacity(batch.record_count_bound());
+        let end = missing.get(&partition).copied().unwrap_or(i64::MAX);
         for record in batch {
             let record = record.map_err(|error| failed("restoring", &error))?;
+            if record.offset >= end {
+                break;
+            }
             records.push(RawRecord {
                 offset: record.offset,
                 timestamp: record.timestamp,

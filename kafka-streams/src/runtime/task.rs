@@ -262,6 +262,11 @@ impl Task {
         self.stores.iter().filter_map(|store| Some((store.changelog()?, store.committed_offset()))).collect()
     }
 
+    /// Whether the topic is input too: a store may hold what was processed of it, and no more.
+    pub(crate) fn reads(&self, topic: &str) -> bool {
+        self.inputs.iter().any(|input| *input.topic == *topic)
+    }
+
     pub(crate) fn dirty_rows(&self) -> usize {
         self.stores.iter().map(|store| store.dirty_rows()).sum()
     }

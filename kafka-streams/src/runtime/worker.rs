@@ -189,7 +189,7 @@ impl Worker {
             let inner = &self.topology.inner;
             new.push(Task::new(inner, &self.settings, id).map_err(Box::new)?);
         }
-        restore::restore(&self.runtime, &self.client, &mut new)?;
+        restore::restore(&self.runtime, &self.client, &self.consumer, &mut new)?;
         for mut task in new {
             task.initialize(wall_time(), &mut self.collector)?;
             self.tasks.insert(task.id, Arc::new(Mutex::new(task)));

@@ -29,7 +29,7 @@ impl<K: 'static, V: Clone + 'static> KvStore<K, V> {
     /// Knows what rows were so many milliseconds ago.
     pub(crate) fn versioned(config: RowsConfig<V>, key: SharedSerde<K>, history_ms: i64) -> Self {
         // Each version is restored, not only the latest of each commit.
-        let config = RowsConfig { records: ChangelogRecords::EachUpdate, ..config };
+        let config = RowsConfig { records: config.records.and(Some(ChangelogRecords::EachUpdate)), ..config };
         Self { history: Some(History::new(history_ms)), ..Self::new(config, key) }
     }
 

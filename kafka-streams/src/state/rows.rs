@@ -33,7 +33,8 @@ pub enum ChangelogRecords {
 pub(crate) struct RowsConfig<V> {
     pub(crate) place: StorePlace,
     pub(crate) changelog: Option<Arc<str>>,
-    pub(crate) records: ChangelogRecords,
+    /// `None`: the changelog is a topic that others write.
+    pub(crate) records: Option<ChangelogRecords>,
     pub(crate) value: SharedSerde<V>,
     pub(crate) order: Order,
     /// So many bytes of a key are for the store's own order and not in the changelog.
@@ -249,7 +250,7 @@ impl<V: Clone + 'static> Rows<V> {
     #[inline]
     fn changed(&mut self, at: u32) -> Result<(), Failure> {
         self.mark(at);
-        if self.config.records == ChangelogRecords::EachUpdate
+        if self.config.records == Some(ChangelogRecords::EachUpdate)
             && let Some(row) = self.rows.get(at as usize)
             && row.held.is_none()
         {
@@ -277,7 +278,7 @@ impl<V: Clone + 'static> Rows<V> {
         timestamp: i64,
         headers: &Headers,
     ) -> Result<(), Failure> {
-        if self.config.records == ChangelogRecords::EachUpdate {
+        if self.config.records == Some(ChangelogRecords::EachUpdate) {
             self.log.extend(logged(&self.config, key, value, timestamp, headers)?);
         }
         Ok(())
@@ -445,7 +446,9 @@ impl<V: Clone + 'static> Rows<V> {
         partition: i32,
         collector: &mut dyn RecordCollector,
     ) -> Result<(), Failure> {
-        let Some(topic) = self.config.changelog.clone() else { return Ok(()) };
+        let Some(topic) = self.config.changelog.clone().filter(|_| self.config.records.is_some()) else {
+            return Ok(());
+        };
         let headers = Headers::default();
         let task = self.config.place.task;
         let mut send = |key: &[u8], value: Option<&[u8]>, timestamp: i64, headers: &Headers| {
@@ -460,7 +463,7 @@ impl<V: Clone + 'static> Rows<V> {
         for Logged { key, value, timestamp, headers } in self.log.drain(..) {
             send(&key, value.as_deref(), timestamp, &headers)?;
         }
-        if self.config.records == ChangelogRecords::EachUpdate && self.held_never() {
+        if self.config.records == Some(ChangelogRecords::EachUpdate) && self.held_never() {
             return Ok(());
         }
         let rows = &self.rows;

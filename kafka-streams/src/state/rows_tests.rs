@@ -37,7 +37,7 @@ fn rows(order: Order, with_base: bool, records: ChangelogRecords) -> Rows<String
     Rows::new(RowsConfig {
         place: StorePlace { task, name: Arc::from("rows") },
         changelog: Some(Arc::from("app-rows-changelog")),
-        records,
+        records: Some(records),
         value: String::serde(),
         order,
         prefix: 0,

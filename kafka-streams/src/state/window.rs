@@ -143,6 +143,12 @@ impl<K: 'static, V: Clone + 'static> WindowStore<K, V> {
         self.segments.stream_time
     }
 
+    /// Whether a row of this time would be kept and found again.
+    pub(crate) fn keeps(&self, time: i64) -> bool {
+        let Segments { stream_time, retention, .. } = &self.segments;
+        time > time.max(*stream_time).saturating_sub(*retention)
+    }
+
     fn advance(&mut self, start: i64) -> Result<(), Failure> {
         match self.segments.advance(start) {
             Some(first) => self.rows.expire(&first.to_be_bytes()),

@@ -206,7 +206,15 @@ impl TestDriver {
                 let id = TaskId { subtopology, partition };
                 let mut task = Task::new(&self.topology.inner, &self.settings, id).map_err(Box::new)?;
                 for (changelog, from) in task.changelogs() {
-                    task.restore(&changelog, self.logs.from(&changelog, partition, from.unwrap_or(0)))?;
+                    let from = from.unwrap_or(0);
+                    let mut records = self.logs.from(&changelog, partition, from);
+                    if task.reads(&changelog) {
+                        let at = TopicPartition::new(Arc::clone(&changelog), partition);
+                        let processed = self.committed.get(&at).map_or(0, |next| next.saturating_sub(from));
+                        let processed = usize::try_from(processed).unwrap_or(0);
+                        records = records.get(..processed).unwrap_or(records);
+                    }
+                    task.restore(&changelog, records)?;
                 }
                 task.initialize(self.wall_time, &mut self.logs)?;
                 self.tasks.push(Arc::new(Mutex::new(task)));

@@ -77,7 +77,9 @@ fn describe_nodes(graph: &Graph, sub: &SubTopology) -> Vec<NodeDescription> {
         })
         .collect();
     // Nodes in one bucket keep the order in which they were added.
-    let mut by_hash: Vec<Named<'_>> = names.iter().map(|(id, name)| Named(name, *id)).collect();
+    let order = graph.in_order();
+    let mut by_hash: Vec<Named<'_>> =
+        order.iter().filter_map(|id| Some(Named(names.get(id)?, *id))).collect();
     hash_set_order(&mut by_hash);
     for Named(_, id) in by_hash {
         let parents = graph.nodes.get(id).map(|node| node.parents.clone()).unwrap_or_default();

@@ -4,12 +4,15 @@ mod description;
 mod java_order;
 mod java_tree_set;
 pub(crate) mod naming;
+mod optimize;
 mod subtopology;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 pub use description::{NodeDescription, NodeDescriptionKind, SubTopologyDescription, TopologyDescription};
+pub use optimize::Optimizations;
+pub(crate) use optimize::{AnyOutlets, ImpliedRepartition, Optimizer, Rewire, StreamJoin};
 pub(crate) use subtopology::SubTopology;
 
 use crate::error::{InvalidTopology, TopologyError};
@@ -144,6 +147,7 @@ pub(crate) struct Graph {
     pub(crate) relaxed_null_keys: BTreeSet<NodeId>,
     pub(crate) copartitioned: Vec<Copartitioned>,
     pub(crate) problems: Vec<TopologyError>,
+    pub(crate) optimizer: Optimizer,
     next_index: u32,
     /// A node whose number is given back if it is named before another number is taken, and the counter then.
     unnumbered: Option<(NodeId, u32)>,
@@ -357,7 +361,8 @@ impl Graph {
             names.for_each(|name| *counts.entry(name).or_default() += 1);
             counts.into_iter().filter(|(_, count)| *count > 1).map(|(name, _)| name).collect::<Vec<_>>()
         };
-        let nodes = duplicates(&mut self.nodes.iter().map(|node| node.name.clone()));
+        let present = self.in_order().into_iter().filter_map(|id| self.nodes.get(id));
+        let nodes = duplicates(&mut present.map(|node| node.name.clone()));
         problems.extend(nodes.into_iter().map(|name| TopologyError::DuplicateNode { name }));
         let stores = duplicates(&mut self.stores.iter().map(|store| store.name.clone()));
         problems.extend(stores.into_iter().map(|name| TopologyError::DuplicateStore { name }));

@@ -17,7 +17,8 @@ pub(crate) struct SubTopology {
 pub(super) fn cut(graph: &Graph) -> Vec<SubTopology> {
     let mut roots: Vec<usize> = (0..graph.nodes.len()).collect();
     let mut store_owner = BTreeMap::<&str, NodeId>::new();
-    for (id, node) in graph.nodes.iter().enumerate() {
+    let order = graph.in_order();
+    for (id, node) in order.iter().filter_map(|id| Some((*id, graph.nodes.get(*id)?))) {
         for parent in &node.parents {
             unite(&mut roots, id, *parent);
         }
@@ -29,7 +30,7 @@ pub(super) fn cut(graph: &Graph) -> Vec<SubTopology> {
     }
     let mut by_root = BTreeMap::<usize, usize>::new();
     let mut subtopologies = Vec::<SubTopology>::new();
-    for id in 0..graph.nodes.len() {
+    for id in order {
         let root = find(&mut roots, id);
         let index = *by_root.entry(root).or_insert_with(|| {
             subtopologies.push(SubTopology {

@@ -23,6 +23,14 @@ public class Describe {
 
     static <K, V> Materialized<K, V, KeyValueStore<Bytes, byte[]>> store(String name) { return Materialized.as(name); }
 
+    static void optimized(String name, Consumer<StreamsBuilder> build) throws Exception {
+        StreamsBuilder builder = new StreamsBuilder();
+        build.accept(builder);
+        Properties all = new Properties();
+        all.put(StreamsConfig.TOPOLOGY_OPTIMIZATION_CONFIG, StreamsConfig.OPTIMIZE);
+        Files.writeString(folder.resolve(name + ".txt"), builder.build(all).describe().toString());
+    }
+
     public static void main(String[] arguments) throws Exception {
         folder = Path.of(arguments[0]);
         topology("word_count", b -> b.<String, String>stream("lines")
@@ -197,6 +205,60 @@ public class Describe {
         topology("repartition_options", b -> b.<String, String>stream("in")
             .repartition(Repartitioned.<String, String>as("wide").withNumberOfPartitions(6)).to("out"));
         topology("process_without_store", b -> b.<String, String>stream("in").process(Pass::new, Named.as("pass")).to("out"));
+        optimized("optimized_self_join", b -> {
+            KStream<String, String> in = b.stream("in");
+            in.join(in, (l, r) -> l, within).to("out");
+        });
+        optimized("optimized_self_join_named", b -> {
+            KStream<String, String> in = b.<String, String>stream("in").filter((k, v) -> true);
+            in.mapValues(v -> v).to("copies");
+            in.join(in, (l, r) -> l, within, StreamJoined.<String, String, String>as("kept").withName("pair")).to("out");
+        });
+        optimized("optimized_self_left_join", b -> {
+            KStream<String, String> in = b.stream("in");
+            in.leftJoin(in, (l, r) -> l, within).to("out");
+        });
+        optimized("optimized_one_group", b -> b.<String, String>stream("in").selectKey((k, v) -> v).filter((k, v) -> true)
+            .groupByKey().count().toStream().to("out"));
+        optimized("optimized_two_groups", b -> {
+            KStream<String, String> mapped = b.<String, String>stream("in").map(KeyValue::pair);
+            mapped.groupByKey().count(store("counts")).toStream().to("counts-out");
+            mapped.filter((k, v) -> true).groupByKey(Grouped.as("second")).reduce((l, r) -> r).toStream().to("out");
+            mapped.to("copies");
+        });
+        optimized("optimized_two_groups_named", b -> {
+            KStream<String, String> mapped = b.<String, String>stream("in").map(KeyValue::pair);
+            mapped.peek((k, v) -> { }).groupByKey(Grouped.as("first")).count().toStream().to("counts-out");
+            mapped.filter((k, v) -> true).groupByKey(Grouped.as("second")).reduce((l, r) -> r).toStream().to("out");
+        });
+        optimized("optimized_group_of_new_values", b -> {
+            KStream<String, String> mapped = b.<String, String>stream("in").map(KeyValue::pair);
+            mapped.mapValues(v -> v).groupByKey().count().toStream().to("counts-out");
+            mapped.groupByKey().reduce((l, r) -> r).toStream().to("out");
+        });
+        optimized("optimized_joins", b -> {
+            KTable<String, String> table = b.table("table");
+            KStream<String, String> mapped = b.<String, String>stream("in").selectKey((k, v) -> v);
+            mapped.join(table, (l, r) -> l).to("enriched");
+            mapped.join(b.<String, String>stream("right").map(KeyValue::pair), (l, r) -> l, within).to("joined");
+            mapped.groupByKey().count().toStream().to("counts-out");
+        });
+        optimized("optimized_merge", b -> {
+            KStream<String, String> merged = b.<String, String>stream("left").map(KeyValue::pair)
+                .merge(b.<String, String>stream("right").selectKey((k, v) -> v));
+            merged.groupByKey().count().toStream().to("counts-out");
+            merged.filter((k, v) -> true).groupByKey().reduce((l, r) -> r).toStream().to("out");
+        });
+        optimized("optimized_repartition", b -> {
+            KStream<String, String> mapped = b.<String, String>stream("in").map(KeyValue::pair);
+            mapped.repartition().groupByKey().count().toStream().to("counts-out");
+            mapped.groupByKey().reduce((l, r) -> r).toStream().to("out");
+        });
+        optimized("optimized_to_table", b -> {
+            KStream<String, String> mapped = b.<String, String>stream("in").map(KeyValue::pair);
+            mapped.toTable().toStream().to("rows");
+            mapped.groupByKey().reduce((l, r) -> r).toStream().to("out");
+        });
     }
 
     static StoreBuilder<KeyValueStore<String, String>> keyValues(String name) {
