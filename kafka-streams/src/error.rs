@@ -286,6 +286,16 @@ pub enum TopologyError {
         /// The suppression.
         node: String,
     },
+    /// A join waits for late updates of a table that does not know what its rows were, or not for so long.
+    #[error(
+        "{node} waits {grace_ms} ms for late updates of its table, whose store must be versioned with a history as long"
+    )]
+    HistoryTooShort {
+        /// The join.
+        node: String,
+        /// How long records wait.
+        grace_ms: i64,
+    },
     /// The table's own serdes are not known there.
     #[error("{node} needs serdes for what it keeps: the table's are not known after map_values or a join")]
     SerdesUnknown {

@@ -400,6 +400,17 @@ fn cogroups_read_as_in_java() {
 }
 
 #[test]
+fn patient_joins_read_as_in_java() {
+    check("stream_table_grace", |b| {
+        let rows = Store::versioned("rows", Duration::from_secs(300));
+        let table = b.table_in::<String, String>("table", rows);
+        let enrich = Joined::from("enrich").grace(TEN);
+        text(b, "in").join_table(&table, |_, l, _| l, enrich).to("out");
+        text(b, "in2").left_join_table(&table, |_, l, _| l, Joined::auto().grace(TEN)).to("out");
+    });
+}
+
+#[test]
 fn joins_by_foreign_key_read_as_in_java() {
     let table = |b: &StreamsBuilder, topic: &str| b.table::<String, String>(topic);
     let key = |_: &String, row: &String| Some(row.clone());

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use kafka_streams::testing::TestDriver;
-use kafka_streams::{BufferConfig, Grouped, KTable, Store, StreamsBuilder, Suppressed, TableJoined};
+use kafka_streams::{BufferConfig, Grouped, Joined, KTable, Store, StreamsBuilder, Suppressed, TableJoined};
 
 const HISTORY: Duration = Duration::from_millis(100);
 
@@ -116,4 +116,69 @@ fn a_versioned_table_is_not_suppressed() {
     rows.suppress(held).to_stream().to("out");
     let error = builder.build().unwrap_err().to_string();
     assert!(error.contains("cannot hold back changes of a versioned table"), "{error}");
+}
+
+/// Records wait 10 ms.
+fn patient(left: bool) -> TestDriver {
+    driver(|builder, rows| {
+        let records = builder.stream::<Option<String>, String>("records").map_values(|_, v| v);
+        let joined = Joined::from("j").grace(Duration::from_millis(10));
+        let rows = rows.map_values(|_, row| row);
+        let nullable = rows.to_stream_with_key(|key, _| Some(key.clone()));
+        let rows = nullable
+            .map_values(|_, row| row.unwrap_or_default())
+            .to_table(Store::versioned("nullable", HISTORY));
+        match left {
+            true => records.left_join_table(
+                &rows,
+                |_, r, row| format!("{r}{}", row.map_or("-", String::as_str)),
+                joined,
+            ),
+            false => records.join_table(&rows, |_, r, row| format!("{r}{row}"), joined),
+        }
+        .to("out");
+    })
+}
+
+#[test]
+fn records_wait_for_late_updates_and_meet_them_in_the_order_of_their_times() {
+    let mut driver = patient(false);
+    put(&mut driver, "rows", "k", Some("a"), 0);
+    put(&mut driver, "records", "k", Some("2"), 22);
+    put(&mut driver, "records", "k", Some("1"), 21);
+    put(&mut driver, "records", "k", Some("x"), 22);
+    put(&mut driver, "rows", "k", Some("b"), 22);
+    assert!(out(&mut driver).is_empty(), "their time is not over");
+    driver.crash_and_restore().unwrap();
+    put(&mut driver, "records", "other", Some("-"), 31);
+    assert_eq!(out(&mut driver), ["k=1a@21"]);
+    put(&mut driver, "records", "other", Some("-"), 40);
+    assert_eq!(out(&mut driver), ["k=2b@22", "k=xb@22"]);
+    // Too late to wait: joined at once, as it was then.
+    put(&mut driver, "records", "k", Some("l"), 20);
+    assert_eq!(out(&mut driver), ["k=la@20"]);
+    driver.crash_and_restore().unwrap();
+    assert!(out(&mut driver).is_empty(), "what was let go does not come back");
+}
+
+#[test]
+fn records_without_a_key_do_not_wait_in_a_left_join() {
+    let mut driver = patient(true);
+    let mut records = driver.input::<Option<String>, String>("records");
+    records.pipe(None, "n".into(), 5).unwrap();
+    records.pipe(Some("k".into()), "r".into(), 6).unwrap();
+    let found = driver.output::<Option<String>, String>("out").read_all().unwrap();
+    assert_eq!(found, [(None, "n-".to_owned())]);
+}
+
+#[test]
+fn a_join_waits_no_longer_than_its_table_remembers() {
+    for store in [Store::kv("rows-store"), Store::versioned("rows-store", Duration::from_millis(9))] {
+        let builder = StreamsBuilder::new();
+        let rows = builder.table_in::<String, String>("rows", store);
+        let joined = Joined::from("j").grace(Duration::from_millis(10));
+        builder.stream::<String, String>("in").join_table(&rows, |_, v, _| v, joined).to("out");
+        let error = builder.build().unwrap_err().to_string();
+        assert!(error.contains("j waits 10 ms for late updates of its table"), "{error}");
+    }
 }

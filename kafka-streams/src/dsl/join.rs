@@ -3,14 +3,15 @@ use std::sync::Arc;
 
 use super::stream::RepartitionNames;
 use super::table::Serdes;
+use super::windows::millis;
 use super::{
     GetterFactory, JoinWindows, Joined, KStream, KTable, Store, StreamJoined, store_getter, table_out,
 };
 use crate::error::TopologyError;
 use crate::processor::{
     Change, Forward, Forwarding, FromLeft, FromRight, Getter, JoinBoth, JoinFrom, JoinGetter, Node, Outlets,
-    SelfJoin, StreamJoinSide, StreamTableJoin, TableJoinKind, TableJoinSide, TableMerge, TableOut,
-    TaskBuilder, Unmatched, Waiting,
+    PatientJoin, SelfJoin, StreamJoinSide, StreamTableJoin, TableJoinKind, TableJoinSide, TableMerge,
+    TableOut, TaskBuilder, Unmatched, Waiting,
 };
 use crate::serde::SharedSerde;
 use crate::state::{Side, either_list};
@@ -407,6 +408,16 @@ impl<K: Send + 'static, V: Send + 'static> KStream<K, V> {
         } else {
             graph.keep_rows(table.node)
         };
+        let waiting = joined.grace.map(|grace| {
+            let grace = millis(grace);
+            if graph.history(table.node).is_none_or(|history| history < grace) {
+                graph.problems.push(TopologyError::HistoryTooShort { node: name.clone(), grace_ms: grace });
+            }
+            let spec = StoreSpec { name: format!("{name}-Buffer"), logged: true, ..StoreSpec::default() };
+            graph.stores.push(spec.clone());
+            (spec, grace)
+        });
+        let stores = stores.into_iter().chain(waiting.iter().map(|(spec, _)| spec.name.clone())).collect();
         let node = graph.add_node(name, NodeKind::Processor { stores }, vec![stream.node]);
         graph.relaxed_null_keys.extend(left.then_some(node));
         if !foreign {
@@ -417,14 +428,21 @@ impl<K: Send + 'static, V: Send + 'static> KStream<K, V> {
         let (children, rows, joiner) = (Arc::clone(&outlets), Arc::clone(&table.getter), Arc::new(joiner));
         let (key, value) = (joined.key, joined.value);
         let factory = move |tasks: &mut TaskBuilder<'_>| {
-            let join: Box<dyn Node<K, V>> = Box::new(StreamTableJoin {
+            let join = StreamTableJoin {
                 key: Arc::clone(&key),
                 value: Arc::clone(&value),
                 rows: rows(tasks)?,
                 left,
                 joiner: Arc::clone(&joiner),
                 out: children.build(tasks)?,
-            });
+            };
+            let join: Box<dyn Node<K, V>> = match &waiting {
+                Some((spec, grace)) => {
+                    let buffer = tasks.join_buffer(spec, &key, &value)?;
+                    Box::new(PatientJoin { buffer, grace: *grace, join })
+                }
+                None => Box::new(join),
+            };
             Ok(join)
         };
         stream.outlets.attach(node, Arc::new(factory));

@@ -105,17 +105,44 @@ pub struct Joined<K, V> {
     pub(crate) name: Option<String>,
     pub(crate) key: SharedSerde<K>,
     pub(crate) value: SharedSerde<V>,
+    pub(crate) grace: Option<Duration>,
 }
 
 impl<K, V> Joined<K, V> {
     /// With serdes of one's own and a generated name.
     pub fn with(key: SharedSerde<K>, value: SharedSerde<V>) -> Self {
-        Self { name: None, key, value }
+        Self { name: None, key, value, grace: None }
     }
 
     /// Names the operator, and the repartition topic if there is one.
     pub fn named(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());
+        self
+    }
+
+    /// Lets each record of the stream wait so long, by the stream's time, for updates of the table that come late
+    /// (KIP-923). The table must be [versioned](crate::Store::history), with a history that goes back as far. Records
+    /// that come later than that are joined at once. Default: nobody waits.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use kafka_streams::{Joined, Store, testing::Example};
+    ///
+    /// Example::of(|builder| {
+    ///     let rates = builder.table_in::<String, i64>("rates", Store::versioned("rates", Duration::from_secs(60)));
+    ///     let patient = Joined::from("convert").grace(Duration::from_millis(10));
+    ///     let amounts = builder.stream::<String, i64>("amounts");
+    ///     amounts.join_table(&rates, |_, amount, rate| amount * rate, patient).to("out");
+    /// })
+    /// .pipe_at(0, "rates", [("usd", 2)])
+    /// .pipe_at(20, "amounts", [("usd", 100)])
+    /// .pipe_at(15, "rates", [("usd", 3)])
+    /// // Now the first one has waited long enough, and meets the rate of its time.
+    /// .pipe_at(30, "amounts", [("usd", 1)])
+    /// .gives("out", [("usd", 300)]);
+    /// ```
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.grace = Some(grace);
         self
     }
 }

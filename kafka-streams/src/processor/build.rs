@@ -12,8 +12,8 @@ use crate::error::{StreamsError, TaskId};
 use crate::handlers::ErrorHandling;
 use crate::serde::{HasSerde, SharedSerde};
 use crate::state::{
-    ChangelogRecords, Either, KvStore, Order, OuterJoinStore, RowsConfig, SessionStore, StorePlace,
-    StoreToken, Stores, Subscription, SuppressBuffer, TaskStore, WindowStore, WindowStoreConfig,
+    ChangelogRecords, Either, JoinBuffer, KvStore, Order, OuterJoinStore, RowsConfig, SessionStore,
+    StorePlace, StoreToken, Stores, Subscription, SuppressBuffer, TaskStore, WindowStore, WindowStoreConfig,
 };
 use crate::topology::{NodeId, StoreKind, StoreSpec, TableInfo, TopicRef, TopologyInner, changelog_topic};
 
@@ -263,6 +263,17 @@ impl<'a> TaskBuilder<'a> {
         let records = self.rows_template(spec, values);
         self.store(spec, |place, changelog| {
             OuterJoinStore::new(RowsConfig { place, changelog, ..records }, Arc::clone(key))
+        })
+    }
+
+    pub(crate) fn join_buffer<K: Send + 'static, V: Send + 'static>(
+        &mut self,
+        spec: &StoreSpec,
+        key: &SharedSerde<K>,
+        value: &SharedSerde<V>,
+    ) -> Result<StoreToken<JoinBuffer<K, V>>, StreamsError> {
+        self.store(spec, |place, changelog| {
+            JoinBuffer::new(place, changelog, Arc::clone(key), Arc::clone(value))
         })
     }
 

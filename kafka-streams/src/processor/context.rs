@@ -7,7 +7,7 @@ use super::{NodeResult, Nodes, ProcessorError, RawRecord, Schedules};
 use crate::error::{Part, RecordPosition, StreamsError, TaskId};
 use crate::handlers::ErrorHandling;
 use crate::serde::SerdeError;
-use crate::state::Stores;
+use crate::state::{RecordContext, Stores};
 
 /// A record on its way to the cluster, borrowed from its sender's buffers.
 #[derive(Debug, Clone, Copy)]
@@ -57,6 +57,17 @@ impl Context<'_> {
         RecordPosition {
             partition: TopicPartition::new(Arc::clone(&self.topic), self.task.partition),
             offset: self.offset,
+        }
+    }
+
+    /// The input record at hand, for what waits with a record that it led to.
+    pub(crate) fn record_context(&self, timestamp: i64, headers: &Headers) -> RecordContext {
+        RecordContext {
+            timestamp,
+            offset: self.offset,
+            topic: Arc::clone(&self.topic),
+            partition: self.task.partition,
+            headers: headers.clone(),
         }
     }
 

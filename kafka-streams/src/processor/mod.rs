@@ -61,7 +61,7 @@ pub(crate) use table::{
     ValueGetter,
 };
 pub(crate) use table_join::{
-    JoinGetter, StreamTableJoin, TableGroup, TableJoinKind, TableJoinSide, TableMerge,
+    JoinGetter, PatientJoin, StreamTableJoin, TableGroup, TableJoinKind, TableJoinSide, TableMerge,
 };
 pub use timestamp::{Extract, ExtractedFrom, TimestampExtractor};
 pub(crate) use window_aggregate::{

@@ -33,13 +33,7 @@ impl<K: Send + 'static, V: Send + 'static> Node<K, Change<V>> for Suppress<K, V>
     fn process(&mut self, record: Record<K, Change<V>>, cx: &mut Context<'_>) -> NodeResult {
         let Record { key, value, timestamp, headers } = record;
         self.observed = self.observed.max(timestamp);
-        let context = RecordContext {
-            timestamp,
-            offset: cx.offset,
-            topic: Arc::clone(&cx.topic),
-            partition: cx.task.partition,
-            headers,
-        };
+        let context = cx.record_context(timestamp, &headers);
         cx.stores.get(self.buffer)?.put((self.time)(&key, timestamp), &key, &value, context)?;
         let over = self.observed.saturating_sub(self.wait);
         loop {

@@ -7,7 +7,7 @@ use super::table::TableOut;
 use super::{Called, Change, Context, Getter, Node, NodeResult, Out, Record, ValueGetter};
 use crate::error::StreamsError;
 use crate::serde::SharedSerde;
-use crate::state::Stores;
+use crate::state::{JoinBuffer, RecordContext, StoreToken, Stores};
 
 /// A stream's records with the rows of their keys as they are now.
 pub(crate) struct StreamTableJoin<K, V, T, O, J> {
@@ -43,6 +43,42 @@ where
             Some(value) => self.out.forward(Record { key, value, timestamp, headers }, cx),
             None => Ok(()),
         }
+    }
+}
+
+/// As [`StreamTableJoin`], each record once no update of the table can come that it should have met (KIP-923).
+pub(crate) struct PatientJoin<K, V, T, O, J> {
+    pub(crate) buffer: StoreToken<JoinBuffer<K, V>>,
+    pub(crate) grace: i64,
+    pub(crate) join: StreamTableJoin<K, V, T, O, J>,
+}
+
+impl<K, V, T, O, J> Node<K, V> for PatientJoin<K, V, T, O, J>
+where
+    K: Send + 'static,
+    V: Send + 'static,
+    T: Send + 'static,
+    O: Send + 'static,
+    J: Fn(&K, V, Option<&T>) -> Option<O> + Send + Sync + 'static,
+{
+    fn process(&mut self, record: Record<K, V>, cx: &mut Context<'_>) -> NodeResult {
+        // What is dropped need not wait; what has no key has nothing to wait for.
+        if self.join.key.is_null(&record.key) || self.join.value.is_null(&record.value) {
+            return self.join.process(record, cx);
+        }
+        let context = cx.record_context(record.timestamp, &record.headers);
+        if !cx.stores.get(self.buffer)?.put(&record.key, &record.value, context, self.grace)? {
+            return self.join.process(record, cx);
+        }
+        while let Some((key, value, context)) = cx.stores.get(self.buffer)?.take_over(self.grace)? {
+            let RecordContext { timestamp, offset, topic, headers, .. } = context;
+            // Downstream sees the record's own place.
+            let now = (std::mem::replace(&mut cx.topic, topic), std::mem::replace(&mut cx.offset, offset));
+            let result = self.join.process(Record { key, value, timestamp, headers }, cx);
+            (cx.topic, cx.offset) = now;
+            result?;
+        }
+        Ok(())
     }
 }
 

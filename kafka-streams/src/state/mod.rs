@@ -1,7 +1,9 @@
 //! State: typed rows with the writes that are not committed yet, and the stores of bytes that may lie below them.
 
+mod buffer_value;
 mod history;
 mod index;
+mod join_buffer;
 mod key_value;
 #[cfg(test)]
 mod memory;
@@ -21,8 +23,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+pub(crate) use buffer_value::RecordContext;
 pub(crate) use history::Version;
 pub(crate) use index::Order;
+pub(crate) use join_buffer::JoinBuffer;
 pub(crate) use key_value::KvStore;
 pub(crate) use outer_join::{Either, OuterJoinStore, Side, either_list};
 pub use rows::ChangelogRecords;
@@ -32,7 +36,7 @@ pub(crate) use stores::{StorePlace, StoreToken, Stores, TaskStore};
 pub(crate) use subscription::{
     Instruction, Subscription, SubscriptionResponse, SubscriptionResponseSerde, SubscriptionSerde, ValueHash,
 };
-pub(crate) use suppress_buffer::{RecordContext, Released, SuppressBuffer};
+pub(crate) use suppress_buffer::{Released, SuppressBuffer};
 pub use view::ReadOnlyKeyValueStore;
 pub(crate) use window::{WindowStore, WindowStoreConfig};
 

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use kafka_client::wire::record_batch::{Header, Headers};
 use rustc_hash::FxHashMap;
 
+use super::buffer_value::{BufferValue, RecordContext, decode, encode};
 use super::stores::StorePlace;
 use super::{StoreError, TaskStore};
 use crate::error::StreamsError;
@@ -19,45 +20,6 @@ type Failure = Box<StreamsError>;
 /// Changelog records carry their format's version: context, values and time in one value.
 const VERSION_HEADER: &str = "v";
 const VERSION: &[u8] = &[3];
-const NULL: i32 = -1;
-/// The old value is the prior one.
-const SAME_AS_PRIOR: i32 = -2;
-
-/// The input record that led to a row's latest change.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(crate) struct RecordContext {
-    pub(crate) timestamp: i64,
-    pub(crate) offset: i64,
-    pub(crate) topic: Arc<str>,
-    pub(crate) partition: i32,
-    pub(crate) headers: Headers,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Held {
-    /// The row as downstream knows it.
-    prior: Option<Bytes>,
-    old: Option<Bytes>,
-    new: Option<Bytes>,
-    context: RecordContext,
-}
-
-impl Held {
-    /// Roughly what it takes in memory, as Java counts it.
-    fn size(&self, key: &Bytes) -> u64 {
-        let length = |bytes: &Option<Bytes>| bytes.as_ref().map_or(0, Bytes::len);
-        let old = if self.old == self.prior { 0 } else { length(&self.old) };
-        let headers: usize = self
-            .context
-            .headers
-            .iter()
-            .map(|header| header.key.len() + header.value.map_or(0, <[u8]>::len))
-            .sum();
-        let context = 8 + 8 + self.context.topic.len() + 4 + headers;
-        (8 + key.len() + length(&self.prior) + old + length(&self.new) + context) as u64
-    }
-}
-
 /// A row that is let go.
 pub(crate) struct Released<K, V> {
     pub(crate) key: K,
@@ -71,7 +33,7 @@ pub(crate) struct SuppressBuffer<K, V> {
     key: SharedSerde<K>,
     value: SharedSerde<V>,
     times: FxHashMap<Bytes, i64>,
-    held: BTreeMap<(i64, Bytes), Held>,
+    held: BTreeMap<(i64, Bytes), BufferValue>,
     bytes: u64,
     dirty: BTreeSet<Bytes>,
 }
@@ -131,7 +93,7 @@ impl<K: 'static, V: 'static> SuppressBuffer<K, V> {
         let before = self.held.remove(&place);
         self.bytes -= before.as_ref().map_or(0, |held| held.size(&place.1));
         let prior = before.map_or_else(|| old.clone(), |held| held.prior);
-        let held = Held { prior, old, new, context };
+        let held = BufferValue { prior, old, new, context };
         self.bytes += held.size(&place.1);
         self.times.insert(place.1.clone(), place.0);
         self.dirty.insert(place.1.clone());
@@ -170,100 +132,6 @@ impl<K: 'static, V: 'static> SuppressBuffer<K, V> {
         let Some(key) = self.key_bytes(key)? else { return Ok(None) };
         let held = self.times.get(&key).and_then(|time| self.held.get(&(*time, key)));
         held.map(|held| self.read(held.prior.as_ref())).transpose()
-    }
-}
-
-fn put_bytes(out: &mut Vec<u8>, bytes: Option<&[u8]>) {
-    match bytes {
-        Some(bytes) => {
-            out.extend_from_slice(&(bytes.len() as i32).to_be_bytes());
-            out.extend_from_slice(bytes);
-        }
-        None => out.extend_from_slice(&NULL.to_be_bytes()),
-    }
-}
-
-fn encode(time: i64, held: &Held) -> Vec<u8> {
-    let Held { prior, old, new, context } = held;
-    let mut out = Vec::with_capacity(64);
-    out.extend_from_slice(&context.timestamp.to_be_bytes());
-    out.extend_from_slice(&context.offset.to_be_bytes());
-    put_bytes(&mut out, Some(context.topic.as_bytes()));
-    out.extend_from_slice(&context.partition.to_be_bytes());
-    out.extend_from_slice(&(context.headers.len() as i32).to_be_bytes());
-    for header in context.headers.iter() {
-        put_bytes(&mut out, Some(header.key.as_bytes()));
-        put_bytes(&mut out, header.value);
-    }
-    put_bytes(&mut out, prior.as_deref());
-    match old {
-        Some(_) if old == prior => out.extend_from_slice(&SAME_AS_PRIOR.to_be_bytes()),
-        old => put_bytes(&mut out, old.as_deref()),
-    }
-    put_bytes(&mut out, new.as_deref());
-    out.extend_from_slice(&time.to_be_bytes());
-    out
-}
-
-/// Reads what [`encode`] wrote, part by part.
-struct Reader<'a> {
-    bytes: &'a Bytes,
-    at: usize,
-}
-
-impl Reader<'_> {
-    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
-        let found = *self.bytes.get(self.at..)?.first_chunk()?;
-        self.at += N;
-        Some(found)
-    }
-
-    fn int(&mut self) -> Option<i32> {
-        self.array().map(i32::from_be_bytes)
-    }
-
-    fn long(&mut self) -> Option<i64> {
-        self.array().map(i64::from_be_bytes)
-    }
-
-    fn slice(&mut self, length: i32) -> Option<Bytes> {
-        let end = self.at.checked_add(usize::try_from(length).ok()?)?;
-        let found = self.bytes.get(self.at..end).map(Bytes::copy_from_slice)?;
-        self.at = end;
-        Some(found)
-    }
-
-    /// `Some(None)` is null.
-    #[expect(clippy::option_option, reason = "malformed is not null")]
-    fn nullable(&mut self) -> Option<Option<Bytes>> {
-        match self.int()? {
-            NULL => Some(None),
-            length => self.slice(length).map(Some),
-        }
-    }
-
-    fn held(mut self) -> Option<(i64, Held)> {
-        let (timestamp, offset) = (self.long()?, self.long()?);
-        let topic = self.nullable()??;
-        let topic = Arc::from(std::str::from_utf8(&topic).ok()?);
-        let partition = self.int()?;
-        let mut headers = Vec::new();
-        for _ in 0..self.int()? {
-            let key = self.nullable()??;
-            let value = self.nullable()?;
-            headers.push(Header { key: key.try_into().ok()?, value });
-        }
-        let context =
-            RecordContext { timestamp, offset, topic, partition, headers: headers.into_iter().collect() };
-        let prior = self.nullable()?;
-        let old = match self.int()? {
-            NULL => None,
-            SAME_AS_PRIOR => prior.clone(),
-            length => Some(self.slice(length)?),
-        };
-        let new = self.nullable()?;
-        let time = self.long()?;
-        (self.at == self.bytes.len()).then_some((time, Held { prior, old, new, context }))
     }
 }
 
@@ -328,8 +196,7 @@ where
                 self.bytes -= held.size(&key);
             }
             let Some(value) = &record.value else { continue };
-            let (time, held) =
-                Reader { bytes: value, at: 0 }.held().ok_or(StoreError::Malformed { size: value.len() })?;
+            let (time, held) = decode(value).ok_or(StoreError::Malformed { size: value.len() })?;
             self.bytes += held.size(&key);
             self.times.insert(key.clone(), time);
             self.held.insert((time, key), held);
@@ -351,7 +218,8 @@ mod tests {
         let headers = [Header { key: "h".into(), value: None }].into_iter().collect();
         let context = RecordContext { timestamp: 1, offset: 2, topic: Arc::from("t"), partition: 3, headers };
         let prior = Some(Bytes::from_static(b"p"));
-        let held = Held { prior: prior.clone(), old: prior, new: Some(Bytes::from_static(b"nn")), context };
+        let held =
+            BufferValue { prior: prior.clone(), old: prior, new: Some(Bytes::from_static(b"nn")), context };
         let bytes = encode(9, &held);
         let mut expected = Vec::new();
         expected.extend([0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 1, b't', 0, 0, 0, 3]);
@@ -360,9 +228,9 @@ mod tests {
             .extend([0, 0, 0, 1, b'p', 255, 255, 255, 254, 0, 0, 0, 2, b'n', b'n', 0, 0, 0, 0, 0, 0, 0, 9]);
         assert_eq!(bytes, expected);
         let bytes = Bytes::from(bytes);
-        assert_eq!(Reader { bytes: &bytes, at: 0 }.held(), Some((9, held)));
+        assert_eq!(decode(&bytes), Some((9, held)));
         for cut in 0..bytes.len() {
-            assert_eq!(Reader { bytes: &bytes.slice(..cut), at: 0 }.held(), None, "{cut}");
+            assert_eq!(decode(&bytes.slice(..cut)), None, "{cut}");
         }
     }
 }

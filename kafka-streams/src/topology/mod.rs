@@ -208,14 +208,22 @@ impl Graph {
             .or_else(|| info.parents.iter().filter_map(|parent| self.window_grace(*parent)).max())
     }
 
-    /// Whether a table's rows are known for earlier times too, by its own store or by those it derives its rows from.
+    /// Whether a table's rows are known for earlier times too.
     pub(crate) fn is_versioned(&self, table: NodeId) -> bool {
-        let Some(info) = self.tables.get(&table) else { return false };
-        match info.store.as_ref().or(info.lazy_store.as_ref()) {
-            Some(store) => matches!(store.kind, StoreKind::Versioned { .. }),
+        self.history(table).is_some()
+    }
+
+    /// How far back a table's rows are known, in milliseconds; `None` if they are not.
+    pub(crate) fn history(&self, table: NodeId) -> Option<i64> {
+        let info = self.tables.get(&table)?;
+        match info.store.as_ref().or(info.lazy_store.as_ref()).map(|store| store.kind) {
+            Some(StoreKind::Versioned { history_ms }) => Some(history_ms),
             // A join's rows are known as they are now only.
-            None if info.old_from_parents || info.parents.is_empty() => false,
-            None => info.parents.iter().all(|parent| self.is_versioned(*parent)),
+            None if !info.old_from_parents => {
+                let known = info.parents.iter().map(|parent| self.history(*parent));
+                known.collect::<Option<Vec<_>>>()?.into_iter().min()
+            }
+            _ => None,
         }
     }
 

@@ -187,6 +187,14 @@ public class Describe {
             KTable<String, String> bills = b.<String, String>table("orders").mapValues(v -> v).join(users, v -> v, (l, r) -> l);
             bills.join(b.<String, String>table("orders-too"), (l, r) -> l).groupBy(KeyValue::pair).count().toStream().to("out");
         });
+        topology("stream_table_grace", b -> {
+            KTable<String, String> table = b.table("table", Materialized.<String, String>as(
+                Stores.persistentVersionedKeyValueStore("rows", Duration.ofMinutes(5))));
+            b.<String, String>stream("in").join(table, (l, r) -> l,
+                Joined.<String, String, String>as("enrich").withGracePeriod(ten)).to("out");
+            b.<String, String>stream("in2").leftJoin(table, (l, r) -> l,
+                Joined.<String, String, String>with(null, null, null).withGracePeriod(ten)).to("out");
+        });
         topology("process", b -> {
             b.addStateStore(keyValues("seen"));
             b.<String, String>stream("in").process(Pass::new, "seen").groupByKey().count(store("counts")).toStream().to("out");
