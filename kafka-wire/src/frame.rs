@@ -3,10 +3,13 @@
 //! Nothing here owns a socket. [`FrameDecoder`] is fed by whoever reads one; [`EncodedFrame`] is a list of segments
 //! for a vectored write, in which record batches are the producer's own `Bytes`, not copies.
 
+use std::sync::Arc;
+
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use kafka_protocol::messages::{RequestHeader, ResponseHeader};
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, Request, StrBytes};
 
+pub use crate::frame_memory::FrameMemory;
 use crate::scatter::ScatterBuf;
 use crate::shape::{self, ShapeError};
 
@@ -89,37 +92,77 @@ pub enum FrameError {
 /// Splits a stream of bytes into frames.
 ///
 /// Read into [`read_buffer`](Self::read_buffer), then take frames with [`next_frame`](Self::next_frame) until it
-/// answers `None`. Frames are slices of the buffer: nothing is copied, and a frame keeps its buffer alive.
+/// answers `None`. Each frame has memory of its own, no more than it needs, so that whoever keeps a slice of one keeps
+/// no more than that one. The bytes of a large frame are read to where they stay.
 #[derive(Debug)]
 pub struct FrameDecoder {
-    buffer: BytesMut,
+    /// What has arrived of the frames behind `large`.
+    chunk: BytesMut,
+    large: Option<LargeFrame>,
     max_frame_bytes: usize,
+    memory: Arc<FrameMemory>,
+}
+
+/// A frame that arrives in more than one read.
+#[derive(Debug)]
+struct LargeFrame {
+    /// And the beginning of the next one, if there was room for it.
+    bytes: BytesMut,
+    length: usize,
+}
+
+impl LargeFrame {
+    fn is_whole(&self) -> bool {
+        self.bytes.len() >= self.length
+    }
 }
 
 impl FrameDecoder {
     /// A decoder that refuses frames longer than `max_frame_bytes` (without the length prefix).
     pub fn new(max_frame_bytes: usize) -> Self {
-        Self { buffer: BytesMut::new(), max_frame_bytes }
+        Self::with_memory(max_frame_bytes, Arc::default())
+    }
+
+    /// As [`new`](Self::new), with memory that other decoders of the same reader use too.
+    pub fn with_memory(max_frame_bytes: usize, memory: Arc<FrameMemory>) -> Self {
+        Self { chunk: BytesMut::new(), large: None, max_frame_bytes, memory }
     }
 
     /// The buffer to append incoming bytes to; it always has room.
     pub fn read_buffer(&mut self) -> &mut BytesMut {
-        if self.buffer.len() == self.buffer.capacity() {
-            self.buffer.reserve(READ_CHUNK_BYTES);
+        match &mut self.large {
+            Some(large) if !large.is_whole() => {
+                if large.bytes.len() == large.bytes.capacity() {
+                    large.bytes = room_behind(&large.bytes, large.length, &self.memory);
+                }
+                &mut large.bytes
+            }
+            _ => {
+                if self.chunk.is_empty() || self.chunk.len() == self.chunk.capacity() {
+                    // That is most often the room of what was taken off the front.
+                    self.chunk.reserve(READ_CHUNK_BYTES);
+                }
+                &mut self.chunk
+            }
         }
-        &mut self.buffer
     }
 
     /// Whether the stream stands between two frames, so that its end now is a clean one.
     pub fn is_empty(&self) -> bool {
-        self.buffer.is_empty()
+        self.chunk.is_empty() && self.large.is_none()
     }
 
     /// The next whole frame without its length prefix, or `None` until more bytes arrive.
     ///
     /// After an error the stream has lost its frame boundaries: close the connection.
     pub fn next_frame(&mut self) -> Result<Option<Bytes>, FrameError> {
-        let Some(prefix) = self.buffer.first_chunk::<LENGTH_BYTES>() else {
+        if self.large.is_some() {
+            let Some(mut large) = self.large.take_if(|large| large.is_whole()) else { return Ok(None) };
+            self.chunk.extend_from_slice(large.bytes.get(large.length..).unwrap_or_default());
+            large.bytes.truncate(large.length);
+            return Ok(Some(self.memory.freeze(large.bytes)));
+        }
+        let Some(prefix) = self.chunk.first_chunk::<LENGTH_BYTES>() else {
             return Ok(None);
         };
         let length = i32::from_be_bytes(*prefix);
@@ -129,15 +172,24 @@ impl FrameDecoder {
         if length > self.max_frame_bytes {
             return Err(FrameError::TooLarge { length, limit: self.max_frame_bytes });
         }
-        let whole = LENGTH_BYTES + length;
-        if self.buffer.len() < whole {
-            let wanted = whole.min(TRUSTED_FRAME_BYTES.max(2 * self.buffer.len()));
-            self.buffer.reserve(wanted.saturating_sub(self.buffer.len()).max(1));
-            return Ok(None);
+        self.chunk.advance(LENGTH_BYTES);
+        if let Some(frame) = self.chunk.get(..length) {
+            let frame = Bytes::copy_from_slice(frame);
+            self.chunk.advance(length);
+            self.memory.pass();
+            return Ok(Some(frame));
         }
-        self.buffer.advance(LENGTH_BYTES);
-        Ok(Some(self.buffer.split_to(length).freeze()))
+        self.large = Some(LargeFrame { bytes: room_behind(&self.chunk, length, &self.memory), length });
+        self.chunk.clear();
+        Ok(None)
     }
+}
+
+/// The beginning of a frame with room for more behind it: for all of it, or as much as is worth the peer's word.
+fn room_behind(begin: &[u8], length: usize, memory: &FrameMemory) -> BytesMut {
+    let mut buffer = memory.take(length.min(TRUSTED_FRAME_BYTES.max(2 * begin.len())));
+    buffer.extend_from_slice(begin);
+    buffer
 }
 
 /// A frame ready for a vectored write, length prefix included.
@@ -389,7 +441,51 @@ mod tests {
         let mut decoder = FrameDecoder::new(DEFAULT_MAX_FRAME_BYTES);
         decoder.read_buffer().put_i32(DEFAULT_MAX_FRAME_BYTES as i32);
         assert!(decoder.next_frame().unwrap().is_none());
-        assert!(decoder.read_buffer().capacity() <= 2 * TRUSTED_FRAME_BYTES);
+        assert!(decoder.read_buffer().capacity() <= TRUSTED_FRAME_BYTES);
+    }
+
+    #[test]
+    fn a_large_frame_is_read_to_where_it_stays_and_what_came_with_it_is_kept() {
+        let (length, behind) = (3 * TRUSTED_FRAME_BYTES + 17, 5);
+        let mut stream = BytesMut::new();
+        for _ in 0..2 {
+            stream.put_i32(length as i32);
+            stream.put_bytes(7, length);
+            stream.put_i32(behind);
+            stream.put_bytes(8, behind as usize);
+        }
+        let mut stream = stream.freeze();
+        let mut decoder = FrameDecoder::new(DEFAULT_MAX_FRAME_BYTES);
+        let mut frames = Vec::new();
+        while !stream.is_empty() {
+            let buffer = decoder.read_buffer();
+            let room = (buffer.capacity() - buffer.len()).min(stream.len());
+            assert!(room > 0 && buffer.capacity() <= length + length / 8);
+            buffer.put(stream.split_to(room));
+            while let Some(frame) = decoder.next_frame().unwrap() {
+                frames.push((frame.len(), frame.iter().map(|&byte| usize::from(byte)).sum::<usize>()));
+            }
+        }
+        let (large, small) = ((length, 7 * length), (behind as usize, 8 * behind as usize));
+        assert_eq!(frames, [large, small, large, small]);
+        assert!(decoder.is_empty());
+    }
+
+    #[test]
+    fn small_frames_do_not_keep_what_they_were_read_with() {
+        let mut decoder = FrameDecoder::new(DEFAULT_MAX_FRAME_BYTES);
+        let mut kept = Vec::new();
+        let mut places = std::collections::HashSet::new();
+        for _ in 0..10_000 {
+            let buffer = decoder.read_buffer();
+            places.insert(buffer.as_ptr() as usize / (4 * READ_CHUNK_BYTES));
+            buffer.put_i32(30);
+            buffer.put_bytes(1, 30);
+            kept.extend(decoder.next_frame().unwrap());
+            assert!(decoder.chunk.capacity() <= 2 * READ_CHUNK_BYTES);
+        }
+        assert_eq!(kept.len(), 10_000);
+        assert!(places.len() <= 2, "one chunk is read into again and again");
     }
 
     #[test]

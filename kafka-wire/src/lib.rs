@@ -25,6 +25,7 @@ mod codec;
 pub mod compression;
 pub mod error_code;
 pub mod frame;
+mod frame_memory;
 pub mod messages;
 pub mod murmur2;
 pub mod record_batch;

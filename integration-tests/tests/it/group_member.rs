@@ -179,7 +179,10 @@ async fn a_rebalance_waits_for_a_slow_worker_but_not_for_ever() -> TestResult {
         async move { Ok::<_, std::io::Error>(broker.connect().await) }
     };
     let client = Client::builder("broker:9092").connector(connector).build()?;
-    let patient = |name: &str| worker(&client, "g", name).rebalance_timeout(Duration::from_secs(30)).build();
+    // No heartbeat is due in the moment when the coordinator's patience ends.
+    let (limit, interval) = (Duration::from_secs(30), Duration::from_secs(7));
+    let patient =
+        |name: &str| worker(&client, "g", name).rebalance_timeout(limit).heartbeat_interval(interval).build();
     let slow = patient("slow")?;
     assert_eq!(&assigned(&slow).await?.assignment[..], b"slow:abcd");
 
@@ -197,6 +200,7 @@ async fn a_rebalance_waits_for_a_slow_worker_but_not_for_ever() -> TestResult {
     let (all, told) = tokio::join!(assigned(&other), next(&slow));
     assert_eq!((&all?.assignment[..], told?), (&b"autre:abcd"[..], GroupEvent::Revoked));
     assert!(begun.elapsed() < Duration::from_secs(40), "{:?}", begun.elapsed());
+    tokio::time::sleep(interval).await;
     assert_eq!(next(&slow).await?, GroupEvent::Lost);
     let make_room = async {
         assert_eq!(next(&other).await?, GroupEvent::Revoked);

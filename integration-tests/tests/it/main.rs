@@ -10,6 +10,7 @@ mod consume;
 mod consume_committed;
 mod consume_engine;
 mod consume_streams;
+mod consumer_memory;
 mod consumer_metrics;
 mod cuts;
 mod disk_failure;

@@ -328,6 +328,7 @@ impl ClientBuilder {
         ConnectionConfig {
             client_id: self.client_id.clone(),
             max_frame_bytes: self.max_frame_bytes,
+            memory: Some(Arc::default()),
             max_idle: Some(self.connections_max_idle).filter(|idle| !idle.is_zero()),
         }
     }

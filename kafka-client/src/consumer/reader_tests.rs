@@ -238,7 +238,9 @@ fn a_corrupt_batch_is_an_error_that_names_it_after_all_good_records() {
     shared.seek(&tp(0), Position { offset: 4, leader_epoch: -1 });
     fetch(&shared, 0, batch(4, 1));
     assert_eq!(next_offset(&shared), Some(4));
-    assert_eq!(shared.fetcher.lock().buffered_bytes(), batch(4, 1).len());
+    assert!(shared.fetcher.lock().buffered_bytes() >= batch(4, 1).len());
+    assert_eq!(next_offset(&shared), None);
+    assert_eq!(shared.fetcher.lock().buffered_bytes(), 0);
 }
 
 #[test]

@@ -172,6 +172,11 @@ impl PartitionRecords {
         Some(budget.decompressed(records.body_bytes()))
     }
 
+    /// What these records take in memory besides the bytes of their batches. Of the smallest batches it is as much as those.
+    pub(super) fn overhead_bytes(&self) -> usize {
+        size_of::<Self>() + self.batches.capacity() * size_of::<RecordBatch>()
+    }
+
     /// Copies the batches out of the frame they came in, so that it can go.
     pub(super) fn detach(&mut self, charge: Charge) {
         for batch in &mut self.batches {

@@ -8,8 +8,8 @@ use tokio::time::Instant;
 use super::budget::Charge;
 use super::scan::{Scan, Scanned};
 use super::{
-    Ends, FetchPart, FetchPlan, Fetcher, PARTITION_BACKOFF, PartitionAnswer, Place, Position, Preferred,
-    REPORTED_BACKOFF,
+    Ends, FetchPart, FetchPlan, Fetcher, OVERHEAD_UNIT, PARTITION_BACKOFF, PartitionAnswer, Place, Position,
+    Preferred, REPORTED_BACKOFF, TELLING_ANSWER_BYTES,
 };
 use crate::TopicPartition;
 use crate::consumer::{ConsumeError, PartitionRecords};
@@ -25,7 +25,7 @@ impl Fetcher {
         now: Instant,
     ) -> bool {
         // What is void keeps its frame in memory no less than what is not.
-        let frame_bytes = answers.iter().map(|answer| answer.records.len()).sum();
+        let frame_bytes: usize = answers.iter().map(|answer| answer.records.len()).sum();
         let charge = self.budget.charge(frame_bytes);
         let valid: Vec<PartitionAnswer> = answers
             .into_iter()
@@ -46,6 +46,10 @@ impl Fetcher {
             if let Some(part) = plan.parts.get(answer.part) {
                 self.take_answer(plan.broker, part, answer, &charge, now);
             }
+        }
+        if frame_bytes >= TELLING_ANSWER_BYTES {
+            let overhead = charge.bytes().saturating_sub(frame_bytes) * OVERHEAD_UNIT / frame_bytes;
+            self.overhead = overhead.max(self.overhead - self.overhead.div_ceil(16).min(self.overhead));
         }
         self.ready.len() > before
     }
@@ -82,7 +86,10 @@ impl Fetcher {
                 state.served = served;
                 let Scanned { mut pieces, end, largest_batch, damage } =
                     Scan::new(&self.config, part, answer, charge).run();
-                pieces.iter_mut().for_each(|piece| piece.budget = Some(self.budget.clone()));
+                for piece in &mut pieces {
+                    piece.budget = Some(self.budget.clone());
+                    charge.add(piece.overhead_bytes());
+                }
                 self.largest_batch = self.largest_batch.max(largest_batch);
                 self.take_pieces(&part.partition, pieces, end, now);
                 if let Some(source) = damage.filter(|_| end.offset == part.offset) {

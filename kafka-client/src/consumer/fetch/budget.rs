@@ -8,13 +8,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 pub(crate) struct Budget {
     limit: usize,
     used: AtomicUsize,
-    /// The largest decompressed batch of late: room is left for one.
-    largest_body: AtomicUsize,
+    /// Of that, what batches are decompressed into now.
+    bodies: AtomicUsize,
+    /// The most that this was of late: so much room is left.
+    most_bodies: AtomicUsize,
 }
 
 impl Budget {
     pub(crate) fn new(limit: usize) -> Arc<Self> {
-        Arc::new(Self { limit, used: AtomicUsize::new(0), largest_body: AtomicUsize::new(0) })
+        let [used, bodies, most_bodies] = std::array::from_fn(|_| AtomicUsize::new(0));
+        Arc::new(Self { limit, used, bodies, most_bodies })
     }
 
     pub(crate) fn used(&self) -> usize {
@@ -23,25 +26,30 @@ impl Budget {
 
     /// What fetching may use: the limit without the room for decompression.
     pub(super) fn for_fetching(&self) -> usize {
-        let largest = self.largest_body.load(Ordering::Relaxed);
-        self.limit - largest.min(self.limit / 2)
+        let most = self.most_bodies.load(Ordering::Relaxed);
+        self.limit - most.min(self.limit / 2)
     }
 
     /// Forgets large bodies bit by bit.
     pub(super) fn decay(&self) {
-        let largest = self.largest_body.load(Ordering::Relaxed);
-        self.largest_body.store(largest - largest.div_ceil(64).min(largest), Ordering::Relaxed);
+        let most = self.most_bodies.load(Ordering::Relaxed);
+        self.most_bodies.store(most - most.div_ceil(64).min(most), Ordering::Relaxed);
     }
 
     /// A batch is being decompressed into so many bytes.
     pub(crate) fn decompressed(self: &Arc<Self>, bytes: usize) -> Charge {
-        self.largest_body.fetch_max(bytes, Ordering::Relaxed);
-        self.charge(bytes)
+        let bodies = self.bodies.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        self.most_bodies.fetch_max(bodies, Ordering::Relaxed);
+        self.take(bytes, true)
     }
 
     pub(super) fn charge(self: &Arc<Self>, bytes: usize) -> Charge {
+        self.take(bytes, false)
+    }
+
+    fn take(self: &Arc<Self>, bytes: usize, is_body: bool) -> Charge {
         self.used.fetch_add(bytes, Ordering::AcqRel);
-        Charge(Arc::new(Held { bytes, budget: Arc::clone(self) }))
+        Charge(Arc::new(Held { bytes: AtomicUsize::new(bytes), is_body, budget: Arc::clone(self) }))
     }
 }
 
@@ -51,18 +59,29 @@ pub(crate) struct Charge(Arc<Held>);
 
 #[derive(Debug)]
 struct Held {
-    bytes: usize,
+    bytes: AtomicUsize,
+    is_body: bool,
     budget: Arc<Budget>,
 }
 
 impl Charge {
     pub(super) fn bytes(&self) -> usize {
-        self.0.bytes
+        self.0.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Takes more, until the same moment.
+    pub(super) fn add(&self, bytes: usize) {
+        self.0.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.0.budget.used.fetch_add(bytes, Ordering::AcqRel);
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.budget.used.fetch_sub(self.bytes, Ordering::AcqRel);
+        let bytes = *self.bytes.get_mut();
+        self.budget.used.fetch_sub(bytes, Ordering::AcqRel);
+        if self.is_body {
+            self.budget.bodies.fetch_sub(bytes, Ordering::Relaxed);
+        }
     }
 }

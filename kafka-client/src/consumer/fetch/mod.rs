@@ -37,6 +37,10 @@ use session::{Session, SessionRequest};
 /// How many bytes of one partition are handed over at once, if its batches are smaller: they still lie in the
 /// CPU's cache when the reader decodes what it has just checked.
 const HAND_OVER_BYTES: usize = 256 * 1024;
+/// In these parts of an answer's bytes it is counted what its batches take besides.
+const OVERHEAD_UNIT: usize = 256;
+/// Answers from this size on tell how much that is.
+const TELLING_ANSWER_BYTES: usize = 64 * 1024;
 /// How long a partition rests after an error that will pass.
 const PARTITION_BACKOFF: Duration = Duration::from_millis(100);
 /// How long a broker rests after a request to it failed.
@@ -69,6 +73,8 @@ pub(crate) struct FetchPlan {
     pub id: u64,
     pub broker: i32,
     pub max_bytes: usize,
+    /// What the answer may take from the budget.
+    pub reserved: usize,
     pub parts: Vec<FetchPart>,
     pub session: SessionRequest,
 }
@@ -261,6 +267,9 @@ pub(crate) struct Fetcher {
     reserved: usize,
     /// The largest batch of late: whoever asks for less may get more.
     largest_batch: usize,
+    /// What answers took besides their bytes of late, for each byte, in parts of [`OVERHEAD_UNIT`]: batches of a few
+    /// bytes take half as much again.
+    overhead: usize,
     next_id: u64,
     needs_metadata: bool,
     /// A partition is to be fetched from another broker than before.
@@ -277,6 +286,7 @@ impl Fetcher {
             ready: VecDeque::new(),
             reserved: 0,
             largest_batch: 0,
+            overhead: 0,
             next_id: 0,
             needs_metadata: false,
             sources_changed: false,

@@ -4,8 +4,13 @@ use std::collections::HashSet;
 
 use tokio::time::Instant;
 
-use super::{BROKER_BACKOFF, BrokerState, Check, FetchPart, FetchPlan, Fetcher, Place, Planned};
+use super::{
+    BROKER_BACKOFF, BrokerState, Check, FetchPart, FetchPlan, Fetcher, OVERHEAD_UNIT, Place, Planned,
+};
 use crate::TopicPartition;
+
+/// Into so many requests the budget is divided, if partitions' worth allows it.
+const REQUESTS_IN_BUDGET: usize = 8;
 
 impl Fetcher {
     /// What to ask `broker` next.
@@ -56,6 +61,7 @@ impl Fetcher {
         let Some(max_bytes) = self.allowance(sources.len()) else {
             return Planned::Wait(wake_at);
         };
+        let reserved = self.with_overhead(max_bytes);
 
         let id = self.next_id();
         let mut parts = Vec::with_capacity(order.len());
@@ -73,15 +79,16 @@ impl Fetcher {
                 partition,
             });
         }
-        self.reserved += max_bytes;
+        self.reserved += reserved;
         let BrokerState { in_flight, session, .. } = self.brokers.entry(broker).or_default();
         *in_flight = true;
         let session = session.next(&parts);
-        Planned::Fetch(FetchPlan { id, broker, max_bytes, parts, session })
+        Planned::Fetch(FetchPlan { id, broker, max_bytes, reserved, parts, session })
     }
 
     /// How many bytes one request may bring now: each broker has an equal share of the budget, so that one that
-    /// answers slowly does not keep the others from asking.
+    /// answers slowly does not keep the others from asking. It is asked for in parts, so that some can be read while
+    /// others come.
     ///
     /// A broker answers with a first batch that is larger than what was asked for (KIP-74), so less than the largest
     /// batch of late is asked for only while nothing else takes room: then a giant passes alone.
@@ -92,9 +99,10 @@ impl Fetcher {
         let share = (limit / brokers.max(1)).max(1);
         let largest = self.largest_batch.min(limit);
         let floor = self.config.max_partition_bytes.min(share.div_ceil(2)).max(largest).max(1);
-        let wanted = self.config.max_bytes.min(share).max(floor);
+        let wanted = self.config.max_bytes.min(share).min(limit / REQUESTS_IN_BUDGET).max(floor);
         let ask = |fetcher: &Self| {
-            let ask = wanted.min(limit.saturating_sub(fetcher.budget.used() + fetcher.reserved));
+            let free = limit.saturating_sub(fetcher.budget.used() + fetcher.reserved);
+            let ask = wanted.min(free * OVERHEAD_UNIT / (OVERHEAD_UNIT + fetcher.overhead));
             (ask >= floor).then_some(ask)
         };
         if let Some(bytes) = ask(self) {
@@ -108,6 +116,11 @@ impl Fetcher {
         (self.reserved == 0 && self.budget.used() <= paused).then_some(step)
     }
 
+    /// What an answer of so many bytes takes from the budget.
+    fn with_overhead(&self, bytes: usize) -> usize {
+        bytes + bytes / OVERHEAD_UNIT * self.overhead
+    }
+
     /// Takes what paused partitions hold out of the frames it came in, where others are through with the rest of them.
     /// Returns how many bytes paused partitions hold then.
     fn detach_paused(&mut self) -> usize {
@@ -117,7 +130,7 @@ impl Fetcher {
                 let shares_frame =
                     piece.charge.as_ref().is_some_and(|charge| charge.bytes() > 2 * piece.size);
                 if shares_frame {
-                    piece.detach(self.budget.charge(piece.size));
+                    piece.detach(self.budget.charge(piece.size + piece.overhead_bytes()));
                 }
                 held += piece.charge.as_ref().map_or(0, |charge| charge.bytes());
             }
@@ -151,7 +164,7 @@ impl Fetcher {
     }
 
     pub(super) fn finish(&mut self, plan: &FetchPlan) {
-        self.reserved = self.reserved.saturating_sub(plan.max_bytes);
+        self.reserved = self.reserved.saturating_sub(plan.reserved);
         self.brokers.entry(plan.broker).or_default().in_flight = false;
         for part in &plan.parts {
             if let Some(state) = self.partitions.get_mut(&part.partition)

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use kafka_wire::Request;
-use kafka_wire::frame::{decode_response, encode_request};
+use kafka_wire::frame::{FrameMemory, decode_response, encode_request};
 use kafka_wire::versions::ApiVersions;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
@@ -51,6 +51,8 @@ struct Status {
 pub(crate) struct ConnectionConfig {
     pub(crate) client_id: Option<Arc<str>>,
     pub(crate) max_frame_bytes: usize,
+    /// For large frames; else each connection has its own.
+    pub(crate) memory: Option<Arc<FrameMemory>>,
     /// `connections.max.idle.ms`: a connection that nobody uses for this long is closed.
     pub(crate) max_idle: Option<Duration>,
 }
@@ -272,7 +274,8 @@ mod tests {
     async fn a_request_that_comes_while_the_connection_ends_is_not_sent_and_says_so() {
         let (stream, mut peer) = Peer::pair();
         let node = Node { id: 1, address: Address::new("peer", 1) };
-        let config = ConnectionConfig { client_id: None, max_frame_bytes: 1 << 20, max_idle: None };
+        let config =
+            ConnectionConfig { client_id: None, max_frame_bytes: 1 << 20, memory: None, max_idle: None };
         let timeout = Duration::from_secs(30);
         let open = Connection::open(Box::new(stream), &node, Purpose::Control, &config, timeout);
         let (connection, ()) = tokio::join!(open, peer.shake_hands());

@@ -83,7 +83,10 @@ impl Task {
             bytes_written: 0,
             needs_flush: false,
             in_flight: VecDeque::new(),
-            decoder: FrameDecoder::new(config.max_frame_bytes),
+            decoder: FrameDecoder::with_memory(
+                config.max_frame_bytes,
+                config.memory.clone().unwrap_or_default(),
+            ),
             alarm: Box::pin(tokio::time::sleep(Duration::ZERO)),
             alarm_at: None,
             muted_until: None,

@@ -15,8 +15,12 @@ use crate::testing::{Peer, kafka_4_3_versions};
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-const CONFIG: ConnectionConfig =
-    ConnectionConfig { client_id: None, max_frame_bytes: 1 << 20, max_idle: Some(Duration::from_secs(540)) };
+const CONFIG: ConnectionConfig = ConnectionConfig {
+    client_id: None,
+    max_frame_bytes: 1 << 20,
+    memory: None,
+    max_idle: Some(Duration::from_secs(540)),
+};
 
 /// Opens a connection over one end of a pipe.
 async fn open(stream: tokio::io::DuplexStream) -> Result<Connection, ConnectionError> {
