@@ -301,3 +301,31 @@ async fn members_of_classic_groups_read_from_replicas_in_their_own_rack() -> Tes
     }
     Ok(())
 }
+
+/// Our broker counts epochs as Apache's does: tools and tests compare them.
+#[tokio::test]
+async fn epochs_of_a_group_of_kip_848_grow_as_kafkas_do() -> TestResult {
+    let cluster = Cluster::start().await?;
+    let client = cluster.client().await?;
+    let topic = cluster.topic("epochs", 2).await?;
+    let group = unique("epochs");
+    let start = || client.consumer().group(&group).topics([&topic]).protocol(GroupProtocol::Consumer).build();
+    let epoch = |consumer: &Consumer| consumer.group_metadata().map_or(-1, |metadata| metadata.generation);
+    let first = start()?;
+    settled(&[&first], 2).await?;
+    let mut epochs = vec![epoch(&first)];
+    let second = start()?;
+    settled(&[&first, &second], 1).await?;
+    epochs.push(epoch(&second));
+    second.close().await?;
+    settled(&[&first], 2).await?;
+    epochs.push(epoch(&first));
+    first.close().await?;
+    let last = start()?;
+    settled(&[&last], 2).await?;
+    epochs.push(epoch(&last));
+    last.close().await?;
+    assert_eq!(epochs, [2, 3, 4, 6]);
+    cluster.shutdown().await;
+    Ok(())
+}

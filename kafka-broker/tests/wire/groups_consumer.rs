@@ -67,12 +67,12 @@ async fn a_member_of_every_version_joins_commits_is_described_and_leaves() {
 
         let given = if version == 0 { "" } else { "mine" };
         let joined = connection.call(&joining(given), version).await;
-        assert_eq!((joined.error_code, joined.member_epoch), (0, 1));
+        assert_eq!((joined.error_code, joined.member_epoch), (0, 2));
         let member = joined.member_id.unwrap().to_string();
         assert_eq!(member == "mine", version == 1, "the broker names who brings no name");
         let assigned = &joined.assignment.unwrap().topic_partitions[0];
         assert_eq!((assigned.topic_id, &assigned.partitions[..]), (id, &[0, 1][..]));
-        assert_eq!(connection.call(&staying(&member, 1), version).await.error_code, 0);
+        assert_eq!(connection.call(&staying(&member, 2), version).await.error_code, 0);
         let ahead = connection.call(&staying(&member, 7), version).await;
         assert_eq!(ErrorCode::from(ahead.error_code), ErrorCode::FencedMemberEpoch);
         assert!(ahead.error_message.unwrap().contains("must abandon all its partitions and rejoin"));
@@ -84,8 +84,8 @@ async fn a_member_of_every_version_joins_commits_is_described_and_leaves() {
             let described = connection.call(&describe, version).await.groups;
             assert_eq!(ErrorCode::from(described[1].error_code), ErrorCode::GroupIdNotFound);
             let described = &described[0];
-            assert_eq!((described.group_state.as_str(), described.group_epoch), ("Stable", 1));
-            assert_eq!((described.assignment_epoch, described.assignor_name.as_str()), (1, "uniform"));
+            assert_eq!((described.group_state.as_str(), described.group_epoch), ("Stable", 2));
+            assert_eq!((described.assignment_epoch, described.assignor_name.as_str()), (2, "uniform"));
             assert!(described.authorized_operations > 0);
             let shown = &described.members[0];
             assert_eq!((shown.member_id.as_str(), shown.client_id.as_str()), (member.as_str(), "test"));
@@ -112,10 +112,10 @@ async fn a_member_of_every_version_joins_commits_is_described_and_leaves() {
             let answer = connection.call(&commit(&member, epoch), version).await;
             ErrorCode::from(answer.topics[0].partitions[0].error_code)
         };
-        assert_eq!(committed(1, 8).await, ErrorCode::UnsupportedVersion);
-        assert_eq!(committed(2, 9).await, ErrorCode::StaleMemberEpoch);
+        assert_eq!(committed(2, 8).await, ErrorCode::UnsupportedVersion);
+        assert_eq!(committed(3, 9).await, ErrorCode::StaleMemberEpoch);
         assert_eq!(committed(-1, 9).await, ErrorCode::StaleMemberEpoch);
-        assert_eq!(committed(1, 9).await, ErrorCode::None);
+        assert_eq!(committed(2, 9).await, ErrorCode::None);
         let mut fetched = async |who: Option<&str>, epoch: i32| {
             let answer = connection.call(&fetch(who, epoch), 9).await;
             let group = &answer.groups[0];
@@ -123,8 +123,8 @@ async fn a_member_of_every_version_joins_commits_is_described_and_leaves() {
             (ErrorCode::from(group.error_code), offset)
         };
         assert_eq!(fetched(None, -1).await, (ErrorCode::None, Some(5)));
-        assert_eq!(fetched(Some(&member), 1).await, (ErrorCode::None, Some(5)));
-        assert_eq!(fetched(Some(&member), 2).await, (ErrorCode::StaleMemberEpoch, None));
+        assert_eq!(fetched(Some(&member), 2).await, (ErrorCode::None, Some(5)));
+        assert_eq!(fetched(Some(&member), 3).await, (ErrorCode::StaleMemberEpoch, None));
         assert_eq!(fetched(Some("stranger"), 1).await, (ErrorCode::UnknownMemberId, None));
 
         let unused = OffsetDeleteRequestTopic::default()
@@ -141,7 +141,7 @@ async fn a_member_of_every_version_joins_commits_is_described_and_leaves() {
         let left = connection.call(&staying(&member, -1), version).await;
         assert_eq!((left.error_code, left.member_epoch), (0, -1));
         assert_eq!(connection.call(&delete, 2).await.results[0].error_code, 0);
-        let gone = connection.call(&staying(&member, 1), version).await;
+        let gone = connection.call(&staying(&member, 2), version).await;
         assert_eq!(ErrorCode::from(gone.error_code), ErrorCode::GroupIdNotFound);
         broker.shutdown().await;
     }
@@ -154,15 +154,15 @@ async fn a_group_goes_on_where_it_was_after_a_restart() {
     let mut connection = Connection::open(&broker).await;
     connection.create_topic("t", 2).await;
     find_coordinator(&mut connection).await;
-    assert_eq!(connection.call(&joining("a"), 1).await.member_epoch, 1);
-    assert_eq!(connection.call(&joining("b"), 1).await.member_epoch, 2);
+    assert_eq!(connection.call(&joining("a"), 1).await.member_epoch, 2);
+    assert_eq!(connection.call(&joining("b"), 1).await.member_epoch, 3);
     broker.shutdown().await;
 
     let broker = Broker::builder().data_dir(folder.path()).start().await.unwrap();
     let mut connection = Connection::open(&broker).await;
-    let answer = connection.call(&staying("a", 1).with_topic_partitions(Some(vec![])), 1).await;
-    assert_eq!((answer.error_code, answer.member_epoch), (0, 2), "it holds nothing, so it goes on at once");
-    let answer = connection.call(&staying("b", 2), 1).await;
+    let answer = connection.call(&staying("a", 2).with_topic_partitions(Some(vec![])), 1).await;
+    assert_eq!((answer.error_code, answer.member_epoch), (0, 3), "it holds nothing, so it goes on at once");
+    let answer = connection.call(&staying("b", 3), 1).await;
     assert_eq!(answer.assignment.unwrap().topic_partitions[0].partitions.len(), 1);
     broker.shutdown().await;
 }

@@ -286,6 +286,32 @@ fn a_commit_is_a_sign_of_life() {
 }
 
 #[test]
+fn a_heartbeat_that_is_told_to_join_again_is_a_sign_of_life_too() {
+    let mut harness = Harness::new();
+    let members = harness.stable_group(1);
+    harness.join_call(3, join_request("").with_session_timeout_ms(600_000));
+    for _ in 0..3 {
+        harness.advance(secs(8));
+        assert_eq!(harness.heartbeat(&members[0], 1), ErrorCode::RebalanceInProgress);
+    }
+    assert_eq!(harness.member_count(), 2);
+    harness.advance(secs(11));
+    assert_eq!(harness.heartbeat(&members[0], 1), ErrorCode::UnknownMemberId);
+}
+
+#[test]
+fn who_was_thrown_out_commits_nothing() {
+    let mut harness = Harness::new();
+    let members = harness.stable_group(2);
+    harness.advance(secs(8));
+    harness.heartbeat(&members[0], 1);
+    harness.advance(secs(8));
+    assert_eq!(harness.commit(&members[1], 1, 5), ErrorCode::UnknownMemberId);
+    assert_eq!(harness.commit(&members[0], 1, 6), ErrorCode::None, "while preparing");
+    assert_eq!(harness.committed(), Some(6));
+}
+
+#[test]
 fn a_parked_join_stands_in_for_heartbeats_except_for_newcomers_after_five_minutes() {
     let mut harness = Harness::new();
     let long = |member: &str| join_request(member).with_rebalance_timeout_ms(900_000);
@@ -433,6 +459,29 @@ fn a_restarted_static_member_keeps_its_place_without_a_rebalance() {
     assert_eq!(join_error(&mut harness, 9, static_request(&b, "never")), ErrorCode::UnknownMemberId);
     harness.restart();
     assert_eq!(harness.heartbeat_as(&new_b, Some("b"), 1), ErrorCode::None, "the new id is on record");
+}
+
+#[test]
+fn a_static_member_that_comes_back_with_another_protocol_makes_the_group_rebalance() {
+    let mut harness = Harness::new();
+    let both = |instance: &str, names: [&str; 2]| {
+        let protocols = names.map(|name| protocol(name, b"")).to_vec();
+        static_request("", instance).with_protocols(protocols)
+    };
+    let a = harness.join_call(9, both("a", ["range", "roundrobin"]));
+    let b = harness.join_call(9, both("b", ["range", "roundrobin"]));
+    harness.advance(secs(10));
+    let a = harness.joined(a).unwrap().member_id.to_string();
+    let b = harness.joined(b).unwrap().member_id.to_string();
+    harness.sync(&a, 1, &[]);
+    // In another order the vote comes to the same: `a` was there first.
+    let call = harness.join_call(9, both("b", ["roundrobin", "range"]));
+    let same = harness.joined(call).unwrap();
+    assert_eq!((same.generation_id, harness.state().as_str()), (1, "Stable"));
+    let call =
+        harness.join_call(9, static_request("", "b").with_protocols(vec![protocol("roundrobin", b"")]));
+    assert_eq!((harness.joined(call), harness.state().as_str()), (None, "PreparingRebalance"));
+    assert_eq!(harness.commit(&b, 1, 5), ErrorCode::UnknownMemberId);
 }
 
 #[test]

@@ -152,13 +152,13 @@ fn a_classic_member_joins_a_group_of_consumers() {
     let told = join(&mut world.harness, 5, joining("", &[]));
     assert_eq!(ErrorCode::from(told.error_code), ErrorCode::MemberIdRequired);
     let joined = join(&mut world.harness, 5, joining(&told.member_id, &[]));
-    assert_eq!((joined.error_code, joined.generation_id), (0, 2));
-    let call = world.harness.sync(&told.member_id, 2, &[]);
+    assert_eq!((joined.error_code, joined.generation_id), (0, 3));
+    let call = world.harness.sync(&told.member_id, 3, &[]);
     assert_eq!(synced(&world.harness, call), Ok(vec![]));
-    assert_eq!(world.harness.heartbeat(&told.member_id, 2), ErrorCode::None, "nothing is free yet");
+    assert_eq!(world.harness.heartbeat(&told.member_id, 3), ErrorCode::None, "nothing is free yet");
     world.beat(&mut new);
     world.beat(&mut new);
-    assert_eq!(world.harness.heartbeat(&told.member_id, 2), ErrorCode::RebalanceInProgress);
+    assert_eq!(world.harness.heartbeat(&told.member_id, 3), ErrorCode::RebalanceInProgress);
     let joined = join(&mut world.harness, 5, joining(&told.member_id, &[]));
     let call = world.harness.sync(&told.member_id, joined.generation_id, &[]);
     assert_eq!(synced(&world.harness, call).unwrap().len(), 2);

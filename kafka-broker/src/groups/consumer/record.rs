@@ -28,18 +28,33 @@ pub(crate) enum ConsumerRecord {
 }
 
 /// The group's epoch, and what of the topics it read when it came.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct GroupEpoch {
     pub(crate) epoch: i32,
     pub(crate) metadata_hash: i64,
 }
 
 /// The epoch of the target assignment, and when it was computed.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct TargetEpoch {
     pub(crate) epoch: i32,
     /// 0: unknown.
     pub(crate) at_ms: i64,
+}
+
+/// Groups begin with an assignment of nothing in epoch 1 (`ModernGroup` of Kafka 4.3): 0 is said by who joins.
+const FIRST_EPOCH: i32 = 1;
+
+impl Default for GroupEpoch {
+    fn default() -> Self {
+        Self { epoch: FIRST_EPOCH, metadata_hash: 0 }
+    }
+}
+
+impl Default for TargetEpoch {
+    fn default() -> Self {
+        Self { epoch: FIRST_EPOCH, at_ms: 0 }
+    }
 }
 
 /// The topics that match a pattern.

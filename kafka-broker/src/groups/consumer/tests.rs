@@ -205,11 +205,11 @@ fn sizes(clients: &[Client]) -> Vec<usize> {
 }
 
 #[test]
-fn a_first_member_gets_everything_in_the_first_epoch() {
+fn a_first_member_gets_everything_in_the_epoch_that_it_brings_about() {
     let mut world = World::new(&[("t", 3), ("other", 1)]);
     let mut a = Client::new("a", &["t"]);
     world.join(&mut a);
-    assert_eq!((a.epoch, a.owned.len()), (1, 3));
+    assert_eq!((a.epoch, a.owned.len()), (2, 3));
     assert_eq!(world.group().state(), GroupState::Stable);
 }
 
@@ -219,20 +219,20 @@ fn a_partition_is_given_only_once_its_owner_has_let_go_of_it() {
     let (mut a, mut b) = (Client::new("a", &["t"]), Client::new("b", &["t"]));
     world.join(&mut a);
     world.join(&mut b);
-    assert_eq!((b.epoch, b.owned.len()), (2, 0));
+    assert_eq!((b.epoch, b.owned.len()), (3, 0));
     assert_eq!(world.group().state(), GroupState::Reconciling);
 
     // `a` is told to revoke, and says nothing of what it owns.
     let answer = world.send(&a.staying());
     a.take(&answer);
-    assert_eq!((a.epoch, a.told.len()), (1, 1));
+    assert_eq!((a.epoch, a.told.len()), (2, 1));
     let answer = world.send(&a.staying().with_topic_partitions(None));
     assert!(answer.assignment.is_none());
     assert_eq!((world.beat(&mut b), b.owned.len()), (ErrorCode::None, 0));
 
     a.owned = a.told.clone();
     assert_eq!(world.beat(&mut a), ErrorCode::None);
-    assert_eq!(a.epoch, 2);
+    assert_eq!(a.epoch, 3);
     assert_eq!((world.beat(&mut b), b.owned.len()), (ErrorCode::None, 1));
     assert_eq!(world.group().state(), GroupState::Stable);
 }
@@ -254,12 +254,12 @@ fn epochs_of_the_future_are_fenced_and_the_last_one_is_taken_from_a_member_that_
     let mut world = World::new(&[("t", 2)]);
     let mut a = Client::new("a", &["t"]);
     world.join(&mut a);
-    assert_eq!(world.error(&a.staying().with_member_epoch(2)), ErrorCode::FencedMemberEpoch);
+    assert_eq!(world.error(&a.staying().with_member_epoch(3)), ErrorCode::FencedMemberEpoch);
     world.grow("t", 3);
     let lost = world.send(&a.staying());
-    assert_eq!(lost.member_epoch, 2);
+    assert_eq!(lost.member_epoch, 3);
     let again = world.send(&a.staying());
-    assert_eq!((again.error_code, again.member_epoch, again.assignment.is_some()), (0, 2, true));
+    assert_eq!((again.error_code, again.member_epoch, again.assignment.is_some()), (0, 3, true));
     a.owned.insert((Uuid::from_u128(99), 0));
     assert_eq!(world.error(&a.staying()), ErrorCode::FencedMemberEpoch, "it owns what is not its own");
     a.owned.clear();
@@ -341,7 +341,7 @@ fn who_leaves_is_gone_at_once() {
     assert_eq!(world.group().state(), GroupState::Empty);
     assert_eq!(world.error(&a.staying().with_member_epoch(-1)), ErrorCode::UnknownMemberId);
     world.join(&mut a);
-    assert_eq!((a.epoch, a.owned.len()), (3, 2));
+    assert_eq!((a.epoch, a.owned.len()), (4, 2));
 }
 
 #[test]
@@ -442,21 +442,21 @@ fn a_target_assignment_holds_for_the_assignment_interval() {
     let (mut a, mut b) = (Client::new("a", &["t", "u"]), Client::new("b", &["t"]));
     world.join(&mut a);
     let answer = world.send(&b.joining());
-    assert_eq!((answer.member_epoch, answer.heartbeat_interval_ms), (1, 100), "it is to come back soon");
+    assert_eq!((answer.member_epoch, answer.heartbeat_interval_ms), (2, 100), "it is to come back soon");
     b.take(&answer);
     assert_eq!(world.group().state(), GroupState::Assigning);
 
     // A topic that is not read any more is given up without waiting for the next target.
     let narrowed = a.staying().with_subscribed_topic_names(Some(vec![TopicName(text("t"))]));
     a.take(&world.send(&narrowed));
-    assert_eq!((a.epoch, a.told.len()), (1, 2));
+    assert_eq!((a.epoch, a.told.len()), (2, 2));
     a.owned = a.told.clone();
 
     world.harness.advance(secs(1));
     let mut clients = [a, b];
     world.settle(&mut clients);
     assert_eq!(sizes(&clients), [1, 1]);
-    assert_eq!((clients[0].epoch, clients[1].epoch), (3, 3));
+    assert_eq!((clients[0].epoch, clients[1].epoch), (4, 4));
 }
 
 #[test]
@@ -483,22 +483,22 @@ fn commits_need_the_epoch_in_which_the_partition_was_the_members() {
     let check = |world: &World, epoch, version, partition| {
         world.group().check_offset_commit("a", epoch, version, [(topic, partition)].into_iter())
     };
-    assert_eq!(check(&world, 1, 9, 0), Ok(()));
-    assert_eq!(check(&world, 1, 8, 0), Err(ErrorCode::UnsupportedVersion));
-    assert_eq!(check(&world, 2, 9, 0), Err(ErrorCode::StaleMemberEpoch));
+    assert_eq!(check(&world, 2, 9, 0), Ok(()));
+    assert_eq!(check(&world, 2, 8, 0), Err(ErrorCode::UnsupportedVersion));
+    assert_eq!(check(&world, 3, 9, 0), Err(ErrorCode::StaleMemberEpoch));
     assert_eq!(check(&world, -1, 9, 0), Err(ErrorCode::StaleMemberEpoch));
     world.grow("t", 2);
     world.beat(&mut a);
-    assert_eq!(a.epoch, 2);
-    assert_eq!(check(&world, 1, 9, 0), Ok(()), "it had it in epoch 1 and has it still");
-    assert_eq!(check(&world, 1, 9, 1), Err(ErrorCode::StaleMemberEpoch));
+    assert_eq!(a.epoch, 3);
+    assert_eq!(check(&world, 2, 9, 0), Ok(()), "it had it in epoch 2 and has it still");
+    assert_eq!(check(&world, 2, 9, 1), Err(ErrorCode::StaleMemberEpoch));
     assert_eq!(
-        world.group().check_offset_commit("b", 2, 9, std::iter::empty()),
+        world.group().check_offset_commit("b", 3, 9, std::iter::empty()),
         Err(ErrorCode::UnknownMemberId)
     );
     assert_eq!(world.group().check_offset_fetch(None, -1), Ok(()));
-    assert_eq!(world.group().check_offset_fetch(Some("a"), 2), Ok(()));
-    assert_eq!(world.group().check_offset_fetch(Some("a"), 1), Err(ErrorCode::StaleMemberEpoch));
+    assert_eq!(world.group().check_offset_fetch(Some("a"), 3), Ok(()));
+    assert_eq!(world.group().check_offset_fetch(Some("a"), 2), Err(ErrorCode::StaleMemberEpoch));
     assert_eq!(world.group().check_offset_fetch(Some("b"), 1), Err(ErrorCode::UnknownMemberId));
 }
 
@@ -523,7 +523,7 @@ fn a_silent_group_is_forgotten_with_its_offsets() {
     let mut world = World::new(&[("t", 1)]);
     let mut a = Client::new("a", &["t"]);
     world.join(&mut a);
-    assert_eq!(world.harness.commit_with("a", 1, 7, "", 9), ErrorCode::None);
+    assert_eq!(world.harness.commit_with("a", 2, 7, "", 9), ErrorCode::None);
     world.harness.advance(secs(8 * 24 * 3600));
     assert_eq!(world.harness.committed(), None);
     assert!(world.harness.coordinator.groups.is_empty());
