@@ -25,7 +25,7 @@ pub(super) struct Options {
     pub(super) protocols: Vec<(String, Bytes)>,
     pub(super) assign: Option<Arc<Assign>>,
     instance_id: Option<String>,
-    session_timeout: Duration,
+    pub(super) session_timeout: Duration,
     heartbeat_interval: Duration,
     pub(super) rebalance_timeout: Duration,
 }

@@ -133,7 +133,10 @@ impl Task {
             self.shared.tell(Inbox::lose);
         } else if is_assigned && self.leave_by.is_none() {
             self.shared.tell(Inbox::revoke);
-            self.release_by = Some(now + self.shared.options.rebalance_timeout);
+            // The coordinator waits so long and throws the member out then, which it hears within a session. To join before
+            // that would be to say that somebody else may have what the application is still at work with.
+            let options = &self.shared.options;
+            self.release_by = Some(now + options.rebalance_timeout + options.session_timeout);
             return;
         }
         self.member.released(now);
